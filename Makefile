@@ -1,0 +1,66 @@
+# The front door: `make help`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STAMP  := $(VENV)/.stamp
+
+# What `make serve` serves.
+MODEL    ?= examples/demo_model/base
+ADAPTERS ?= examples/demo_model/adapters
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format protos serve up down bench demo-model clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Two environments in one folder: what running needs, and what developing adds.
+$(STAMP)-local: pyproject.toml constraints.txt
+	@echo "making the environment in $(VENV) (once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --constraint constraints.txt torch
+	@$(PIP) install --constraint constraints.txt --editable '.[local]'
+	@touch $@
+
+$(STAMP)-dev: $(STAMP)-local
+	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)-local ## Start every service here, serve 17 demo adapters and check each answer
+	@$(BIN)/python -m examples.demo
+
+test: $(STAMP)-dev ## Run all tests of this machine
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+lint: $(STAMP)-dev ## Style, types, import contracts, and that generated code is fresh
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@PYTHONPATH=. $(BIN)/lint-imports --no-logo
+	@PATH="$(abspath $(BIN)):$$PATH" deploy/protos.sh --check
+
+format: $(STAMP)-dev ## Format the code and mend what ruff can mend
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+protos: $(STAMP)-dev ## Generate multitude/v1 from protos/
+	@PATH="$(abspath $(BIN)):$$PATH" deploy/protos.sh
+
+serve: $(STAMP)-local ## Serve MODEL=dir with ADAPTERS=dir on this machine
+	@$(BIN)/multitude serve $(MODEL) --adapters $(ADAPTERS)
+
+up: ## Start the services with docker compose
+	docker compose up --build --detach --wait
+
+down: ## Stop what `make up` started
+	docker compose down
+
+bench: $(STAMP)-dev ## Run the CPU benchmarks into benchmarks/results
+	@$(BIN)/python -m benchmarks
+
+demo-model: $(STAMP)-dev ## Train the demo model and its adapters again
+	@$(BIN)/python -m examples.demo_model.train
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The adapter store: catalog, manifests, content-addressed blobs, sources."""

@@ -1,0 +1,1 @@
+"""Benchmarks; each result stands beside its baseline from the same run."""

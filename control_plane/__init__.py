@@ -1,0 +1,1 @@
+"""The control plane: admission, clustering, placement and dispatch."""

@@ -1,0 +1,1 @@
+"""Operations over the page pool: tensors in, tensors out."""

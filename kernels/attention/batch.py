@@ -1,0 +1,25 @@
+"""Which rows of a batch belong to which sequence, and where its KV lies in the page pool."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AttentionBatch:
+    """The sequences of one step, in row order.
+
+    Sequence `s` owns rows `[query_start[s], query_start[s + 1])`: its last tokens, whose keys and values are written
+    to the pool before attention runs. One row is a decode; several are a chunk of a prompt.
+
+    Attributes:
+        query_start: `[num_seqs + 1]` int32.
+        context_lens: `[num_seqs]` int32; tokens of the sequence in the pool, this step's included.
+        block_table: `[num_seqs, max_blocks]` int32; its pages in order; the rest is -1.
+        kv_slots: `[num_rows]` int64; where each row's key and value go: `page * block_size + offset`.
+    """
+
+    query_start: Tensor
+    context_lens: Tensor
+    block_table: Tensor
+    kv_slots: Tensor

@@ -1,0 +1,1 @@
+"""The public face of Multitude: the Python client and the `multitude` command."""

@@ -1,0 +1,1 @@
+"""A worker: one device, one base model, one page pool."""

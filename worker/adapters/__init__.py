@@ -1,0 +1,1 @@
+"""The adapter walk: store, host memory, pool."""

@@ -1,0 +1,1 @@
+"""The engine: continuous batching, one step at a time."""

@@ -1,0 +1,1 @@
+"""The unified page pool and what lies in it."""

@@ -1,0 +1,1 @@
+"""The page pool: page ids, who holds them, and how often."""

@@ -1,0 +1,166 @@
+"""The worker's vocabulary: what its server, engine process and engine say to each other."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from worker.memory.layout import AdapterLayout
+
+
+class FinishReason(Enum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+class ResidencyTier(Enum):
+    """Where an adapter's weights are on this worker."""
+
+    NONE = "none"
+    HOST = "host"
+    POOL = "pool"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen; ranges and meaning as in protos/multitude/v1/sampling.proto."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """An adapter version as the control plane names it; the store serves its weights by digest."""
+
+    adapter_id: str
+    digest: str
+    rank: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostedAdapter:
+    """An adapter version packed in pages in the host arena, ready to be copied into the pool.
+
+    `host_pages[i]` holds what the adapter's i-th pool page has to hold, for all layers.
+    """
+
+    digest: str
+    layout: AdapterLayout
+    host_pages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it came from the control plane: text conditions and a named adapter."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    adapter: AdapterRef | None = None
+    resumed_token_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprob_count: int | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """A request as the engine takes it: ids only, and an adapter whose weights are in host memory.
+
+    `stop_token_ids` includes the model's end-of-sequence tokens unless the request ignores them.
+    `resumed_token_ids` is output that was already produced elsewhere: it counts as output and is not emitted again.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    adapter: HostedAdapter | None = None
+    resumed_token_ids: tuple[int, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    logprob_count: int | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """Log-probabilities at one output position: the chosen token's, and the most likely tokens', most likely first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """New tokens of one sequence from one step; `finish_reason` is set on its last output.
+
+    A stop token that ended the sequence is not among `token_ids`.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailure:
+    """A request that the worker could not serve: a stable UPPER_SNAKE reason and what to change."""
+
+    request_id: str
+    reason: str
+    message: str
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """The engine's state after a step; counters run from its start."""
+
+    total_pages: int = 0
+    free_pages: int = 0
+    kv_pages: int = 0
+    adapter_pages: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    pending_prefill_tokens: int = 0
+    step_ms: float = 0.0
+    num_output_tokens: int = 0
+    num_prefill_tokens: int = 0
+    num_preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolResidency:
+    """An adapter version entered (`resident`) or left the pool."""
+
+    digest: str
+    resident: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Everything that one engine step produced."""
+
+    outputs: tuple[SequenceOutput, ...] = ()
+    failures: tuple[RequestFailure, ...] = ()
+    residency: tuple[PoolResidency, ...] = ()
+    stats: EngineStats = field(default_factory=EngineStats)
