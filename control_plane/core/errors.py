@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import ClassVar
 
 from control_plane.core.types import WorkerFailure
 
@@ -50,43 +49,43 @@ class RequestError(Exception):
 class QueueFull(RequestError):
     """Too many requests wait, of this tenant or in all."""
 
-    status: ClassVar[Status] = Status.RESOURCE_EXHAUSTED
-    reason: ClassVar[str] = "QUEUE_FULL"
+    status = Status.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
 
 
 class SloUnreachable(RequestError):
     """The first token would come after the request's deadline, or the deadline passed as the request waited."""
 
-    status: ClassVar[Status] = Status.DEADLINE_EXCEEDED
-    reason: ClassVar[str] = "SLO_UNREACHABLE"
+    status = Status.DEADLINE_EXCEEDED
+    reason = "SLO_UNREACHABLE"
 
 
 class NoWorker(RequestError):
     """No worker that can take the request was attached for longer than the grace time."""
 
-    status: ClassVar[Status] = Status.UNAVAILABLE
-    reason: ClassVar[str] = "NO_WORKER"
+    status = Status.UNAVAILABLE
+    reason = "NO_WORKER"
 
 
 class DuplicateRequest(RequestError):
     """A request with this id is in flight."""
 
-    status: ClassVar[Status] = Status.ALREADY_EXISTS
-    reason: ClassVar[str] = "DUPLICATE_REQUEST"
+    status = Status.ALREADY_EXISTS
+    reason = "DUPLICATE_REQUEST"
 
 
 class AdapterNotFound(RequestError):
     """The adapter, or the version named, is not in the store."""
 
-    status: ClassVar[Status] = Status.NOT_FOUND
-    reason: ClassVar[str] = "ADAPTER_NOT_FOUND"
+    status = Status.NOT_FOUND
+    reason = "ADAPTER_NOT_FOUND"
 
 
 class AttemptsExhausted(RequestError):
     """Worker after worker was lost or refused the request."""
 
-    status: ClassVar[Status] = Status.UNAVAILABLE
-    reason: ClassVar[str] = "ATTEMPTS_EXHAUSTED"
+    status = Status.UNAVAILABLE
+    reason = "ATTEMPTS_EXHAUSTED"
 
 
 class WorkerRequestFailed(RequestError):
