@@ -1,0 +1,221 @@
+"""What the client takes and returns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+
+class FinishReason(Enum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation; `role` is "system", "user", "assistant" or another that the template knows."""
+
+    role: str
+    content: str
+
+
+Prompt = str | Sequence[int] | Sequence[Message]
+"""A text, token ids as they are, or a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen; None takes the service's default. Ranges: protos/multitude/v1/sampling.proto."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopConditions:
+    """When to stop, besides `max_tokens`."""
+
+    strings: tuple[str, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and the natural logarithm of its probability."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """The chosen token's log-probability, and those of the most likely tokens, most likely first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request was admitted."""
+
+    request_id: str
+    adapter_digest: str
+    num_prompt_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """New tokens and the text that became final with them."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[PositionLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts."""
+
+    num_prompt_tokens: int
+    num_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds from the request's arrival at the control plane."""
+
+    dispatched_ms: float
+    first_token_ms: float
+    finished_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a generation."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A whole generation."""
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    adapter_digest: str = ""
+    seed: int = 0
+    logprobs: tuple[PositionLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The base model, or an adapter of it."""
+
+    id: str
+    is_base: bool
+    base_model: str
+    context_length: int
+    adapter_digest: str = ""
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersion:
+    """An immutable version, named by the SHA-256 of its canonical weights."""
+
+    digest: str
+    create_time: datetime
+    rank: int
+    target_modules: tuple[str, ...]
+    size_bytes: int
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter; `versions` is newest first, and empty in listings."""
+
+    adapter_id: str
+    base_model: str
+    latest: AdapterVersion
+    versions: tuple[AdapterVersion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedAdapter:
+    """What publishing a PEFT directory did; `created` is False if the version was there already."""
+
+    adapter: Adapter
+    version: AdapterVersion
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker as the control plane sees it; `resident` maps adapter digests to "host" or "pool"."""
+
+    worker_id: str
+    address: str
+    is_attached: bool
+    base_model: str
+    num_dispatched: int
+    request_window: int
+    num_running: int
+    num_waiting: int
+    total_pages: int
+    free_pages: int
+    kv_pages: int
+    adapter_pages: int
+    page_size_bytes: int
+    step_ms: float
+    num_output_tokens: int
+    num_preemptions: int
+    resident: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The placement policy in force; `pending_error` says why the file on disk is not."""
+
+    name: str
+    digest: str
+    yaml: str
+    pending_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The fleet as one control plane sees it."""
+
+    workers: tuple[Worker, ...]
+    num_queued: int
+    num_dispatched: int
+    policy: Policy
+    is_state_store_reachable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyProblem:
+    """One fault in a policy file; `line` counts from 1, 0 if no line can be named."""
+
+    line: int
+    path: str
+    message: str
