@@ -101,5 +101,7 @@ def from_rpc_error(error: Any) -> MultitudeError:
                 reason, metadata = info.reason, dict(info.metadata)
             elif detail.Unpack(retry):
                 retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+    if code is grpc.StatusCode.UNAVAILABLE and reason == code.name:  # said by gRPC, not by a service
+        message = f"the service cannot be reached; start it, or correct its address ({message})"
     kind = _CLASSES.get(code, InternalServiceError)
     return kind(message, reason=reason, metadata=metadata, retry_after_s=retry_after_s)

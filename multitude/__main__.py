@@ -1,0 +1,5 @@
+"""`python -m multitude`."""
+
+from multitude.cli import main
+
+main()

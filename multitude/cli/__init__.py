@@ -1,0 +1,81 @@
+"""The `multitude` command.
+
+Exit codes: 0 done; 1 the service is at fault; 2 the call is (bad usage, bad input, unknown name); 3 try again later
+(unreachable, overloaded, too late); 130 interrupted.
+"""
+
+import sys
+
+import click
+
+from multitude.cli.adapters import adapters
+from multitude.cli.completion import completion
+from multitude.cli.config import Connection
+from multitude.cli.generation import chat, generate
+from multitude.cli.operations import policy, status
+from multitude.cli.output import Output
+from multitude.cli.serving import serve
+from multitude.errors import (
+    CancelledByCallerError,
+    DeadlineError,
+    InternalServiceError,
+    LocalStackError,
+    MultitudeError,
+    OverloadedError,
+    UnavailableError,
+)
+
+_LATER = (UnavailableError, OverloadedError, DeadlineError)
+_INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--address",
+    envvar="MULTITUDE_ADDRESS",
+    default=Connection.address,
+    show_default=True,
+    help="The control plane, host:port.  [env: MULTITUDE_ADDRESS]",
+)
+@click.option(
+    "--store-address",
+    envvar="MULTITUDE_STORE_ADDRESS",
+    default=Connection.store_address,
+    show_default=True,
+    help="The adapter store, host:port.  [env: MULTITUDE_STORE_ADDRESS]",
+)
+@click.option("--timeout", "timeout_s", type=float, default=Connection.timeout_s, show_default=True, help="Seconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one document or one line an item.")
+@click.version_option(package_name="multitude")
+@click.pass_context
+def root(context: click.Context, address: str, store_address: str, timeout_s: float, as_json: bool) -> None:
+    """Serve thousands of LoRA adapters of one base model, and use them."""
+    context.obj = Connection(address, store_address, timeout_s, Output(as_json=as_json))
+
+
+for command in (serve, generate, chat, adapters, status, policy, completion):
+    root.add_command(command)
+
+
+def main() -> None:
+    """Runs the command; turns errors into one line on stderr and an exit code."""
+    try:
+        root(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt, CancelledByCallerError):
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(0)
+    except MultitudeError as error:
+        Output.report_error(error)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: MultitudeError) -> int:
+    if isinstance(error, _LATER):
+        return 3
+    return 1 if isinstance(error, InternalServiceError | LocalStackError) else 2

@@ -1,0 +1,104 @@
+"""One service as a child process: started, awaited, stopped, and never left behind."""
+
+import ctypes
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from multitude.errors import LocalStackError
+
+_PR_SET_PDEATHSIG = 1
+_LOG_LINES_SHOWN = 12
+
+
+class ServiceProcess:
+    """A child process that says `ready <service> <address>` on its standard output when it serves.
+
+    It is in a session of its own, so that Ctrl-C on the terminal reaches the parent alone, which stops it in order;
+    where the system is Linux it is also stopped by the kernel when its parent dies. Start it from a thread that lives
+    as long as it should. Its standard error goes to `log`.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, log: Path, folder: Path, awaits_ready: bool = True
+    ) -> None:
+        self.name = name
+        self.log = log
+        self.address = ""
+        self._ready = threading.Event()
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if awaits_ready else errors,
+                stderr=errors,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 -- one thread starts all
+            )
+        if awaits_ready:
+            threading.Thread(target=self._read_output, name=f"{name} output", daemon=True).start()
+        else:
+            self._ready.set()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
+    def wait_ready(self, timeout_s: float) -> str:
+        """Waits until it serves and returns its address.
+
+        Errors: LocalStackError with reason SERVICE_NOT_STARTED and the end of its log if it ended or is late.
+        """
+        self._ready.wait(timeout_s)
+        if self.address:
+            return self.address
+        state = "ended" if self.exit_code is not None else f"was not ready after {timeout_s:.0f} s"
+        raise LocalStackError(
+            f"{self.name} {state}; the end of its log ({self.log}):\n{self.log_tail()}", reason="SERVICE_NOT_STARTED"
+        )
+
+    def log_tail(self) -> str:
+        """The last lines of its log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(f"  {line}" for line in lines[-_LOG_LINES_SHOWN:])
+
+    def terminate(self) -> None:
+        """Asks it to stop."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        if self._process.poll() is None:
+            self._process.kill()
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits for its end, and ends it if that takes longer than `timeout_s`."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+
+    def _read_output(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            words = line.decode("utf-8", "replace").split()
+            if len(words) == 3 and words[0] == "ready":
+                self.address = words[2]
+                self._ready.set()
+        self._ready.set()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

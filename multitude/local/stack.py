@@ -1,0 +1,183 @@
+"""The services of one machine: an embedded Redis, the adapter store, the control plane and the workers."""
+
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from multitude.errors import LocalStackError
+from multitude.local.process import ServiceProcess
+from multitude.local.redis import redis_command
+
+TREE = Path(__file__).resolve().parents[2]
+_STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class LocalConfig:
+    """What to run.
+
+    Attributes:
+        model: a Hugging Face model directory.
+        num_workers: GPU or CPU workers.
+        address: of the control plane; port 0 takes a free one.
+        store_address: of the adapter store; port 0 takes a free one.
+        data_dir: where the store keeps adapters; None: a temporary folder, gone at the end.
+        redis_url: a Redis to use instead of the embedded one.
+        policy: a placement policy file; None: the default one.
+        start_seconds: how long a service may take to start.
+        worker_settings: `--set` values for every worker.
+        control_plane_settings: `--set` values for the control plane.
+        store_settings: `--set` values for the adapter store.
+    """
+
+    model: Path
+    num_workers: int = 1
+    address: str = "127.0.0.1:7100"
+    store_address: str = "127.0.0.1:7101"
+    data_dir: Path | None = None
+    redis_url: str | None = None
+    policy: Path | None = None
+    start_seconds: float = 120.0
+    worker_settings: dict[str, object] = field(default_factory=dict)
+    control_plane_settings: dict[str, object] = field(default_factory=dict)
+    store_settings: dict[str, object] = field(default_factory=dict)
+
+
+class LocalStack:
+    """Starts and stops the services; a context manager. Use it from one thread that outlives it.
+
+    Attributes:
+        address: of the control plane, once started.
+        store_address: of the adapter store, once started.
+        run_dir: logs and sockets; removed at the end unless a service failed.
+        workers: the workers' processes.
+    """
+
+    def __init__(self, config: LocalConfig, *, report: Callable[[str], None] = lambda _: None) -> None:
+        if not (TREE / "worker" / "__main__.py").is_file():
+            raise LocalStackError(
+                "the services are not beside this package: run them from a clone of Multitude (`make serve`) or as "
+                "containers (`docker compose up`); the wheel holds the client and the command alone",
+                reason="SERVICES_NOT_FOUND",
+            )
+        self._config = config
+        self._report = report
+        self._services: dict[str, ServiceProcess] = {}
+        self._failed = False
+        self.run_dir = Path(tempfile.mkdtemp(prefix="multitude-"))
+        self.address = _with_port(config.address)
+        self.store_address = _with_port(config.store_address)
+        self._redis_url = config.redis_url or f"unix://{self.run_dir / 'redis.sock'}"
+
+    @property
+    def workers(self) -> tuple[ServiceProcess, ...]:
+        """The workers' processes, in order."""
+        return tuple(service for name, service in self._services.items() if name.startswith("worker-"))
+
+    def start(self) -> None:
+        """Starts everything at once, and returns when everything serves.
+
+        Errors: LocalStackError with the end of the failed service's log; everything is stopped then.
+        """
+        try:
+            if self._config.redis_url is None:
+                self._start("redis", redis_command(self.run_dir / "redis.sock"), awaits_ready=False)
+            self._start("adapter_store", self._service("adapter_store", self._store_settings()))
+            self._start("control_plane", self._service("control_plane", self._control_plane_settings()))
+            for index in range(self._config.num_workers):
+                self._start(f"worker-{index}", self._service("worker", self._worker_settings(index)))
+            for name, service in self._services.items():
+                if name != "redis":
+                    self._report(f"{name} on {service.wait_ready(self._config.start_seconds)}")
+        except BaseException:
+            self._failed = True
+            self.stop()
+            raise
+
+    def check(self) -> None:
+        """Restarts workers that ended. Errors: LocalStackError if another service ended."""
+        for name, service in list(self._services.items()):
+            if service.exit_code is None:
+                continue
+            if not name.startswith("worker-"):
+                self._failed = True
+                raise LocalStackError(
+                    f"{name} ended with code {service.exit_code}; the end of its log ({service.log}):\n"
+                    f"{service.log_tail()}",
+                    reason="SERVICE_ENDED",
+                )
+            self._report(f"{name} ended with code {service.exit_code}; starting it again")
+            index = int(name.removeprefix("worker-"))
+            self._start(name, self._service("worker", self._worker_settings(index)))
+
+    def stop(self) -> None:
+        """Stops everything, the control plane first; safe to call twice."""
+        services = list(self._services.values())
+        for service in reversed(services):
+            service.terminate()
+        for service in reversed(services):
+            service.wait(_STOP_SECONDS)
+        self._services.clear()
+        if not self._failed:
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start(self, name: str, command: list[str], *, awaits_ready: bool = True) -> None:
+        log = self.run_dir / f"{name}.log"
+        self._services[name] = ServiceProcess(name, command, log=log, folder=TREE, awaits_ready=awaits_ready)
+
+    def _service(self, module: str, settings: dict[str, object]) -> list[str]:
+        words = [f"{key}={value}" for key, value in settings.items()]
+        return [sys.executable, "-m", module, *(word for setting in words for word in ("--set", setting))]
+
+    def _store_settings(self) -> dict[str, object]:
+        return {
+            "listen": self.store_address,
+            "data_dir": (self._config.data_dir or self.run_dir / "store").resolve(),
+            "model.path": self._config.model.resolve(),
+            **self._config.store_settings,
+        }
+
+    def _control_plane_settings(self) -> dict[str, object]:
+        policy = {"policy_file": self._config.policy.resolve()} if self._config.policy else {}
+        return {
+            "listen": self.address,
+            "model.path": self._config.model.resolve(),
+            "redis.url": self._redis_url,
+            "store_address": self.store_address,
+            **policy,
+            **self._config.control_plane_settings,
+        }
+
+    def _worker_settings(self, index: int) -> dict[str, object]:
+        return {
+            "worker_id": f"worker-{index}",
+            "listen": "127.0.0.1:0",
+            "model.path": self._config.model.resolve(),
+            "redis.url": self._redis_url,
+            "store_address": self.store_address,
+            **self._config.worker_settings,
+        }
+
+
+def _with_port(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if port != "0":
+        return address
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"
