@@ -1,0 +1,194 @@
+"""What an operator sets. Every default stands here once; the file is decoded strictly and never changes afterwards."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """The base model: where its tokenizer and chat template are, and what clients call it."""
+
+    # A Hugging Face directory; the control plane reads config.json, the tokenizer and the chat template only.
+    path: Path
+    # Empty: the directory's own name.
+    name: str = Field(default="", max_length=200)
+    # Longest prompt and output together, in tokens. 0: what the model's config.json says.
+    context_length: int = Field(default=0, ge=0)
+    # Texts longer than this many characters are tokenised on a thread, so that they hold up nobody's tokens.
+    inline_characters: PositiveInt = 4096
+
+    @property
+    def served_name(self) -> str:
+        """The name of the base model: as set, or the directory's own name."""
+        return self.name or self.path.resolve().name
+
+
+class RedisConfig(Section):
+    """The state that control planes and workers share."""
+
+    # redis://, rediss:// or unix://. Empty: no shared state; then `workers.addresses` must name the workers.
+    url: str = "redis://127.0.0.1:6379/0"
+    fleet: str = Field(default="default", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    timeout_s: PositiveSeconds = 0.25
+    max_connections: PositiveInt = 8
+    # How often load, residency and ownership are written, and how long they live unless they are written again.
+    publish_interval_s: PositiveSeconds = 1.0
+    ttl_s: PositiveSeconds = 15.0
+    # Policy versions remembered.
+    policy_history: PositiveInt = 100
+
+
+class WorkersConfig(Section):
+    """How workers are found and spoken to."""
+
+    # Workers besides those that hold a lease in Redis, as "host:port".
+    addresses: tuple[str, ...] = ()
+    # How often leases are read.
+    lease_poll_s: PositiveSeconds = 0.5
+    # Messages that a worker may be ahead of this control plane; its tokens are joined beyond that.
+    step_credits: PositiveInt = 4
+    # Largest share of one core that step messages may cost here; credits are returned no faster than that.
+    step_cpu_share: float = Field(default=0.4, gt=0, le=1)
+    # Longest time that a credit may be held back for it.
+    step_delay_s: float = Field(default=0.1, ge=0, le=10)
+    connect_timeout_s: PositiveSeconds = 5.0
+    # The pause before dialling a worker again doubles from the first to the last.
+    reconnect_first_s: PositiveSeconds = 0.1
+    reconnect_last_s: PositiveSeconds = 5.0
+    # A connection whose peer does not answer a ping for this long is broken.
+    keepalive_interval_s: PositiveSeconds = 10.0
+    keepalive_timeout_s: PositiveSeconds = 5.0
+
+
+class AdapterStoreConfig(Section):
+    """Where the catalog of adapters is."""
+
+    # "host:port". Empty: the base model only.
+    address: str = "127.0.0.1:7001"
+    timeout_s: PositiveSeconds = 2.0
+    # How long an answer is taken as fresh; a new version of an adapter is seen no later than that.
+    cache_ttl_s: PositiveSeconds = 2.0
+    cache_entries: PositiveInt = 10_000
+
+
+class PolicyConfig(Section):
+    """The placement policy."""
+
+    # Empty: the built-in policy.
+    file: Path | None = None
+    # How often the file is looked at.
+    poll_s: PositiveSeconds = 1.0
+
+
+class LimitsConfig(Section):
+    """The bounds of one request, and its defaults."""
+
+    # For a request that does not say.
+    default_max_tokens: PositiveInt = 512
+    # For a request that does not say, in ms.
+    default_first_token_deadline_ms: PositiveInt = 30_000
+    max_first_token_deadline_ms: PositiveInt = 600_000
+    # Text longer than this many characters is refused before it is tokenised.
+    max_prompt_characters: PositiveInt = 4_000_000
+    max_logprobs: int = Field(default=20, ge=0)
+    max_priority: int = Field(default=100, ge=0)
+
+
+class ControlPlaneConfig(Section):
+    """Everything."""
+
+    listen: str = Field(default="127.0.0.1:7000", pattern=r"^.+:\d+$")
+    # Names this control plane among others. Empty: made up at start.
+    control_plane_id: str = Field(default="", max_length=128)
+    model: ModelConfig
+    redis: RedisConfig = RedisConfig()
+    workers: WorkersConfig = WorkersConfig()
+    adapter_store: AdapterStoreConfig = AdapterStoreConfig()
+    policy: PolicyConfig = PolicyConfig()
+    limits: LimitsConfig = LimitsConfig()
+    # How often the director looks at deadlines when nothing else happens.
+    tick_s: PositiveSeconds = 0.05
+    max_message_bytes: PositiveInt = 16 * 1024 * 1024
+    # How long requests in flight may go on after SIGTERM.
+    drain_seconds: float = Field(default=30.0, ge=0, le=3600)
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; one line for each problem."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+def load_config(arguments: Sequence[str]) -> ControlPlaneConfig:
+    """Reads `[--config FILE] [--set key=value ...]`. Raises ConfigError naming each problem."""
+    parser = argparse.ArgumentParser(prog="python -m control_plane", description="The control plane of Multitude.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
+    options = parser.parse_args(list(arguments))
+    values = _read_file(options.config) if options.config else {}
+    for assignment in options.set:
+        _assign(values, assignment)
+    try:
+        return ControlPlaneConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            [f"{'.'.join(str(part) for part in item['loc']) or 'config'}: {_advice(item)}" for item in error.errors()]
+        ) from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read: {error}"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: is not YAML: {' '.join(str(error).split())}"]) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path}: must hold a mapping of settings"])
+    return values
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    """Puts one `a.b=value` into nested mappings; the value is read as YAML."""
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise ConfigError([f"--set {assignment}: write it as key=value, such as redis.fleet=demo"])
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        value = text
+    *path, last = key.split(".")
+    section = values
+    for part in path:
+        inner = section.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError([f"{key}: {part} is a value, not a section"])
+        section = inner
+    section[last] = value
+
+
+def _advice(item: Any) -> str:
+    """What to change, from one of pydantic's error records."""
+    if item["type"] == "extra_forbidden":
+        return "unknown setting; remove it or mend its name"
+    if item["type"] == "missing":
+        return "is required"
+    return f"{item['msg']}, got {item['input']!r}"
