@@ -1,0 +1,61 @@
+"""The configuration is strict, and says what to change."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from worker.config import load_config
+from worker.engine.config import EngineConfig
+from worker.errors import ConfigInvalidError
+
+MODEL = ("--set", "model.path=/models/tiny")
+
+
+def test_defaults_serve_a_model_under_its_folders_name() -> None:
+    config = load_config(MODEL)
+    assert config.model.served_name == "tiny"
+    assert config.worker_id != load_config(MODEL).worker_id
+    assert config.engine.build(2048) == EngineConfig(context_length=2048)
+    assert config.num_threads >= 1
+
+
+def test_settings_override_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "worker.yaml"
+    file.write_text("listen: 0.0.0.0:9\nmodel: {path: /m, name: base}\nengine: {max_running: 8, context_length: 64}\n")
+    config = load_config(["--config", str(file), "--set", "engine.max_running=4", "--set", "redis.url="])
+    assert (config.listen, config.model.served_name, config.redis.url) == ("0.0.0.0:9", "base", "")
+    engine = config.engine.build(2048)
+    assert (engine.max_running, engine.context_length) == (4, 64)
+
+
+def test_a_context_beyond_the_models_is_not_served() -> None:
+    assert load_config([*MODEL, "--set", "engine.context_length=4096"]).engine.build(2048).context_length == 2048
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        ([], ["model: is required"]),
+        ([*MODEL, "--set", "modle.path=/x"], ["modle: unknown setting; remove it or mend its name"]),
+        (
+            [*MODEL, "--set", "engine.max_step_tokens=1", "--set", "threads=-1"],
+            ["engine: Value error, max_step_tokens (1) must be at least max_running", "threads: Input should be"],
+        ),
+        ([*MODEL, "--set", "nonsense"], ["--set nonsense: write it as key=value"]),
+        ([*MODEL, "--set", "listen=1", "--set", "listen.host=1"], ["listen.host: listen is a value, not a section"]),
+        (["--config", "/nowhere.yaml"], ["/nowhere.yaml: cannot be read"]),
+    ],
+)
+def test_each_problem_is_one_line(arguments: list[str], lines: list[str]) -> None:
+    with pytest.raises(ConfigInvalidError) as caught:
+        load_config(arguments)
+    found = str(caught.value).splitlines()
+    assert len(found) == len(lines)
+    for line, expected in zip(found, lines, strict=True):
+        assert line.startswith(expected)
+
+
+def test_it_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        load_config(MODEL).listen = "x:1"  # type: ignore[misc]

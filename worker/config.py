@@ -1,0 +1,188 @@
+"""What an operator sets. Every default stands here once; the file is decoded strictly and never changes afterwards."""
+
+import argparse
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from worker.engine.config import EngineConfig
+from worker.errors import ConfigInvalidError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
+
+_ENGINE_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(EngineConfig)}
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    # A Hugging Face directory: config.json, safetensors, tokenizer.json.
+    path: Path
+    # What control planes call it. Empty: the directory's own name.
+    name: str = Field(default="", max_length=200)
+    # Type of weights, KV and adapters. auto: float32 on a CPU, the type of the weights elsewhere.
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    # cpu, cuda or cuda:<index>. auto: the first GPU if there is one.
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    @property
+    def served_name(self) -> str:
+        """The name of the base model: as set, or the directory's own name."""
+        return self.name or self.path.resolve().name
+
+
+class RedisSection(Section):
+    """Where the worker's lease goes."""
+
+    # redis://, rediss:// or unix://. Empty: no lease; control planes are then told this worker's address.
+    url: str = "redis://127.0.0.1:6379/0"
+    fleet: str = Field(default="default", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    # A worker silent for this long gets no new request. Renewed three times in it.
+    lease_ttl_s: PositiveSeconds = 6.0
+    timeout_s: PositiveSeconds = 1.0
+
+
+class EngineSection(Section):
+    """Bounds of the engine; what each means stands at `EngineConfig`."""
+
+    # Longest prompt and output together, in tokens. 0: what the model's config.json says.
+    context_length: int = Field(default=0, ge=0)
+    block_size: PositiveInt = _ENGINE_DEFAULTS["block_size"]
+    max_step_tokens: PositiveInt = _ENGINE_DEFAULTS["max_step_tokens"]
+    max_running: PositiveInt = _ENGINE_DEFAULTS["max_running"]
+    max_waiting: PositiveInt = _ENGINE_DEFAULTS["max_waiting"]
+    max_skips: int = Field(default=_ENGINE_DEFAULTS["max_skips"], ge=0)
+    admission_window: PositiveInt = _ENGINE_DEFAULTS["admission_window"]
+    watermark: float = Field(default=_ENGINE_DEFAULTS["watermark"], ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _steps_hold_the_batch(self) -> "EngineSection":
+        if self.max_step_tokens < self.max_running:
+            raise ValueError(
+                f"max_step_tokens ({self.max_step_tokens}) must be at least max_running ({self.max_running})"
+            )
+        return self
+
+    def build(self, model_context_length: int) -> EngineConfig:
+        """The engine's configuration for a model of this context length."""
+        values = self.model_dump()
+        values["context_length"] = min(self.context_length or model_context_length, model_context_length)
+        return EngineConfig(**values)
+
+
+class WorkerConfig(Section):
+    """Everything."""
+
+    # Names this worker among others; a worker that restarts may keep it. Default: made up at start.
+    worker_id: str = Field(default_factory=lambda: f"worker-{secrets.token_hex(4)}", pattern=r"^[A-Za-z0-9._-]{1,128}$")
+    listen: str = Field(default="127.0.0.1:7002", pattern=r"^.+:\d+$")
+    # Where control planes reach this worker. Empty: the address it listens on.
+    advertise_address: str = ""
+    # The adapter store. Empty: the base model only.
+    store_address: str = "127.0.0.1:7001"
+    store_timeout_s: PositiveSeconds = 30.0
+    model: ModelSection
+    redis: RedisSection = RedisSection()
+    engine: EngineSection = EngineSection()
+    # The page pool. 0: `pool_memory_share` of what a GPU has left after the weights; 512 MiB on a CPU.
+    pool_bytes: int = Field(default=0, ge=0)
+    pool_memory_share: float = Field(default=0.9, gt=0, le=1)
+    # Adapters in host memory. 0: half of what the folder's file system has free, at most 1 GiB.
+    host_cache_bytes: int = Field(default=0, ge=0)
+    # Folder of a file system in memory. Unset: /dev/shm if there is one, else the folder for temporary files.
+    host_cache_dir: Path | None = None
+    # Downloads of adapters at the same time.
+    max_fetches: PositiveInt = 4
+    # Most requests held for one control plane.
+    request_window: PositiveInt = 256
+    status_interval_s: PositiveSeconds = 0.25
+    # Threads of the engine's arithmetic on a CPU. 0: half of the cores.
+    threads: int = Field(default=0, ge=0, le=1024)
+    max_message_bytes: PositiveInt = 16 * 1024 * 1024
+    # Longest time from the start of the engine's process until it has loaded the model.
+    engine_start_s: PositiveSeconds = 600.0
+    # How long requests in flight may go on after SIGTERM.
+    drain_seconds: float = Field(default=30.0, ge=0, le=3600)
+    # How long control planes have to take the news that the engine is gone.
+    crash_flush_s: float = Field(default=1.0, ge=0, le=60)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of the engine's arithmetic."""
+        return self.threads or max(1, (os.cpu_count() or 1) // 2)
+
+
+def load_config(arguments: Sequence[str]) -> WorkerConfig:
+    """Reads `[--config FILE] [--set key=value ...]`.
+
+    Raises:
+        ConfigInvalidError: One line for each problem.
+    """
+    parser = argparse.ArgumentParser(prog="python -m worker", description="A worker of Multitude.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
+    options = parser.parse_args(list(arguments))
+    values = _read_file(options.config) if options.config else {}
+    for assignment in options.set:
+        _assign(values, assignment)
+    try:
+        return WorkerConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc'])) or 'config'}: {_advice(item)}" for item in error.errors()]
+        raise ConfigInvalidError("\n".join(lines)) from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigInvalidError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigInvalidError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigInvalidError(f"{path}: must hold a mapping of settings")
+    return values
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    """Puts one `a.b=value` into nested mappings; the value is read as YAML."""
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise ConfigInvalidError(f"--set {assignment}: write it as key=value, such as model.device=cpu")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        value = text
+    *path, last = key.split(".")
+    section = values
+    for part in path:
+        inner = section.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigInvalidError(f"{key}: {part} is a value, not a section")
+        section = inner
+    section[last] = value
+
+
+def _advice(item: Any) -> str:
+    """What to change, from one of pydantic's error records."""
+    if item["type"] == "extra_forbidden":
+        return "unknown setting; remove it or mend its name"
+    if item["type"] == "missing":
+        return "is required"
+    return f"{item['msg']}, got {item['input']!r}"
