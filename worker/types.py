@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Self
 
+from worker.errors import Code, WorkerError
 from worker.memory.layout import AdapterLayout
 
 
@@ -129,6 +131,12 @@ class RequestFailure:
     reason: str
     message: str
     retryable: bool = False
+    code: Code = Code.INTERNAL
+
+    @classmethod
+    def of(cls, request_id: str, error: WorkerError) -> Self:
+        """The failure of a request by an error."""
+        return cls(request_id, error.reason, error.message, error.retryable, error.code)
 
 
 @dataclass(frozen=True, slots=True)
