@@ -1,0 +1,106 @@
+import pytest
+import torch
+from adapters_for_tests import GEOMETRY, SHAPE, hosted
+
+from worker.adapters.loader import AdapterLoader
+from worker.adapters.residency import Load, Residency
+from worker.memory.host_arena import HostArena
+from worker.memory.pool import PageKind, PagePool
+from worker.memory.storage import PageStorage
+from worker.types import PoolResidency
+
+A = hosted("a", num_ranks=4, first_host_page=0)  # 2 pages
+B = hosted("b", num_ranks=4, first_host_page=2)
+C = hosted("c", num_ranks=6, first_host_page=4)  # 3 pages
+
+
+def loaded(residency: Residency, *adapters: object) -> None:
+    """Brings adapters in and leaves them idle, the first one the least recently used."""
+    for adapter in adapters:
+        assert residency.acquire(adapter)
+    residency.take_loads()
+    for adapter in adapters:
+        residency.release(adapter.digest)
+    residency.take_changes()
+
+
+def test_an_adapter_is_loaded_once_for_all_its_users() -> None:
+    residency = Residency(PagePool(8), GEOMETRY)
+    assert residency.acquire(A)
+    assert residency.acquire(A)
+    assert residency.take_loads() == (Load("a", (0, 1), residency.pages_of("a")),)
+    assert residency.take_loads() == ()
+    residency.release("a")
+    residency.release("a")
+    assert residency.acquire(A)
+    assert residency.take_loads() == ()
+    assert residency.take_changes() == (PoolResidency("a", resident=True),)
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    residency = Residency(PagePool(6), GEOMETRY)
+    loaded(residency, A, B)
+    loaded(residency, A)
+    assert residency.acquire(C)
+    assert not residency.is_resident("b")
+    assert residency.is_resident("a")
+    assert residency.take_changes() == (PoolResidency("b", resident=False),)
+
+
+def test_an_adapter_in_use_is_never_evicted() -> None:
+    pool = PagePool(6)
+    residency = Residency(pool, GEOMETRY)
+    assert residency.acquire(A)
+    loaded(residency, B)
+    assert residency.reclaim(6) == 2
+    assert residency.is_resident("a")
+    assert not residency.is_resident("b")
+    assert pool.free_pages == 4
+
+
+def test_nothing_is_evicted_in_vain() -> None:
+    pool = PagePool(4)
+    residency = Residency(pool, GEOMETRY)
+    loaded(residency, A)
+    pool.allocate(2, PageKind.KV)
+    assert not residency.acquire(C)
+    assert residency.is_resident("a")
+    assert residency.evictable_pages == 2
+
+
+def test_a_copy_never_lands_on_pages_that_changed_hands() -> None:
+    """An adapter whose only sequence goes before its copy was done must not be copied over its pages' next owner."""
+    pool = PagePool(3)
+    residency = Residency(pool, GEOMETRY)
+    assert residency.acquire(A)
+    pages_of_a = residency.pages_of("a")
+    residency.release("a")
+    assert residency.acquire(C)
+    assert set(pages_of_a) < set(residency.pages_of("c"))
+    assert [load.digest for load in residency.take_loads()] == ["c"]
+    assert residency.take_changes() == (PoolResidency("c", resident=True),)
+
+
+def test_a_dropped_adapter_is_copied_from_where_it_is_hosted_next() -> None:
+    residency = Residency(PagePool(3), GEOMETRY)
+    assert residency.acquire(A)
+    residency.release("a")
+    assert residency.acquire(hosted("a", num_ranks=4, first_host_page=7))
+    assert [load.host_pages for load in residency.take_loads()] == [(7, 8)]
+
+
+def test_one_release_too_many_asserts() -> None:
+    residency = Residency(PagePool(3), GEOMETRY)
+    loaded(residency, A)
+    with pytest.raises(AssertionError, match="once too often"):
+        residency.release("a")
+
+
+def test_the_loader_copies_all_layers_of_every_page(tmp_path) -> None:
+    arena = HostArena.create(tmp_path, 9, GEOMETRY, torch.float32)
+    storage = PageStorage(GEOMETRY, 8, torch.float32, "cpu")
+    for page in range(9):
+        for layer in range(SHAPE.num_layers):
+            arena.page(page)[layer] = 10 * page + layer
+    AdapterLoader(arena, storage).perform([Load("a", (8, 3), (1, 6)), Load("b", (4,), (0,))])
+    assert storage.pages[:, :, 0].tolist() == [[40, 80, 0, 0, 0, 0, 30, 0], [41, 81, 0, 0, 0, 0, 31, 0]]

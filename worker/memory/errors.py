@@ -1,0 +1,33 @@
+"""What can go wrong with memory."""
+
+from worker.errors import Code, WorkerError
+
+
+class OutOfPages(WorkerError):
+    """The pool has fewer free pages than were asked for; nothing was taken."""
+
+    reason = "OUT_OF_PAGES"
+    code = Code.RESOURCE_EXHAUSTED
+    retryable = True
+
+
+class PoolTooSmall(WorkerError):
+    """The pool's budget does not hold what the worker needs to serve a single request."""
+
+    reason = "POOL_TOO_SMALL"
+    code = Code.FAILED_PRECONDITION
+
+
+class HostArenaTooSmall(WorkerError):
+    """The host arena does not fit in the file system that was chosen for it, or holds no page."""
+
+    reason = "HOST_ARENA_TOO_SMALL"
+    code = Code.FAILED_PRECONDITION
+
+
+class HostMemoryFull(WorkerError):
+    """Something else took the room that the host arena's file system had when the worker started."""
+
+    reason = "HOST_MEMORY_FULL"
+    code = Code.RESOURCE_EXHAUSTED
+    retryable = True
