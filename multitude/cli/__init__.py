@@ -60,9 +60,7 @@ for command in (serve, generate, chat, adapters, status, policy, completion):
 def main() -> None:
     """Runs the command; turns errors into one line on stderr and an exit code."""
     try:
-        root(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        sys.exit(root(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(2)

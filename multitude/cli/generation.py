@@ -63,7 +63,9 @@ def _options(values: dict[str, Any]) -> dict[str, Any]:
 @click.option("--logprobs", "logprob_count", type=int, help="Report this many likely tokens at each position (--json).")
 @click.option("--stats", is_flag=True, help="Print token counts and times to stderr at the end.")
 @click.pass_obj
-def generate(connection: Connection, prompt: str | None, logprob_count: int | None, stats: bool, **values: Any) -> None:
+def generate(
+    connection: Connection, /, prompt: str | None, logprob_count: int | None, stats: bool, **values: Any
+) -> None:
     """Generate from PROMPT, or from standard input, and print the text as it comes."""
     text = prompt if prompt is not None else sys.stdin.buffer.read().decode("utf-8", "surrogateescape").rstrip("\n")
     with (

@@ -89,4 +89,4 @@ def show(connection: Connection) -> None:
     if connection.output.as_json:
         connection.output.document(in_force)
         return
-    connection.output.line(in_force.yaml)
+    connection.output.line(in_force.yaml.rstrip("\n"))

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from multitude.errors import MultitudeError
@@ -31,7 +32,7 @@ class Output:
         for column in columns:
             table.add_column(column, overflow="fold", justify="right" if column.endswith("#") else "left")
         for row in rows:
-            table.add_row(*map(str, row))
+            table.add_row(*(escape(str(cell)) for cell in row))
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
         console.print(table if table.row_count else empty)
 

@@ -1,0 +1,118 @@
+"""The command: what it prints, and its exit codes."""
+
+import json
+import subprocess
+import sys
+
+import grpc
+import pytest
+
+from tests.unit.client.fake_services import Script, serving
+
+
+@pytest.fixture
+def script():
+    return Script()
+
+
+@pytest.fixture
+def run(script):
+    """Runs the command against the scripted services; returns the finished process."""
+    with serving(script) as address:
+
+        def call(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "multitude", "--address", address, "--store-address", address, *words]
+            return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+
+        yield call
+
+
+@pytest.fixture
+def peft_dir(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"x" * 100)
+    return tmp_path
+
+
+def test_generate_prints_the_text(run, script):
+    done = run("generate", "hi", "--adapter", "team/a", "--temperature", "0", "--stop", "x", "--stats")
+    assert (done.returncode, done.stdout) == (0, "Hello\n")
+    assert "3 prompt tokens, 3 output tokens" in done.stderr
+    assert script.requests[0].adapter == "team/a"
+
+
+def test_generate_reads_standard_input_and_prints_json(run, script):
+    done = run("--json", "generate", text="from stdin\n")
+    assert json.loads(done.stdout)["text"] == "Hello"
+    assert script.requests[0].prompt.text == "from stdin"
+
+
+def test_broken_utf8_is_refused_by_name(script):
+    with serving(script) as address:
+        command = [sys.executable, "-m", "multitude", "--address", address, "generate"]
+        done = subprocess.run(command, input=b"a\xff", capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert b"REQUEST_NOT_ENCODABLE" in done.stderr
+
+
+def test_chat_keeps_the_conversation(run, script):
+    done = run("chat", "--system", "be brief", text="one\ntwo\n")
+    assert done.returncode == 0
+    assert done.stdout == "Hello\nHello\n"
+    roles = [message.role for message in script.requests[1].prompt.chat.messages]
+    assert roles == ["system", "user", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, 2),
+        (grpc.StatusCode.NOT_FOUND, 2),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 3),
+        (grpc.StatusCode.INTERNAL, 1),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(run, script, code, exit_code):
+    script.fail = (code, "SOME_REASON", "change [this]")
+    done = run("generate", "hi")
+    assert done.returncode == exit_code
+    assert done.stderr.strip() == "error SOME_REASON: change [this] (try again in 2.5 s)"
+
+
+def test_adapters(run, peft_dir):
+    assert "no adapters" in run("adapters", "list").stdout
+    assert "team/a published: rank 8, q v" in run("adapters", "add", "team/a", str(peft_dir)).stdout
+    assert "team/a" in run("adapters", "list").stdout
+    assert json.loads(run("--json", "adapters", "list").stdout)["adapter_id"] == "team/a"
+    assert "sha256:cc" in run("adapters", "show", "team/a").stdout
+    assert run("adapters", "rm", "team/a").stdout == "deleted team/a\n"
+
+
+def test_status_and_policy(run, script, tmp_path):
+    assert "w0" in run("status").stdout
+    assert json.loads(run("--json", "status").stdout)["workers"][0]["worker_id"] == "w0"
+    file = tmp_path / "policy.yaml"
+    file.write_text("name: x\n")
+    assert run("policy", "check", str(file)).returncode == 0
+    script.problems = ((3, "scorers[0].weight", "must be at most 1"),)
+    done = run("policy", "check", str(file))
+    assert done.returncode == 2
+    assert done.stdout == f"{file}:3: scorers[0].weight: must be at most 1\n"
+    assert run("policy", "show").stdout == "name: default\n"
+
+
+def test_usage_errors_exit_with_two(run):
+    assert run("generate", "--nope").returncode == 2
+    assert run("adapters", "add", "x").returncode == 2
+    assert run("serve", "/nowhere").returncode == 2
+
+
+def test_no_colour_off_a_terminal(run, script):
+    script.fail = (grpc.StatusCode.INTERNAL, "INTERNAL", "oops")
+    done = run("generate", "hi")
+    assert "\x1b" not in done.stderr + run("status").stdout
+
+
+def test_completion_scripts(run):
+    for shell in ("bash", "zsh", "fish"):
+        assert "multitude" in run("completion", shell).stdout
