@@ -1,11 +1,13 @@
 """Which rows of a batch belong to which sequence, and where its KV lies in the page pool."""
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionBatch:
     """The sequences of one step, in row order.
 
@@ -17,9 +19,11 @@ class AttentionBatch:
         context_lens: `[num_seqs]` int32; tokens of the sequence in the pool, this step's included.
         block_table: `[num_seqs, max_blocks]` int32; its pages in order; the rest is -1.
         kv_slots: `[num_rows]` int64; where each row's key and value go: `page * block_size + offset`.
+        derived: What an op made of the tables, kept so that it is made once a step and not in every layer.
     """
 
     query_start: Tensor
     context_lens: Tensor
     block_table: Tensor
     kv_slots: Tensor
+    derived: dict[Hashable, Any] = field(default_factory=dict, repr=False)

@@ -1,1 +1,5 @@
 """Writes to the page pool."""
+
+from kernels.paging.op import write_kv
+
+__all__ = ["write_kv"]

@@ -1,0 +1,11 @@
+"""Writes to the page pool as their formula reads: what every implementation is measured against."""
+
+from torch import Tensor
+
+
+def write_kv(pages: Tensor, key: Tensor, value: Tensor, slots: Tensor, block_size: int) -> None:
+    """As `kernels.paging.write_kv`, a token at a time."""
+    for row, slot in enumerate(slots.tolist()):
+        page = pages[slot // block_size].view(2, block_size, *key.shape[1:])
+        page[0, slot % block_size] = key[row]
+        page[1, slot % block_size] = value[row]

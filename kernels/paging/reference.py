@@ -1,0 +1,13 @@
+"""Writes to the page pool, in torch."""
+
+from torch import Tensor
+
+
+def write_kv(pages: Tensor, key: Tensor, value: Tensor, slots: Tensor, block_size: int) -> None:
+    """As `kernels.paging.write_kv`."""
+    num_kv_heads, head_dim = key.shape[1:]
+    # A page is `block_size` rows of keys, then as many of values; a row is one token's, all heads.
+    rows = pages.view(-1, num_kv_heads * head_dim)
+    key_rows = slots + slots.div(block_size, rounding_mode="floor") * block_size
+    rows.index_copy_(0, key_rows, key.flatten(1))
+    rows.index_copy_(0, key_rows + block_size, value.flatten(1))

@@ -1,0 +1,1 @@
+"""From logits to tokens, for rows with different parameters."""

@@ -1,0 +1,192 @@
+"""MBGMM over the workload: popularity x batch x rank x dtype, in poisoned pages."""
+
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.lora import LoraBatch, mbgmm, naive
+from tests.kernels.pages import Matrices, lora_batch, write_adapter
+from tests.kernels.tolerances import assert_close
+from worker.memory.layout import GROUPS, MODULES, AdapterLayout, ModelShape, PageGeometry
+
+SHAPE = ModelShape(num_layers=2, hidden_size=48, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=80)
+GEOMETRY = PageGeometry(SHAPE, block_size=4)
+BATCHES = (1, 2, 3, 7, 64, 133)
+RANKS = {
+    "none": (0,),
+    "one": (1,),
+    "eight": (8,),
+    "mixed": (0, 0, 1, 2, 3, 8, 16, 33, 64),
+}
+
+
+@dataclass
+class Case:
+    """Adapters in pages whose every other element is NaN, and the rows that use them."""
+
+    pages: Tensor
+    batch: LoraBatch
+    num_rows: int
+
+    def inputs(self, group: tuple[int, ...]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Input, a tensor with a NaN border, and the modules' outputs as slices of it."""
+        widths = [SHAPE.out_features(module) for module in group]
+        x = torch.randn(self.num_rows, SHAPE.in_features(group[0])).to(self.pages)
+        fused = torch.full((self.num_rows, sum(widths) + 3), torch.nan).to(self.pages)
+        fused[:, : sum(widths)] = torch.randn(self.num_rows, sum(widths)).to(fused)
+        return x, fused, list(fused[:, : sum(widths)].split(widths, 1))
+
+
+def draw_adapter(rng: random.Random, ranks: tuple[int, ...]) -> tuple[AdapterLayout, Matrices]:
+    chosen = tuple(tuple(rng.choice(ranks) for _ in MODULES) for _ in range(SHAPE.num_layers))
+    scales = tuple(tuple(rng.choice((0.25, 0.5, 1.0)) for _ in MODULES) for _ in range(SHAPE.num_layers))
+    matrices = {
+        (layer, module): (
+            torch.randn(rank, SHAPE.in_features(module)) / SHAPE.in_features(module) ** 0.5,
+            torch.randn(SHAPE.out_features(module), rank) / rank**0.5,
+        )
+        for layer, row in enumerate(chosen)
+        for module, rank in enumerate(row)
+        if rank
+    }
+    return AdapterLayout(SHAPE, chosen, scales), matrices
+
+
+def draw_case(
+    rng: random.Random, counts: list[int], ranks: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Case:
+    """`counts` are the rows of the base model, then of each adapter; pages are shuffled."""
+    torch.manual_seed(rng.randrange(2**31))
+    adapters = [draw_adapter(rng, ranks) for _ in counts[1:]]
+    sizes = [layout.num_pages(GEOMETRY) for layout, _ in adapters]
+    free = rng.sample(range(sum(sizes) + 5), sum(sizes) + 5)
+    pages = torch.full((SHAPE.num_layers, len(free), GEOMETRY.page_elements), torch.nan, dtype=dtype)
+    held = []
+    for (layout, matrices), size in zip(adapters, sizes, strict=True):
+        held.append([free.pop() for _ in range(size)])
+        if rng.random() < 0.3:
+            held[-1].sort()
+        write_adapter(pages, layout, matrices, held[-1])
+    starts = [sum(counts[: i + 1]) for i in range(len(counts))]
+    return Case(pages.to(device), lora_batch([a for a, _ in adapters], held, starts, device), sum(counts))
+
+
+def draw_counts(rng: random.Random, popularity: str, num_rows: int) -> list[int]:
+    match popularity:
+        case "none":
+            return [num_rows, 0, 0]
+        case "identical":
+            return [0, num_rows]
+        case "distinct":
+            return [0, *[1] * num_rows]
+        case "uniform":
+            weights = [1.0] * 9
+        case _:
+            weights = [1 / (place + 1) for place in range(9)]
+    rows = rng.choices(range(len(weights)), weights, k=num_rows)
+    return [rows.count(place) for place in range(len(weights))]
+
+
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("num_rows", BATCHES)
+@pytest.mark.parametrize("popularity", ["none", "identical", "distinct", "uniform", "zipf"])
+def test_follows_the_formula(
+    popularity: str, num_rows: int, ranks: str, dtype: torch.dtype, device: torch.device
+) -> None:
+    rng = random.Random(f"{popularity} {num_rows} {ranks}")
+    counts = draw_counts(rng, popularity, num_rows)
+    case = draw_case(rng, counts, RANKS[ranks], dtype, device)
+    before = case.pages.clone()
+    for index, group in enumerate(GROUPS):
+        layer = index % SHAPE.num_layers
+        x, fused, outputs = case.inputs(group)
+        original = fused.clone()
+        expected = naive.mbgmm(outputs, x, case.pages[layer], case.batch, layer=layer, modules=group)
+        mbgmm(outputs, x, case.pages[layer], case.batch, layer=layer, modules=group)
+        for output, right in zip(outputs, expected, strict=True):
+            assert_close(output, right)
+        assert torch.equal(bits(fused[: counts[0]]), bits(original[: counts[0]])), "base-only rows changed"
+        assert fused[:, -3:].isnan().all(), "written outside the outputs"
+    assert torch.equal(bits(case.pages), bits(before)), "the pages changed"
+
+
+def test_each_row_gets_its_own_adapter(device: torch.device) -> None:
+    """Adapter `i` adds exactly `i + 1` to every output, so that any exchange of rows shows."""
+    counts = [2, 3, 1, 4]
+    layout = AdapterLayout(SHAPE, ((1,) * 7,) * 2, ((1.0,) * 7,) * 2)
+    size = layout.num_pages(GEOMETRY)
+    pages = torch.full((2, 3 * size, GEOMETRY.page_elements), torch.nan)
+    held = [list(range(i * size, (i + 1) * size))[::-1] for i in range(3)]
+    for i in range(3):
+        ones = {
+            (layer, module): (
+                torch.full((1, SHAPE.in_features(module)), 1 / SHAPE.in_features(module)),
+                torch.full((SHAPE.out_features(module), 1), float(i + 1)),
+            )
+            for layer in range(2)
+            for module in range(7)
+        }
+        write_adapter(pages, layout, ones, held[i])
+    pages = pages.to(device)
+    batch = lora_batch([layout] * 3, held, [2, 5, 6, 10], device)
+    for group in GROUPS:
+        x = torch.ones(10, SHAPE.in_features(group[0]), device=device)
+        outputs = [torch.zeros(10, SHAPE.out_features(module), device=device) for module in group]
+        mbgmm(outputs, x, pages[1], batch, layer=1, modules=group)
+        expected = torch.tensor([0.0] * 2 + [1.0] * 3 + [2.0] + [3.0] * 4, device=device)
+        for output in outputs:
+            torch.testing.assert_close(output, expected[:, None].expand_as(output), atol=1e-5, rtol=0)
+    assert sum(counts) == 10
+
+
+def test_the_same_tables_over_other_rows(device: torch.device) -> None:
+    rng = random.Random(5)
+    case = draw_case(rng, [2, 3, 4, 5], RANKS["mixed"], torch.float32, device)
+    for starts in ([2, 5, 9, 14], [14, 14, 14, 14], [0, 0, 14, 14], [1, 2, 3, 14]):
+        batch = case.batch.with_rows(torch.tensor(starts, dtype=torch.int32, device=device))
+        x, _, outputs = case.inputs(GROUPS[0])
+        expected = naive.mbgmm(outputs, x, case.pages[0], batch, layer=0, modules=GROUPS[0])
+        mbgmm(outputs, x, case.pages[0], batch, layer=0, modules=GROUPS[0])
+        for output, right in zip(outputs, expected, strict=True):
+            assert_close(output, right)
+    assert case.batch.with_rows(batch.row_start).derived is case.batch.derived
+
+
+def test_modules_need_not_be_a_whole_group(device: torch.device) -> None:
+    """A of q and of v do not lie side by side if k is targeted too."""
+    case = draw_case(random.Random(3), [1, 2, 2], (4,), torch.float32, device)
+    for modules in ((0, 2), (1,), (2, 0), (5,)):
+        x, _, outputs = case.inputs(modules)
+        expected = naive.mbgmm(outputs, x, case.pages[1], case.batch, layer=1, modules=modules)
+        mbgmm(outputs, x, case.pages[1], case.batch, layer=1, modules=modules)
+        for output, right in zip(outputs, expected, strict=True):
+            assert_close(output, right)
+
+
+def test_new_bytes_in_the_same_pages_are_seen(device: torch.device) -> None:
+    """What is kept between steps is where the matrices are, never what they hold."""
+    case = draw_case(random.Random(11), [0, 2, 2], (4,), torch.float32, device)
+    x, _, outputs = case.inputs((3,))
+    mbgmm(outputs, x, case.pages[0], case.batch, layer=0, modules=(3,))
+    case.pages.mul_(2.0)
+    expected = naive.mbgmm(outputs, x, case.pages[0], case.batch, layer=0, modules=(3,))
+    mbgmm(outputs, x, case.pages[0], case.batch, layer=0, modules=(3,))
+    assert_close(outputs[0], expected[0])
+
+
+def test_the_same_batch_gives_the_same_bits(device: torch.device) -> None:
+    case = draw_case(random.Random(2), [3, 5, 1, 7], RANKS["mixed"], torch.float32, device)
+    x, _, outputs = case.inputs(GROUPS[2])
+    again = [output.clone() for output in outputs]
+    mbgmm(outputs, x, case.pages[0], case.batch, layer=0, modules=GROUPS[2])
+    mbgmm(again, x, case.pages[0], case.batch, layer=0, modules=GROUPS[2])
+    for first, second in zip(outputs, again, strict=True):
+        assert torch.equal(first, second)
