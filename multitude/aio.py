@@ -114,7 +114,7 @@ class AsyncClient:
     """Multitude, asynchronously; make it inside a running event loop. See multitude.client.Client."""
 
     def __init__(
-        self, address: str = "127.0.0.1:7100", *, store_address: str = "127.0.0.1:7101", timeout_s: float = 60.0
+        self, address: str = "127.0.0.1:7000", *, store_address: str = "127.0.0.1:7001", timeout_s: float = 60.0
     ) -> None:
         self._timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)

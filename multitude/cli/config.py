@@ -10,8 +10,8 @@ from multitude.client import Client
 class Connection:
     """The services' addresses and how to print what they say."""
 
-    address: str = "127.0.0.1:7100"
-    store_address: str = "127.0.0.1:7101"
+    address: str = "127.0.0.1:7000"
+    store_address: str = "127.0.0.1:7001"
     timeout_s: float = 60.0
     output: Output = field(default_factory=Output)
 

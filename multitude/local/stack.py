@@ -16,6 +16,7 @@ from multitude.local.redis import redis_command
 
 TREE = Path(__file__).resolve().parents[2]
 _STOP_SECONDS = 10.0
+_DRAIN_SECONDS = 1.0  # on one machine, who stops the services is who waits for them
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class LocalConfig:
 
     model: Path
     num_workers: int = 1
-    address: str = "127.0.0.1:7100"
-    store_address: str = "127.0.0.1:7101"
+    address: str = "127.0.0.1:7000"
+    store_address: str = "127.0.0.1:7001"
     data_dir: Path | None = None
     redis_url: str | None = None
     policy: Path | None = None
@@ -153,12 +154,13 @@ class LocalStack:
         }
 
     def _control_plane_settings(self) -> dict[str, object]:
-        policy = {"policy_file": self._config.policy.resolve()} if self._config.policy else {}
+        policy = {"policy.file": self._config.policy.resolve()} if self._config.policy else {}
         return {
             "listen": self.address,
             "model.path": self._config.model.resolve(),
             "redis.url": self._redis_url,
-            "store_address": self.store_address,
+            "adapter_store.address": self.store_address,
+            "drain_seconds": _DRAIN_SECONDS,
             **policy,
             **self._config.control_plane_settings,
         }
@@ -170,6 +172,7 @@ class LocalStack:
             "model.path": self._config.model.resolve(),
             "redis.url": self._redis_url,
             "store_address": self.store_address,
+            "drain_seconds": _DRAIN_SECONDS,
             **self._config.worker_settings,
         }
 
