@@ -1,0 +1,27 @@
+"""What one forward pass takes."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kernels.attention import AttentionBatch
+from kernels.lora import LoraBatch
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardBatch:
+    """The rows of one step, on the model's device. Rows of the base model come first, then each adapter's together.
+
+    Attributes:
+        token_ids: `[num_rows]` int64.
+        positions: `[num_rows]` int64, from 0 in each sequence.
+        attention: The sequences.
+        lora: The live adapters; None if all rows use the base model alone.
+        logit_rows: `[num_logit_rows]` int64; the rows whose next token is wanted.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    attention: AttentionBatch
+    lora: LoraBatch | None
+    logit_rows: Tensor
