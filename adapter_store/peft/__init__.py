@@ -1,0 +1,1 @@
+"""PEFT directories: read, checked against the base model, and rewritten in one canonical form."""
