@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from control_plane.core.errors import RequestError
-    from control_plane.core.placement.policy import Policy
+    from control_plane.core.policy import Policy
 
 
 class FinishReason(Enum):
@@ -60,7 +60,10 @@ class StopConditions:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request: validated, tokenised, its adapter resolved, every default filled in."""
+    """A request: validated, tokenised, its adapter resolved.
+
+    `first_token_deadline_s` is the longest wait for the first token: 0 for the policy's default, infinity for none.
+    """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
@@ -176,7 +179,10 @@ class RequestCancelled:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReported:
-    """A worker's stream is up and it reported its state; the first report of a stream makes the worker known."""
+    """A worker's stream is up and it reported its state; the first report of a stream makes the worker known.
+
+    A stream's events come in order, and none after its `WorkerLost`.
+    """
 
     status: WorkerStatus
 
@@ -189,8 +195,16 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseChanged:
+    """A worker's lease ran out, or is there again; a worker without a lease gets no new request."""
+
+    worker_id: str
+    is_live: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BatchAcked:
-    """A worker took or refused requests of a batch."""
+    """A worker answered its oldest unanswered batch; a request of it that is named nowhere is not on the worker."""
 
     worker_id: str
     accepted_request_ids: tuple[str, ...] = ()
@@ -219,7 +233,15 @@ class Tick:
 
 
 Event = (
-    RequestArrived | RequestCancelled | WorkerReported | WorkerLost | BatchAcked | TokensProduced | PolicyChanged | Tick
+    RequestArrived
+    | RequestCancelled
+    | WorkerReported
+    | WorkerLost
+    | LeaseChanged
+    | BatchAcked
+    | TokensProduced
+    | PolicyChanged
+    | Tick
 )
 
 # --- effects ----------------------------------------------------------------
@@ -227,7 +249,7 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class SendBatch:
-    """Send requests to a worker, with the adapters that it will soon need."""
+    """Send requests to a worker, with the adapters that it will soon need; `requests` is empty for a hint alone."""
 
     worker_id: str
     requests: tuple[DispatchedRequest, ...]
@@ -251,7 +273,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """Send tokens to a client."""
+    """Send tokens to a client; after an output with a finish reason, `Finished` follows."""
 
     output: SequenceOutput
 

@@ -1,0 +1,235 @@
+"""The director: what happens goes in, what to do comes out."""
+
+from collections.abc import Callable
+from typing import Any
+
+from control_plane.core.admission import Admission
+from control_plane.core.clustering import Clustering
+from control_plane.core.dispatch import Dispatcher
+from control_plane.core.errors import RequestError
+from control_plane.core.fairness import ArrivalOrder, Fairness
+from control_plane.core.fleet import Fleet
+from control_plane.core.ledger import Ledger, RequestState, TrackedRequest
+from control_plane.core.placement.plugin import PlacementRequest, Rng
+from control_plane.core.placement.policy import Explanation
+from control_plane.core.placing import Placer
+from control_plane.core.policy import AdmissionMode, Policy
+from control_plane.core.queue import WaitingQueue
+from control_plane.core.snapshot import DirectorSnapshot, WorkerSnapshot
+from control_plane.core.types import (
+    Accepted,
+    BatchAcked,
+    Effect,
+    Emitted,
+    Event,
+    Failed,
+    FinishReason,
+    LeaseChanged,
+    PolicyChanged,
+    Request,
+    RequestArrived,
+    RequestCancelled,
+    SequenceOutput,
+    Tick,
+    TokensProduced,
+    WorkerFailure,
+    WorkerLost,
+    WorkerReported,
+)
+
+
+class Director:
+    """Decides whether and where requests run. Pure: the same events, times and chance give the same effects.
+
+    A request goes through admission, which lets it wait or refuses it; clustering, which says whose turn it is;
+    placement, which says where; and dispatch, which sends it, and takes it back if its worker fails. Every event's
+    effects are to be carried out in order.
+    """
+
+    def __init__(self, policy: Policy, rng: Rng, fairness: Fairness | None = None) -> None:
+        self._policy = policy
+        self._fairness = fairness or ArrivalOrder()
+        self._ledger = Ledger()
+        self._fleet = Fleet()
+        self._queue = self._new_queue()
+        self._admission = Admission(policy.admission)
+        self._clustering = Clustering(policy.clustering, self._queue)
+        self._dispatcher = Dispatcher(
+            policy.dispatch, queue=self._queue, fleet=self._fleet, ledger=self._ledger, admission=self._admission
+        )
+        self._placer = Placer(policy, rng, fleet=self._fleet, dispatcher=self._dispatcher, fairness=self._fairness)
+        # Whether something changed by which a waiting request might be placed.
+        self._may_place = False
+        self._handlers: dict[type, Callable[[Any, float], list[Effect]]] = {
+            RequestArrived: self._on_request_arrived,
+            RequestCancelled: self._on_request_cancelled,
+            WorkerReported: self._on_worker_reported,
+            WorkerLost: self._on_worker_lost,
+            LeaseChanged: self._on_lease_changed,
+            BatchAcked: self._on_batch_acked,
+            TokensProduced: self._on_tokens_produced,
+            PolicyChanged: self._on_policy_changed,
+            Tick: self._on_tick,
+        }
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    def on_event(self, event: Event, now: float) -> list[Effect]:
+        """Take in what happened at a time that never goes back; returns what to do, in order.
+
+        Admission is part of taking in an arrival. If the event may let waiting requests go, clustering names one after
+        the other, placement finds each a worker, and dispatch sends what was placed.
+        """
+        effects = self._handlers[type(event)](event, now)
+        if not self._may_place:
+            return effects
+        self._may_place = False
+        if not len(self._queue):
+            return effects
+        self._placer.place_parked(now)
+        misses = 0
+        while misses < self._policy.dispatch.lookahead:
+            candidate = self._clustering.next(self._fleet.open_workers, now)
+            if candidate is None:
+                break
+            misses += not self._placer.place(candidate, now)
+        self._placer.hint_next()
+        return effects + self._dispatcher.flush()
+
+    def explain(self, request: Request, rng: Rng) -> Explanation:
+        """Where the policy would place a request now, of all workers that take requests, and why; changes nothing."""
+        return self._policy.placement.explain(PlacementRequest(request), self._fleet.accepting_workers, rng)
+
+    def snapshot(self) -> DirectorSnapshot:
+        """The state to show."""
+        workers = tuple(
+            WorkerSnapshot(worker.status, worker.has_lease, len(worker.in_flight), tuple(worker.residency.items()))
+            for worker in sorted(self._fleet, key=lambda worker: worker.worker_id)
+        )
+        num_dispatched = sum(worker.num_in_flight for worker in workers)
+        return DirectorSnapshot(len(self._queue), self._queue.num_parked, num_dispatched, workers)
+
+    def _on_request_arrived(self, event: RequestArrived, now: float) -> list[Effect]:
+        request = event.request
+        self._fleet.note_time(now)
+        error = self._admission.refusal(request, self._ledger, self._queue, self._fleet)
+        if error is not None:
+            return [Failed(request.request_id, error)]
+        tracked = self._ledger.open(request, now, self._admission.deadline_s(request))
+        self._queue.add(tracked)
+        self._admission.watch(tracked, self._fleet)
+        self._may_place = True
+        return [Accepted(request.request_id)]
+
+    def _on_request_cancelled(self, event: RequestCancelled, now: float) -> list[Effect]:
+        tracked = self._ledger.get(event.request_id)
+        return self._dispatcher.cancel(tracked, now) if tracked is not None else []
+
+    def _on_worker_reported(self, event: WorkerReported, now: float) -> list[Effect]:
+        self._fleet.report(event.status, now, self._policy.admission.smoothing)
+        self._may_place = True
+        return []
+
+    def _on_worker_lost(self, event: WorkerLost, now: float) -> list[Effect]:
+        worker = self._fleet.remove(event.worker_id, now)
+        self._may_place = True
+        return self._dispatcher.lost(worker, now) if worker is not None else []
+
+    def _on_lease_changed(self, event: LeaseChanged, now: float) -> list[Effect]:
+        self._fleet.set_lease(event.worker_id, is_live=event.is_live, now=now)
+        self._may_place = True
+        return []
+
+    def _on_batch_acked(self, event: BatchAcked, now: float) -> list[Effect]:
+        self._may_place = True
+        return self._dispatcher.acked(event, now)
+
+    def _on_tokens_produced(self, event: TokensProduced, now: float) -> list[Effect]:
+        worker = self._fleet.get(event.worker_id)
+        if worker is None:
+            return []
+        effects: list[Effect] = []
+        in_flight = worker.in_flight
+        for output in event.outputs:
+            tracked = in_flight.get(output.request_id)
+            if tracked is None:
+                continue
+            if output.token_ids and tracked.is_prefilling:
+                worker.prefilled(tracked)
+                self._admission.first_token(tracked, now)
+            if tracked.state is not RequestState.ENDED:
+                self._emit(tracked, output, now, effects)
+            if output.finish_reason is not None:
+                effects += self._on_last_output(tracked, output.finish_reason, now)
+        for failure in event.failures:
+            self._may_place = True
+            effects += self._dispatcher.failed(worker, failure, now)
+        return effects
+
+    def _on_policy_changed(self, event: PolicyChanged, now: float) -> list[Effect]:
+        del now
+        policy, is_reordered = event.policy, event.policy.admission.mode is not self._policy.admission.mode
+        self._policy = policy
+        self._admission.settings = policy.admission
+        self._dispatcher.settings = policy.dispatch
+        self._placer.policy = policy
+        if is_reordered:
+            waiting, self._queue = list(self._queue), self._new_queue()
+            self._dispatcher.queue = self._queue
+            for tracked in waiting:
+                self._queue.add(tracked)
+                self._admission.watch(tracked, self._fleet)
+        self._clustering = Clustering(policy.clustering, self._queue)
+        self._may_place = True
+        return []
+
+    def _on_tick(self, event: Tick, now: float) -> list[Effect]:
+        del event
+        self._fleet.note_time(now)
+        overdue = self._admission.overdue(self._ledger, now)
+        effects: list[Effect] = [self._abort(each, self._admission.expired(each, now)) for each in overdue]
+        without_worker = self._placer.without_worker(now)
+        effects += [self._abort(each, self._placer.no_worker(each, now)) for each in without_worker]
+        self._may_place = True
+        return effects
+
+    def _emit(self, tracked: TrackedRequest, output: SequenceOutput, now: float, effects: list[Effect]) -> None:
+        if output.token_ids:
+            tracked.output_token_ids += output.token_ids
+            if tracked.first_token_at is None:
+                tracked.first_token_at = now
+            tracked.state = RequestState.RUNNING
+        if output.token_ids or output.text:
+            effects.append(Emitted(output))
+
+    def _on_last_output(self, tracked: TrackedRequest, reason: FinishReason, now: float) -> list[Effect]:
+        self._may_place = True
+        request_id, worker_id = tracked.request_id, tracked.worker_id
+        assert worker_id is not None
+        if tracked.state is not RequestState.ENDED and reason is FinishReason.CANCELLED:
+            # Nobody asked for it: the worker is going away.
+            worker = self._fleet.get(worker_id)
+            assert worker is not None
+            message = f"worker {worker_id} stopped the request"
+            failure = WorkerFailure(request_id, code=14, reason="WORKER_STOPPED", message=message, retryable=True)
+            return self._dispatcher.failed(worker, failure, now)
+        self._dispatcher.release(tracked, now)
+        effects: list[Effect] = []
+        if tracked.state is not RequestState.ENDED:
+            tenant, num_output_tokens = tracked.request.tenant, len(tracked.output_token_ids)
+            self._fairness.charge(tenant, num_prompt_tokens=0, num_output_tokens=num_output_tokens)
+            effects.append(self._ledger.finish(tracked, reason, now))
+        self._ledger.forget(tracked)
+        return effects
+
+    def _abort(self, tracked: TrackedRequest, error: RequestError) -> Failed:
+        self._queue.remove(tracked)
+        failed = self._ledger.fail(tracked, error)
+        self._ledger.forget(tracked)
+        return failed
+
+    def _new_queue(self) -> WaitingQueue:
+        return WaitingQueue(self._fairness, newest_first=self._policy.admission.mode is AdmissionMode.LCFS)

@@ -1,0 +1,1 @@
+"""Filters: which workers can take a request at all."""

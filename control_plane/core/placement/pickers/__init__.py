@@ -1,0 +1,1 @@
+"""Pickers: which of the scored workers gets the request."""

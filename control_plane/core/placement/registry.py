@@ -1,0 +1,38 @@
+"""Every filter, scorer and picker that a policy file can name."""
+
+from control_plane.core.placement.filters.adapter_fits import AdapterFits
+from control_plane.core.placement.filters.max_load import MaxLoad
+from control_plane.core.placement.filters.min_free_pages import MinFreePages
+from control_plane.core.placement.filters.sequence_fits import SequenceFits
+from control_plane.core.placement.pickers.max_score import MaxScore
+from control_plane.core.placement.pickers.power_of_two import PowerOfTwo
+from control_plane.core.placement.pickers.weighted_random import WeightedRandom
+from control_plane.core.placement.plugin import Filter, Picker, Scorer
+from control_plane.core.placement.scorers.adapter_residency import AdapterResidency
+from control_plane.core.placement.scorers.consolidate import Consolidate
+from control_plane.core.placement.scorers.free_pages import FreePages
+from control_plane.core.placement.scorers.load import Load
+from control_plane.core.placement.scorers.pending_prefill import PendingPrefill
+from control_plane.core.placement.scorers.rank_fit import RankFit
+
+FILTERS: dict[str, type[Filter]] = {
+    "adapter_fits": AdapterFits,
+    "max_load": MaxLoad,
+    "min_free_pages": MinFreePages,
+    "sequence_fits": SequenceFits,
+}
+
+SCORERS: dict[str, type[Scorer]] = {
+    "adapter_residency": AdapterResidency,
+    "consolidate": Consolidate,
+    "free_pages": FreePages,
+    "load": Load,
+    "pending_prefill": PendingPrefill,
+    "rank_fit": RankFit,
+}
+
+PICKERS: dict[str, type[Picker]] = {
+    "max_score": MaxScore,
+    "power_of_two": PowerOfTwo,
+    "weighted_random": WeightedRandom,
+}

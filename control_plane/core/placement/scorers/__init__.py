@@ -1,0 +1,1 @@
+"""Scorers: how good a worker is for a request, in [0, 1]."""

@@ -1,0 +1,24 @@
+"""Prefer workers that are busy already."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from control_plane.core.placement.plugin import PlacementRequest, WorkerView
+from control_plane.core.settings import bounded
+
+
+@dataclass(frozen=True, slots=True)
+class Consolidate:
+    """Scores the load up to `target`, and what is free above it: fills workers one after the other.
+
+    Full batches cost least for each token, and idle workers can be taken away.
+    """
+
+    name: ClassVar[str] = "consolidate"
+    target: float = bounded(0.8, 0.05, 0.95)
+
+    def score(self, request: PlacementRequest, worker: WorkerView) -> float:  # noqa: ARG002  (any request)
+        """Rises to 1 at the target load, and falls to 0 at the full window."""
+        if worker.load <= self.target:
+            return worker.load / self.target
+        return (1.0 - worker.load) / (1.0 - self.target)

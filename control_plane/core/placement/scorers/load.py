@@ -1,0 +1,17 @@
+"""Prefer workers with free places."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from control_plane.core.placement.plugin import PlacementRequest, WorkerView
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Scores the free share of the worker's window: 1 idle, 0 full."""
+
+    name: ClassVar[str] = "load"
+
+    def score(self, request: PlacementRequest, worker: WorkerView) -> float:  # noqa: ARG002  (any request)
+        """The free share."""
+        return 1.0 - worker.load

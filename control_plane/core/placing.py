@@ -1,0 +1,103 @@
+"""Finding workers for the requests whose turn it is, by the policy in force."""
+
+from control_plane.core.clustering import Candidate
+from control_plane.core.dispatch import Dispatcher
+from control_plane.core.errors import NoWorker
+from control_plane.core.fairness import Fairness
+from control_plane.core.fleet import Fleet, Worker
+from control_plane.core.ledger import TrackedRequest
+from control_plane.core.placement.plugin import PlacementRequest, Rng
+from control_plane.core.policy import Policy
+
+
+class Placer:
+    """Places candidates. What no worker with a free place may have is parked, and tried again when things change."""
+
+    def __init__(self, policy: Policy, rng: Rng, *, fleet: Fleet, dispatcher: Dispatcher, fairness: Fairness) -> None:
+        self.policy = policy
+        self._rng = rng
+        self._fleet = fleet
+        self._dispatcher = dispatcher
+        self._fairness = fairness
+
+    def place(self, candidate: Candidate, now: float) -> bool:
+        """Give a candidate to a worker; False if none of its workers may have it, and it was parked."""
+        tracked = candidate.tracked
+        workers = [worker for worker in candidate.workers if worker.worker_id not in tracked.avoid]
+        worker = self._choose(tracked, workers)
+        if worker is None:
+            self._park(tracked, now)
+            return False
+        self._dispatcher.assign(tracked, worker, self._fairness, now)
+        return True
+
+    def place_parked(self, now: float) -> None:
+        """Try parked requests again, as many as a pass may fail to place."""
+        queue = self._dispatcher.queue
+        if not queue.num_parked or not self._fleet.has_open_worker:
+            return
+        for tracked in queue.parked(self.policy.dispatch.lookahead):
+            open_workers = tuple(self._fleet.open_workers)
+            if tracked.not_before > now or not open_workers:
+                queue.park(tracked)
+            else:
+                self.place(Candidate(tracked, open_workers), now)
+
+    def hint_next(self) -> None:
+        """Tell workers of the adapters of the requests that go next, each where it would be placed now."""
+        queue, depth = self._dispatcher.queue, self.policy.dispatch.prefetch_depth
+        if not depth or not len(queue):
+            return
+        for tracked in queue.first(depth):
+            adapter = tracked.request.adapter
+            if adapter is None or tracked.is_hinted:
+                continue
+            tracked.is_hinted = True
+            worker = self._choose(tracked, self._others(tracked))
+            if worker is not None:
+                self._dispatcher.hint(adapter, worker)
+
+    def without_worker(self, now: float) -> list[TrackedRequest]:
+        """The waiting requests that no worker could take for longer than the grace time."""
+        queue, grace_s = self._dispatcher.queue, self.policy.admission.no_worker_grace_s
+        unable_since = self._fleet.unable_since
+        if unable_since is not None:
+            return [tracked for tracked in queue if now - max(unable_since, tracked.arrived_at) >= grace_s]
+        return [
+            tracked
+            for tracked in queue.parked(queue.num_parked)
+            if tracked.unplaceable_since is not None and now - tracked.unplaceable_since >= grace_s
+        ]
+
+    def no_worker(self, tracked: TrackedRequest, now: float) -> NoWorker:
+        """The error of a request found to be without a worker."""
+        verdicts = self.policy.placement.verdicts(_placement_request(tracked), self._fleet.accepting_workers)
+        refused_by = sorted({name for verdict in verdicts for name in verdict.refused_by})
+        why = f"refused by {', '.join(refused_by)}" if refused_by else "none is attached"
+        return NoWorker(
+            f"no worker could take the request for {now - tracked.arrived_at:.3g} s ({why}): start a worker that can",
+            metadata={"refused_by": ",".join(refused_by), "worker_count": str(len(verdicts))},
+            retry_after_s=self.policy.admission.default_retry_delay_s,
+        )
+
+    def _choose(self, tracked: TrackedRequest, workers: list[Worker]) -> Worker | None:
+        worker_id = self.policy.placement.choose(_placement_request(tracked), workers, self._rng)
+        return self._fleet.get(worker_id) if worker_id is not None else None
+
+    def _park(self, tracked: TrackedRequest, now: float) -> None:
+        self._dispatcher.queue.park(tracked)
+        if self.policy.placement.is_placeable(_placement_request(tracked), self._others(tracked)):
+            tracked.unplaceable_since = None
+        elif tracked.avoid:
+            # Nobody else can take it: those that failed it get another chance.
+            tracked.avoid = frozenset()
+        elif tracked.unplaceable_since is None:
+            tracked.unplaceable_since = now
+
+    def _others(self, tracked: TrackedRequest) -> list[Worker]:
+        """The workers that take requests, but for those that failed this one."""
+        return [worker for worker in self._fleet.accepting_workers if worker.worker_id not in tracked.avoid]
+
+
+def _placement_request(tracked: TrackedRequest) -> PlacementRequest:
+    return PlacementRequest(tracked.request, len(tracked.output_token_ids))

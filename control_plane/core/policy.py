@@ -1,0 +1,78 @@
+"""What operators decide about serving; every default of a policy file is here or in a placement plugin."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from control_plane.core.placement.policy import PlacementPolicy
+from control_plane.core.settings import bounded
+
+
+class AdmissionMode(Enum):
+    """In which order requests are served, and which are not."""
+
+    FCFS = "fcfs"
+    """Oldest first; a first-token deadline is a wish, a late request is served late."""
+    LCFS = "lcfs"
+    """Newest first; as FCFS otherwise."""
+    EARLY_ABORT = "early-abort"
+    """Oldest first; a request that cannot meet its deadline is refused, or aborted as soon as that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionSettings:
+    """Who may wait, how long, and who goes first."""
+
+    mode: AdmissionMode = AdmissionMode.EARLY_ABORT
+    max_queued: int = bounded(4096, 1, 1_000_000)
+    max_queued_per_tenant: int = bounded(2048, 1, 1_000_000)
+    default_first_token_deadline_s: float = bounded(0.0, 0.0, 86_400.0)
+    """For requests that name none; 0 for no deadline."""
+    no_worker_grace_s: float = bounded(10.0, 0.0, 3600.0)
+    """How long a request waits while no worker can take it."""
+    smoothing: float = bounded(0.1, 0.001, 1.0)
+    """Weight of the newest measurement in the moving averages."""
+    default_retry_delay_s: float = bounded(1.0, 0.01, 3600.0)
+    """What a refused client is told to wait before rates were measured."""
+    max_retry_delay_s: float = bounded(30.0, 0.01, 3600.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusteringSettings:
+    """How far requests of one adapter are kept together."""
+
+    max_adapters_per_worker: int = bounded(128, 1, 1_000_000)
+    """Distinct adapters among a worker's requests in flight, beyond which it gets only requests of these adapters."""
+    max_run: int = bounded(8, 1, 1_000_000)
+    """Requests of one adapter that go out together before the next adapter's turn."""
+    max_age_s: float = bounded(1.0, 0.0, 3600.0)
+    """A request that waited longer goes in its order, whatever clustering would prefer."""
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSettings:
+    """How requests are handed to workers."""
+
+    max_attempts: int = bounded(3, 1, 100)
+    """Workers that may lose or fail a request before it fails."""
+    retry_delay_s: float = bounded(0.1, 0.0, 3600.0)
+    """Wait before a request that a worker failed is placed again."""
+    prefetch_depth: int = bounded(8, 0, 1000)
+    """Queued requests whose adapters workers are told of in advance."""
+    max_hinted_adapters: int = bounded(64, 1, 100_000)
+    """Hints that are remembered for each worker."""
+    lookahead: int = bounded(64, 1, 100_000)
+    """Requests that may fail to be placed in one pass before the pass ends."""
+    max_batch_tokens: int = bounded(500_000, 1, 2_000_000)
+    """Prompt tokens in one message to a worker; a longer batch is split, a single longer request goes alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy in force; `digest` names its file's bytes."""
+
+    name: str
+    digest: str = ""
+    admission: AdmissionSettings = field(default_factory=AdmissionSettings)
+    clustering: ClusteringSettings = field(default_factory=ClusteringSettings)
+    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+    dispatch: DispatchSettings = field(default_factory=DispatchSettings)

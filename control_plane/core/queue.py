@@ -1,0 +1,180 @@
+"""The requests that wait for a worker, in order, by tenant and by adapter."""
+
+import heapq
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+
+from control_plane.core.fairness import Fairness, OrderKey
+from control_plane.core.ledger import TrackedRequest
+
+_Heap = list[tuple[OrderKey, str]]
+
+
+class _Lane:
+    """One tenant's waiting requests. Removed requests stay in the heaps until they surface or outnumber the others."""
+
+    def __init__(self) -> None:
+        self.order: _Heap = []
+        self.groups: dict[str | None, _Heap] = {}
+
+
+class WaitingQueue:
+    """Waiting requests; adding, removing and finding the first cost O(log n).
+
+    A request that no worker could take is parked: it still counts as waiting, but is not in the order until it is
+    tried again. Parked requests take turns.
+    """
+
+    def __init__(self, fairness: Fairness, *, newest_first: bool) -> None:
+        self._fairness = fairness
+        self._sign = -1 if newest_first else 1
+        self._lanes: dict[str, _Lane] = {}
+        self._keys: dict[str, OrderKey] = {}
+        self._ordered: dict[str, TrackedRequest] = {}
+        self._parked: OrderedDict[str, TrackedRequest] = OrderedDict()
+        self._num_of_tenant: Counter[str] = Counter()
+        self._num_of_priority: Counter[int] = Counter()
+        self._num_stale = 0
+
+    def __len__(self) -> int:
+        return len(self._ordered) + len(self._parked)
+
+    def __iter__(self) -> Iterator[TrackedRequest]:
+        yield from self._ordered.values()
+        yield from self._parked.values()
+
+    @property
+    def num_parked(self) -> int:
+        """Requests that wait for another try."""
+        return len(self._parked)
+
+    def key(self, tracked: TrackedRequest) -> OrderKey:
+        """Where a request stands in the order; least first."""
+        first, priority = self.rank(tracked)
+        return (first, priority, self._sign * tracked.number)
+
+    def rank(self, tracked: TrackedRequest) -> tuple[int, int]:
+        """The part of the order that clustering keeps: requests that had a place once, then priority."""
+        return (0 if tracked.is_requeued else 1, -tracked.request.priority)
+
+    def num_of_tenant(self, tenant: str) -> int:
+        """Waiting requests of a tenant."""
+        return self._num_of_tenant[tenant]
+
+    def num_ahead(self, priority: int) -> int:
+        """Waiting requests that go before a new one of this priority."""
+        if self._sign < 0:
+            return sum(num for other, num in self._num_of_priority.items() if other > priority)
+        return sum(num for other, num in self._num_of_priority.items() if other >= priority)
+
+    def add(self, tracked: TrackedRequest) -> None:
+        """Let a request wait."""
+        self._num_of_tenant[tracked.request.tenant] += 1
+        self._num_of_priority[tracked.request.priority] += 1
+        self._put_in_order(tracked)
+
+    def remove(self, tracked: TrackedRequest) -> None:
+        """Take a request out, wherever it is."""
+        if self._parked.pop(tracked.request_id, None) is None:
+            self._take_from_order(tracked)
+        tenant, priority = tracked.request.tenant, tracked.request.priority
+        self._num_of_tenant[tenant] -= 1
+        if not self._num_of_tenant[tenant]:
+            del self._num_of_tenant[tenant]
+        self._num_of_priority[priority] -= 1
+        if not self._num_of_priority[priority]:
+            del self._num_of_priority[priority]
+
+    def park(self, tracked: TrackedRequest) -> None:
+        """Take a waiting request out of the order until it is tried again."""
+        if tracked.request_id in self._parked:
+            self._parked.move_to_end(tracked.request_id)
+            return
+        self._take_from_order(tracked)
+        self._parked[tracked.request_id] = tracked
+
+    def parked(self, limit: int) -> list[TrackedRequest]:
+        """The parked requests whose turn it is to be tried."""
+        return [tracked for tracked, _ in zip(self._parked.values(), range(limit), strict=False)]
+
+    def head(self) -> TrackedRequest | None:
+        """The request that goes first."""
+        heads = {tenant: key for tenant in list(self._lanes) if (key := self._head_of(tenant)) is not None}
+        if not heads:
+            return None
+        lane = self._lanes[self._fairness.next_tenant(heads)]
+        return self._ordered[lane.order[0][1]]
+
+    def head_of_adapter(self, digest: str | None) -> TrackedRequest | None:
+        """The first request for an adapter, or for the base model."""
+        heads = {tenant: key for tenant, lane in self._lanes.items() if (key := self._first_key(lane, digest))}
+        if not heads:
+            return None
+        group = self._lanes[self._fairness.next_tenant(heads)].groups[digest]
+        return self._ordered[group[0][1]]
+
+    def first(self, limit: int) -> list[TrackedRequest]:
+        """About the first `limit` requests of the order, whoever's turn it is among tenants."""
+        found: _Heap = []
+        for lane in self._lanes.values():
+            found += self._first_of(lane.order, limit)
+        return [self._ordered[request_id] for _, request_id in sorted(found)[:limit]]
+
+    def _put_in_order(self, tracked: TrackedRequest) -> None:
+        key = self.key(tracked)
+        lane = self._lanes.setdefault(tracked.request.tenant, _Lane())
+        self._keys[tracked.request_id] = key
+        self._ordered[tracked.request_id] = tracked
+        heapq.heappush(lane.order, (key, tracked.request_id))
+        heapq.heappush(lane.groups.setdefault(tracked.digest, []), (key, tracked.request_id))
+
+    def _take_from_order(self, tracked: TrackedRequest) -> None:
+        del self._keys[tracked.request_id]
+        del self._ordered[tracked.request_id]
+        self._num_stale += 1
+        if self._num_stale > 2 * len(self._ordered) + 64:
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        waiting, self._lanes, self._num_stale = list(self._ordered.values()), {}, 0
+        for tracked in waiting:
+            self._put_in_order(tracked)
+
+    def _is_stale(self, item: tuple[OrderKey, str]) -> bool:
+        return self._keys.get(item[1]) != item[0]
+
+    def _drop_stale(self, heap: _Heap) -> None:
+        while heap and self._is_stale(heap[0]):
+            heapq.heappop(heap)
+
+    def _head_of(self, tenant: str) -> OrderKey | None:
+        lane = self._lanes[tenant]
+        self._drop_stale(lane.order)
+        if lane.order:
+            return lane.order[0][0]
+        del self._lanes[tenant]
+        return None
+
+    def _first_key(self, lane: _Lane, digest: str | None) -> OrderKey | None:
+        group = lane.groups.get(digest)
+        if group is None:
+            return None
+        self._drop_stale(group)
+        if group:
+            return group[0][0]
+        del lane.groups[digest]
+        return None
+
+    def _first_of(self, heap: _Heap, limit: int) -> _Heap:
+        """The least `limit` items of a heap that are not stale, without changing it."""
+        found: _Heap = []
+        frontier = [(heap[0], 0)] if heap else []
+        while frontier and len(found) < limit:
+            item, index = heapq.heappop(frontier)
+            # An id parked and put back is in the heap twice under one key.
+            if not self._is_stale(item) and (not found or found[-1] != item):
+                found.append(item)
+            for child in (2 * index + 1, 2 * index + 2):
+                if child < len(heap):
+                    heapq.heappush(frontier, (heap[child], child))
+        return found

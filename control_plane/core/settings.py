@@ -1,0 +1,32 @@
+"""How a setting that operators may change declares its default and its range."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+_BOUNDS = "bounds"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The numbers that a setting may have, both ends included."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"from {self.low:g} to {self.high:g}"
+
+
+def bounded(default: float, low: float, high: float) -> Any:
+    """A dataclass field with a default and a range; the policy decoder refuses what lies outside."""
+    return field(default=default, metadata={_BOUNDS: Bounds(low, high)})
+
+
+def bounds_of(metadata: Any) -> Bounds | None:
+    """The range that a dataclass field was declared with."""
+    bounds = metadata.get(_BOUNDS)
+    assert bounds is None or isinstance(bounds, Bounds)
+    return bounds
