@@ -38,7 +38,7 @@ def reference_probabilities(logits: Tensor, temperature: float, top_k: int, top_
     kept = torch.softmax(logits[order] / temperature, dim=0).tolist()
     before = 0.0
     for token, probability in zip(order, kept, strict=True):
-        if before < top_p and probability >= min_p * kept[0]:
+        if (before < top_p or top_p == 1) and probability >= min_p * kept[0]:
             probabilities[token] = probability
         before += probability
     return probabilities / probabilities.sum()

@@ -1,0 +1,196 @@
+"""The engine: requests in, one step at a time, tokens out."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from worker.adapters.residency import Load, Residency
+from worker.engine.batch import BatchBuilder, StepBatch
+from worker.engine.config import EngineConfig
+from worker.engine.sampler import SampledTokens, Sampler
+from worker.engine.scheduler import Plan, Scheduler
+from worker.engine.sequence import Sequence
+from worker.errors import MaxTokensOutOfRangeError, PromptEmptyError, PromptTooLongError, WorkerError
+from worker.memory.pool import PagePool
+from worker.memory.storage import PageStorage
+from worker.model.batch import ForwardBatch
+from worker.types import (
+    EngineRequest,
+    EngineStats,
+    FinishReason,
+    RequestFailure,
+    SequenceOutput,
+    StepResult,
+)
+
+
+class Model(Protocol):
+    """What the engine asks of a model."""
+
+    def forward(self, batch: ForwardBatch, pages: Tensor) -> Tensor:
+        """Logits, `[num_logit_rows, vocab]` float32."""
+
+
+class Loader(Protocol):
+    """What the engine asks of the copies from host memory to the pool."""
+
+    def perform(self, loads: Iterable[Load]) -> None:
+        """Do every copy before the next forward pass."""
+
+
+class Engine:
+    """Owns the sequences in flight. Not for several threads.
+
+    Every request ends exactly once, in the result of some step: by an output with a finish reason, or by a failure.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        storage: PageStorage,
+        pool: PagePool,
+        residency: Residency,
+        loader: Loader,
+        config: EngineConfig,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        device = storage.pages.device
+        self._model = model
+        self._storage = storage
+        self._pool = pool
+        self._residency = residency
+        self._loader = loader
+        self._config = config
+        self._clock = clock
+        self._scheduler = Scheduler(pool, residency, config)
+        self._batches = BatchBuilder(config.block_size, residency, device)
+        self._sampler = Sampler(device)
+        self._sequences: dict[str, Sequence] = {}
+        self._outputs: list[SequenceOutput] = []  # of the next result
+        self._failures: list[RequestFailure] = []
+        self._num_arrivals = 0
+        self._num_output_tokens = 0
+        self._num_prefill_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do or tell anything."""
+        return bool(self._sequences or self._outputs or self._failures)
+
+    def add(self, request: EngineRequest) -> None:
+        """Take a request; if it cannot be served, the next step's result says why."""
+        assert request.request_id not in self._sequences, f"{request.request_id} is in flight"
+        try:
+            _check(request, self._config.context_length)
+            sequence = Sequence(request, self._num_arrivals, self._config.context_length)
+            self._scheduler.add(sequence)
+        except WorkerError as error:
+            self._failures.append(RequestFailure.of(request.request_id, error))
+            return
+        self._num_arrivals += 1
+        self._sequences[request.request_id] = sequence
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request and free its pages now; the next step's result tells. A request that ended stays ended."""
+        if request_id in self._sequences:
+            self._end(self._sequences[request_id])
+            self._outputs.append(SequenceOutput(request_id, finish_reason=FinishReason.CANCELLED))
+
+    @torch.inference_mode()
+    def step(self) -> StepResult:
+        """Compute the next tokens of as many sequences as the bounds allow."""
+        started = self._clock()
+        plan = self._scheduler.schedule()
+        self._loader.perform(self._residency.take_loads())
+        if plan.sequences:
+            batch, logits = self._forward(plan)
+            tokens = self._sampler.sample(logits, batch.sampled)
+            self._emit(plan, batch, tokens)
+        if not self._sequences:
+            self._check_integrity()
+        return self._result(started)
+
+    def _forward(self, plan: Plan) -> tuple[StepBatch, Tensor]:
+        batch = self._batches.build(plan)
+        return batch, self._model.forward(batch.forward, self._storage.pages)
+
+    def _emit(self, plan: Plan, batch: StepBatch, tokens: SampledTokens) -> None:
+        """Note what was computed, then give every sampled sequence its token."""
+        for sequence, num_tokens in zip(plan.sequences, plan.num_tokens, strict=True):
+            if sequence.num_computed < sequence.num_prompt:
+                self._num_prefill_tokens += min(num_tokens, sequence.num_prompt - sequence.num_computed)
+            sequence.num_computed += num_tokens
+        for row, (sequence, token_id) in enumerate(zip(batch.sampled, tokens.token_ids, strict=True)):
+            request = sequence.request
+            if token_id in request.stop_token_ids:
+                self._outputs.append(SequenceOutput(request.request_id, finish_reason=FinishReason.STOP))
+                self._end(sequence)
+                continue
+            sequence.token_ids.append(token_id)
+            self._num_output_tokens += 1
+            is_full = sequence.num_tokens >= sequence.max_length
+            logprobs = (tokens.logprobs[row],) if row in tokens.logprobs else ()
+            finish_reason = FinishReason.LENGTH if is_full else None
+            self._outputs.append(SequenceOutput(request.request_id, (token_id,), logprobs, finish_reason))
+            if is_full:
+                self._end(sequence)
+
+    def _end(self, sequence: Sequence) -> None:
+        self._scheduler.finish(sequence)
+        del self._sequences[sequence.request.request_id]
+
+    def _check_integrity(self) -> None:
+        assert self._pool.kv_pages == 0, f"{self._pool.kv_pages} pages hold KV of no sequence"
+        self._pool.check_integrity()
+        self._residency.check_integrity()
+
+    def _result(self, started: float) -> StepResult:
+        changes = self._residency.take_changes()
+        for change in changes:
+            if not change.resident:
+                self._batches.forget_adapter(change.digest)
+        outputs, self._outputs = tuple(self._outputs), []
+        failures, self._failures = tuple(self._failures), []
+        return StepResult(outputs, failures, changes, self._stats(started))
+
+    def _stats(self, started: float) -> EngineStats:
+        return EngineStats(
+            total_pages=self._pool.total_pages,
+            free_pages=self._pool.free_pages,
+            kv_pages=self._pool.kv_pages,
+            adapter_pages=self._pool.adapter_pages,
+            num_running=self._scheduler.num_running,
+            num_waiting=self._scheduler.num_waiting,
+            pending_prefill_tokens=self._scheduler.pending_prefill_tokens,
+            step_ms=(self._clock() - started) * 1000,
+            num_output_tokens=self._num_output_tokens,
+            num_prefill_tokens=self._num_prefill_tokens,
+            num_preemptions=self._scheduler.num_preemptions,
+        )
+
+
+def _check(request: EngineRequest, context_length: int) -> None:
+    """Refuse what the engine could not run whatever its state.
+
+    Raises:
+        PromptEmptyError, MaxTokensOutOfRangeError, PromptTooLongError: see each.
+    """
+    num_known = len(request.prompt_token_ids) + len(request.resumed_token_ids)
+    if not request.prompt_token_ids:
+        raise PromptEmptyError("the prompt has no token: send at least one", field="prompt_token_ids")
+    if request.max_tokens <= len(request.resumed_token_ids):
+        raise MaxTokensOutOfRangeError(
+            f"max_tokens is {request.max_tokens} and {len(request.resumed_token_ids)} tokens were already produced: "
+            "ask for at least one more",
+            field="max_tokens",
+        )
+    if num_known >= context_length:
+        raise PromptTooLongError(
+            f"prompt and resumed output have {num_known} tokens, which leaves no room for output in a context of "
+            f"{context_length}: shorten the prompt",
+            field="prompt_token_ids",
+        )

@@ -1,0 +1,11 @@
+"""Why the engine refuses a request, besides a pool that is too small for it (`worker.memory.errors`)."""
+
+from worker.errors import Code, WorkerError
+
+
+class WaitingQueueFull(WorkerError):
+    """As many sequences wait as the configuration allows."""
+
+    reason = "WAITING_QUEUE_FULL"
+    code = Code.RESOURCE_EXHAUSTED
+    retryable = True

@@ -1,0 +1,35 @@
+"""Host arrays on their way to the model's device."""
+
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_ALIGNMENT = 8  # bytes; of the largest type staged
+
+
+def joined(arrays: Iterable["array[int]"], dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:
+    """The ids of all arrays, one array after the other; `dtype` is theirs."""
+    return np.frombuffer(bytearray().join(arrays), dtype=dtype)
+
+
+def to_device(sources: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
+    """Tensors of the same shapes and types on `device`, in one copy; on a CPU they share the sources' memory."""
+    if device.type == "cpu":
+        return [torch.from_numpy(source) for source in sources]
+    sizes = [-(-source.nbytes // _ALIGNMENT) * _ALIGNMENT for source in sources]
+    starts = [0, *accumulate(sizes)]
+    staged = torch.empty(starts.pop(), dtype=torch.uint8, pin_memory=True)
+    buffer = staged.numpy()
+    for source, start in zip(sources, starts, strict=True):
+        buffer[start : start + source.nbytes] = np.ascontiguousarray(source).reshape(-1).view(np.uint8)
+    moved = staged.to(device, non_blocking=True)
+    return [
+        moved[start : start + source.nbytes].view(torch.from_numpy(source).dtype).view(source.shape)
+        for source, start in zip(sources, starts, strict=True)
+    ]
