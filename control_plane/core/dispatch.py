@@ -18,8 +18,6 @@ from control_plane.core.types import (
     WorkerFailure,
 )
 
-_NOT_TAKEN = "NOT_TAKEN"
-
 
 class Dispatcher:
     """Moves requests between the queue and the workers' windows; an attempt that fails is made elsewhere."""
@@ -61,14 +59,9 @@ class Dispatcher:
         """The messages that send what was assigned and hinted, each batch grouped by adapter."""
         effects: list[Effect] = []
         for worker_id, requests in self._outbox.items():
-            worker = self._fleet.get(worker_id)
-            assert worker is not None
-            batches = self._split(_grouped(requests))
-            for index, batch in enumerate(batches):
-                worker.unanswered.append(tuple(tracked.request_id for tracked in batch))
-                prefetch = self._hints.pop(worker_id, []) if index == len(batches) - 1 else []
+            for batch in self._split(_grouped(requests)):
                 sent = tuple(DispatchedRequest(each.request, tuple(each.output_token_ids)) for each in batch)
-                effects.append(SendBatch(worker_id, sent, tuple(prefetch)))
+                effects.append(SendBatch(worker_id, sent, tuple(self._hints.pop(worker_id, ()))))
         effects += [SendBatch(worker_id, (), tuple(adapters)) for worker_id, adapters in self._hints.items()]
         self._outbox.clear()
         self._hints.clear()
@@ -99,7 +92,7 @@ class Dispatcher:
         return effects
 
     def acked(self, event: BatchAcked, now: float) -> list[Effect]:
-        """A worker answered its oldest batch."""
+        """A worker took or refused requests."""
         worker = self._fleet.get(event.worker_id)
         if worker is None:
             return []
@@ -110,11 +103,6 @@ class Dispatcher:
         effects: list[Effect] = []
         for failure in event.rejected:
             effects += self.failed(worker, failure, now)
-        named = {*event.accepted_request_ids, *(failure.request_id for failure in event.rejected)}
-        for request_id in worker.unanswered.popleft() if worker.unanswered else ():
-            tracked = worker.in_flight.get(request_id)
-            if request_id not in named and tracked is not None and tracked.state is not RequestState.RUNNING:
-                effects += self.failed(worker, _not_taken(request_id, worker.worker_id), now)
         return effects
 
     def failed(self, worker: Worker, failure: WorkerFailure, now: float) -> list[Effect]:
@@ -187,8 +175,3 @@ def _grouped(requests: list[TrackedRequest]) -> list[TrackedRequest]:
     for tracked in requests:
         groups.setdefault(tracked.digest, []).append(tracked)
     return [tracked for group in groups.values() for tracked in group]
-
-
-def _not_taken(request_id: str, worker_id: str) -> WorkerFailure:
-    message = f"worker {worker_id} did not take the request"
-    return WorkerFailure(request_id, code=14, reason=_NOT_TAKEN, message=message, retryable=True)

@@ -1,7 +1,6 @@
 """The workers as the control plane sees them."""
 
 import math
-from collections import deque
 from collections.abc import Iterator
 
 from control_plane.core.estimators import PrefillRate
@@ -19,8 +18,6 @@ class Worker:
         self.residency: dict[str, ResidencyTier] = {}
         self.in_flight: dict[str, TrackedRequest] = {}
         self.prefill_rate = PrefillRate()
-        # Ids of the batches that the worker has not answered, oldest first.
-        self.unanswered: deque[tuple[str, ...]] = deque()
         self._num_requests_of: dict[str, int] = {}
         self._sum_log_rank = 0.0
         self._num_with_adapter = 0
