@@ -93,6 +93,11 @@ class HostCache:
         """The adapters in host memory."""
         return self._index.digests
 
+    def get_hosted(self, digest: str) -> HostLease | None:
+        """Leases the adapter if it is in host memory now."""
+        adapter = self._index.lease(digest)
+        return None if adapter is None else HostLease(adapter, self._release)
+
     async def get(self, ref: AdapterRef) -> HostLease:
         """Leases the adapter, loading it if it is not in host memory; requests that want one digest share one load.
 
@@ -100,15 +105,15 @@ class HostCache:
             HostCacheFull: the pages that it needs were leased to other requests for too long.
             WorkerError: as the source, `parse_weights` and `pack_weights` raise.
         """
-        adapter = self._index.lease(ref.digest)
-        if adapter is None:
-            try:
-                adapter = await self._wait_for_load(ref)
-            except WorkerError as error:
-                # Named for each request: two adapters of different tenants may share a digest.
-                metadata = {**error.metadata, "adapter_id": ref.adapter_id, "digest": ref.digest}
-                raise type(error)(f"adapter {ref.adapter_id}: {error.message}", **metadata) from error
-        return HostLease(adapter, self._release)
+        lease = self.get_hosted(ref.digest)
+        if lease is not None:
+            return lease
+        try:
+            return HostLease(await self._wait_for_load(ref), self._release)
+        except WorkerError as error:
+            # Named for each request: two adapters of different tenants may share a digest.
+            metadata = {**error.metadata, "adapter_id": ref.adapter_id, "digest": ref.digest}
+            raise type(error)(f"adapter {ref.adapter_id}: {error.message}", **metadata) from error
 
     def prefetch(self, refs: Iterable[AdapterRef]) -> None:
         """Starts to load adapters that requests will soon need, as many as the limits allow; never fails."""

@@ -98,7 +98,9 @@ async def wait_until(condition) -> None:
 
 
 async def test_loads_once_and_then_answers_from_memory(house) -> None:
+    assert house.cache.get_hosted(A.digest) is None
     lease = await house.cache.get(A)
+    assert house.cache.get_hosted(A.digest).adapter == lease.adapter
     again = await house.cache.get(A)
     assert house.source.fetched == ["team/a"]
     assert again.adapter == lease.adapter
