@@ -18,10 +18,10 @@ class PoolTooSmall(WorkerError):
     code = Code.FAILED_PRECONDITION
 
 
-class HostArenaTooSmall(WorkerError):
-    """The host arena does not fit in the file system that was chosen for it, or holds no page."""
+class HostArenaUnusable(WorkerError):
+    """The host arena does not fit in the folder that was chosen for it, cannot be made there, or holds no page."""
 
-    reason = "HOST_ARENA_TOO_SMALL"
+    reason = "HOST_ARENA_UNUSABLE"
     code = Code.FAILED_PRECONDITION
 
 

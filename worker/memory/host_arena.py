@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from worker.memory.errors import HostArenaTooSmall, HostMemoryFull
+from worker.memory.errors import HostArenaUnusable, HostMemoryFull
 from worker.memory.layout import PageGeometry
 from worker.memory.storage import PageStorage, page_size_bytes
 
@@ -39,13 +39,19 @@ class HostArena:
         """Makes a new file in `folder` and maps it.
 
         Raises:
-            HostArenaTooSmall: the arena would hold no page, or the file system has no room for it.
+            HostArenaUnusable: the arena would hold no page, the folder cannot be written, or has no room.
         """
         page_bytes = page_size_bytes(geometry, dtype)
         if num_pages < 1:
-            raise HostArenaTooSmall(f"the host cache holds no page: set its size to {page_bytes} bytes or more")
-        _check_room(folder, num_pages * page_bytes)
-        descriptor, name = tempfile.mkstemp(prefix="multitude-arena-", dir=folder)
+            raise HostArenaUnusable(f"the host cache holds no page: set its size to {page_bytes} bytes or more")
+        try:
+            _check_room(folder, num_pages * page_bytes)
+            descriptor, name = tempfile.mkstemp(prefix="multitude-arena-", dir=folder)
+        except OSError as error:
+            raise HostArenaUnusable(
+                f"the host cache cannot be made in {folder}: {error.strerror}: point host_cache_dir to a folder that "
+                f"this worker may write to"
+            ) from error
         try:
             os.truncate(descriptor, num_pages * page_bytes)
             return cls(Path(name), num_pages, geometry, dtype)
@@ -117,7 +123,7 @@ def _check_room(folder: Path, num_bytes: int) -> None:
     room = os.statvfs(folder)
     free = room.f_bavail * room.f_frsize
     if num_bytes > free:
-        raise HostArenaTooSmall(
+        raise HostArenaUnusable(
             f"the host cache of {num_bytes} bytes does not fit in {folder}, which has {free} bytes free: set a "
             f"smaller host_cache_bytes, point host_cache_dir to a file system with room, or make that one larger "
             f"(docker: --shm-size)"

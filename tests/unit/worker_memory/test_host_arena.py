@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from worker.memory.errors import HostArenaTooSmall, HostMemoryFull
+from worker.memory.errors import HostArenaUnusable, HostMemoryFull
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import ModelShape, PageGeometry
 from worker.memory.storage import PageStorage, page_size_bytes
@@ -38,13 +38,18 @@ def test_the_file_takes_memory_as_pages_are_reserved(tmp_path) -> None:
 
 def test_a_file_system_too_small_is_named_before_anything_is_written(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
-    with pytest.raises(HostArenaTooSmall, match="has 4096 bytes free: set a smaller host_cache_bytes"):
+    with pytest.raises(HostArenaUnusable, match="has 4096 bytes free: set a smaller host_cache_bytes"):
         HostArena.create(tmp_path, 100, GEOMETRY, torch.float32)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path) -> None:
+    with pytest.raises(HostArenaUnusable, match="missing: No such file or directory: point host_cache_dir"):
+        HostArena.create(tmp_path / "missing", 4, GEOMETRY, torch.float32)
+
+
 def test_an_arena_without_a_page_is_refused(tmp_path) -> None:
-    with pytest.raises(HostArenaTooSmall, match="set its size to 384 bytes or more"):
+    with pytest.raises(HostArenaUnusable, match="set its size to 384 bytes or more"):
         HostArena.create(tmp_path, 0, GEOMETRY, torch.float32)
 
 
