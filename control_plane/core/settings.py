@@ -17,7 +17,7 @@ class Bounds:
         return self.low <= value <= self.high
 
     def __str__(self) -> str:
-        return f"from {self.low:g} to {self.high:g}"
+        return f"from {self.low:.12g} to {self.high:.12g}"
 
 
 def bounded(default: float, low: float, high: float) -> Any:

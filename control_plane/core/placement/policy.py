@@ -8,7 +8,9 @@ from control_plane.core.placement.filters.sequence_fits import SequenceFits
 from control_plane.core.placement.pickers.max_score import MaxScore
 from control_plane.core.placement.plugin import Filter, Picker, PlacementRequest, Rng, ScoredWorker, Scorer, WorkerView
 from control_plane.core.placement.scorers.adapter_residency import AdapterResidency
+from control_plane.core.placement.scorers.free_pages import FreePages
 from control_plane.core.placement.scorers.load import Load
+from control_plane.core.placement.scorers.pending_prefill import PendingPrefill
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ class Explanation:
 
 
 def _default_scorers() -> tuple[WeightedScorer, ...]:
-    return (WeightedScorer(AdapterResidency(), 1.0), WeightedScorer(Load(), 1.0))
+    scorers = ((AdapterResidency(), 2.0), (Load(), 4.0), (PendingPrefill(), 1.0), (FreePages(), 1.0))
+    return tuple(WeightedScorer(scorer, weight) for scorer, weight in scorers)
 
 
 @dataclass(frozen=True, slots=True)

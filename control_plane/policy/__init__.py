@@ -1,0 +1,1 @@
+"""The policy file: strictly read, and refused with every fault named by its line."""
