@@ -83,6 +83,23 @@ class EngineSection(Section):
         return EngineConfig(**values)
 
 
+class FetchSection(Section):
+    """How adapters come from the store to host memory."""
+
+    # Longest time for one adapter, retries included.
+    deadline_s: PositiveSeconds = 60.0
+    max_attempts: PositiveInt = 5
+    # Pause before the second attempt; doubles with each more.
+    backoff_s: PositiveSeconds = 0.1
+    # Larger adapters are refused.
+    max_adapter_bytes: PositiveInt = 8 * 1024**3
+    # Adapters loaded at the same time, and those among them that no request waits for yet.
+    max_loads: PositiveInt = 4
+    max_prefetches: PositiveInt = 2
+    # How long a request waits for others to leave room for its adapter.
+    room_timeout_s: PositiveSeconds = 30.0
+
+
 class WorkerConfig(Section):
     """Everything."""
 
@@ -93,7 +110,6 @@ class WorkerConfig(Section):
     advertise_address: str = ""
     # The adapter store. Empty: the base model only.
     store_address: str = "127.0.0.1:7001"
-    store_timeout_s: PositiveSeconds = 30.0
     model: ModelSection
     redis: RedisSection = RedisSection()
     engine: EngineSection = EngineSection()
@@ -104,10 +120,11 @@ class WorkerConfig(Section):
     host_cache_bytes: int = Field(default=0, ge=0)
     # Folder of a file system in memory. Unset: /dev/shm if there is one, else the folder for temporary files.
     host_cache_dir: Path | None = None
-    # Downloads of adapters at the same time.
-    max_fetches: PositiveInt = 4
+    fetch: FetchSection = FetchSection()
     # Most requests held for one control plane.
     request_window: PositiveInt = 256
+    # Most steps of sequences joined in one message.
+    message_tokens: PositiveInt = 8192
     status_interval_s: PositiveSeconds = 0.25
     # Threads of the engine's arithmetic on a CPU. 0: half of the cores.
     threads: int = Field(default=0, ge=0, le=1024)

@@ -121,6 +121,13 @@ class RequestWindowExceededError(WorkerError):
     retryable = True
 
 
+class AdapterStoreMissingError(WorkerError):
+    """A request names an adapter, and the worker was given no adapter store."""
+
+    reason = "ADAPTER_STORE_MISSING"
+    code = Code.FAILED_PRECONDITION
+
+
 class WorkerDrainingError(WorkerError):
     """The worker is shutting down."""
 

@@ -1,5 +1,6 @@
 """The worker's vocabulary: what its server, engine process and engine say to each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Self
@@ -124,6 +125,15 @@ class SequenceOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputPiece:
+    """What one step added to a request's output: the text belongs to the tokens and never travels without them."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[PositionLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RequestFailure:
     """A request that the worker could not serve: a stable UPPER_SNAKE reason and what to change."""
 
@@ -172,3 +182,20 @@ class StepResult:
     failures: tuple[RequestFailure, ...] = ()
     residency: tuple[PoolResidency, ...] = ()
     stats: EngineStats = field(default_factory=EngineStats)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """What a worker says of itself to a control plane.
+
+    `residency` holds changes since the last status, or everything if `is_residency_snapshot`.
+    """
+
+    worker_id: str
+    base_model: str
+    request_window: int
+    page_size_bytes: int
+    block_size: int
+    stats: EngineStats = field(default_factory=EngineStats)
+    residency: Mapping[str, ResidencyTier] = field(default_factory=dict)
+    is_residency_snapshot: bool = False

@@ -1,0 +1,214 @@
+"""The worker put together: what is made of its configuration, in which order, and how it ends."""
+
+import asyncio
+import logging
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import grpc.aio
+import torch
+
+from worker.adapters.fetcher import Fetcher, FetchLimits
+from worker.adapters.host_cache import HostCache, HostCacheLimits
+from worker.adapters.store_client import GrpcWeightsStore
+from worker.codec import lease_to_json
+from worker.config import WorkerConfig
+from worker.engine_process.build import EngineSpec, build_engine
+from worker.engine_process.client import EngineClient
+from worker.engine_process.messages import EngineFacts
+from worker.lease import Lease
+from worker.memory.host_arena import HostArena
+from worker.memory.layout import PageGeometry
+from worker.memory.storage import page_size_bytes
+from worker.model.config import ModelConfig, read_config
+from worker.server import WorkerServer, WorkerServicer
+from worker.serving.desk import DeskLimits, RequestDesk
+from worker.serving.residency import ResidencyBoard
+from worker.serving.status import StatusBoard
+from worker.text.vocabulary import load_vocabulary
+from worker.types import EngineStats, WorkerStatus
+
+_log = logging.getLogger("worker")
+
+_MAX_DEFAULT_HOST_CACHE_BYTES = 1024**3
+_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - a file system in memory, where there is one
+
+
+async def serve(config: WorkerConfig, stop: asyncio.Event, ready: Callable[[str], None]) -> int:
+    """Runs a worker until `stop` is set or its engine is gone, and returns the exit code.
+
+    `ready` is called with the address once it serves.
+
+    Raises:
+        WorkerError: What has to change in the configuration, the model directory or the machine.
+    """
+    async with AsyncExitStack() as parts:
+        torch.set_num_threads(1)  # adapters are packed here, beside the event loop
+        model = read_config(config.model.path)
+        vocabulary = await asyncio.to_thread(load_vocabulary, config.model.path)
+        arena = _make_arena(config, model)
+        parts.callback(arena.close)
+        engine = await _start_engine(config, model, arena)
+        parts.push_async_callback(engine.close)
+
+        board = ResidencyBoard()
+        host = await parts.enter_async_context(_host_cache(config, arena, _geometry(config, model), board))
+        status = StatusBoard(_fixed_status(config, engine.facts), board)
+        limits = DeskLimits(config.request_window, config.message_tokens)
+        desk = RequestDesk(limits, engine.facts, engine, vocabulary, host, status)
+        engine.listen(desk)
+
+        server = WorkerServer(WorkerServicer(desk, status, config.model.served_name), config)
+        address = await server.start()
+        parts.push_async_callback(server.stop)
+        await parts.enter_async_context(_running(_tell_status(desk, config.status_interval_s)))
+        async with _lease(config, engine.facts, address):
+            ready(address)
+            await _first_of(stop.wait(), engine.wait_gone())
+        await server.set_serving(serving=False)
+        desk.start_draining()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(config.crash_flush_s if desk.has_lost_engine else config.drain_seconds):
+                await desk.wait_empty()
+        return 1 if desk.has_lost_engine else 0
+
+
+def _geometry(config: WorkerConfig, model: ModelConfig) -> PageGeometry:
+    return PageGeometry(model.shape, config.engine.block_size)
+
+
+def _device(config: WorkerConfig) -> str:
+    if config.model.device != "auto":
+        return config.model.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(config: WorkerConfig, model: ModelConfig) -> torch.dtype:
+    name: str = config.model.dtype
+    if name == "auto":
+        name = "float32" if _device(config) == "cpu" else model.dtype
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def _make_arena(config: WorkerConfig, model: ModelConfig) -> HostArena:
+    """The memory that both processes share, in a file that loses its name as soon as both have it open."""
+    folder = config.host_cache_dir
+    if folder is None:
+        has_memory_folder = _MEMORY_FOLDER.is_dir() and os.access(_MEMORY_FOLDER, os.W_OK)
+        folder = _MEMORY_FOLDER if has_memory_folder else Path(tempfile.gettempdir())
+    num_bytes = config.host_cache_bytes
+    if not num_bytes:
+        room = os.statvfs(folder)
+        num_bytes = min(room.f_bavail * room.f_frsize // 2, _MAX_DEFAULT_HOST_CACHE_BYTES)
+    geometry, dtype = _geometry(config, model), _dtype(config, model)
+    return HostArena.create(folder, num_bytes // page_size_bytes(geometry, dtype), geometry, dtype)
+
+
+async def _start_engine(config: WorkerConfig, model: ModelConfig, arena: HostArena) -> EngineClient:
+    spec = EngineSpec(
+        model_path=config.model.path.resolve(),
+        dtype=str(_dtype(config, model)).removeprefix("torch."),
+        device=_device(config),
+        engine=config.engine,
+        pool_bytes=config.pool_bytes,
+        pool_memory_share=config.pool_memory_share,
+        num_threads=config.num_threads,
+        arena_path=arena.path,
+        num_arena_pages=arena.num_pages,
+    )
+    try:
+        return await EngineClient.start(partial(build_engine, spec), timeout_s=config.engine_start_s)
+    finally:
+        arena.unlink()
+
+
+@asynccontextmanager
+async def _host_cache(
+    config: WorkerConfig, arena: HostArena, geometry: PageGeometry, board: ResidencyBoard
+) -> AsyncIterator[HostCache | None]:
+    """Adapters in host memory, and the way to the store; none if there is no store."""
+    if not config.store_address:
+        yield None
+        return
+    fetch = config.fetch
+    options = [("grpc.max_receive_message_length", config.max_message_bytes)]
+    async with grpc.aio.insecure_channel(config.store_address, options=options) as channel:
+        limits = FetchLimits(fetch.max_adapter_bytes, fetch.max_attempts, fetch.backoff_s, fetch.deadline_s)
+        cache = HostCache(
+            arena,
+            geometry,
+            config.model.served_name,
+            Fetcher(GrpcWeightsStore(channel), limits),
+            HostCacheLimits(fetch.max_loads, fetch.max_prefetches, fetch.room_timeout_s),
+            lambda digest, hosted: board.set_host(digest, resident=hosted),
+        )
+        try:
+            yield cache
+        finally:
+            await cache.close()
+
+
+def _fixed_status(config: WorkerConfig, facts: EngineFacts) -> WorkerStatus:
+    return WorkerStatus(
+        worker_id=config.worker_id,
+        base_model=config.model.served_name,
+        request_window=config.request_window,
+        page_size_bytes=facts.page_size_bytes,
+        block_size=facts.block_size,
+        stats=EngineStats(total_pages=facts.total_pages, free_pages=facts.total_pages),
+    )
+
+
+async def _tell_status(desk: RequestDesk, interval_s: float) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        desk.request_status()
+
+
+@asynccontextmanager
+async def _lease(config: WorkerConfig, facts: EngineFacts, address: str) -> AsyncIterator[None]:
+    """Lets control planes find the worker, if there is a Redis to tell them."""
+    if not config.redis.url:
+        yield
+        return
+    value = lease_to_json(
+        worker_id=config.worker_id,
+        address=config.advertise_address or address,
+        base_model=config.model.served_name,
+        context_length=facts.context_length,
+        start_time_ms=int(time.time() * 1000),
+    )
+    lease = Lease(config.redis, config.worker_id, value)
+    try:
+        async with _running(lease.hold()):
+            yield
+    finally:
+        await lease.drop()
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    """Runs `work` beside the block, and cancels it at its end."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _first_of(*waits: Coroutine[object, object, object]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
