@@ -1,12 +1,13 @@
 """What an operator sets. Every default stands here once; the file is decoded strictly and never changes afterwards."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -50,14 +51,22 @@ class RedisConfig(Section):
     # Policy versions remembered.
     policy_history: PositiveInt = 100
 
+    @field_serializer("url")
+    def _without_password(self, url: str) -> str:
+        return re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", url)
+
 
 class WorkersConfig(Section):
     """How workers are found and spoken to."""
 
     # Workers besides those that hold a lease in Redis, as "host:port".
     addresses: tuple[str, ...] = ()
+    max_workers: PositiveInt = 4096
     # How often leases are read.
     lease_poll_s: PositiveSeconds = 0.5
+    # A lease must be missing for this long before its worker gets no new request; a Redis that lost its data is
+    # filled again meanwhile.
+    lease_grace_s: PositiveSeconds = 5.0
     # Messages that a worker may be ahead of this control plane; its tokens are joined beyond that.
     step_credits: PositiveInt = 4
     # Largest share of one core that step messages may cost here; credits are returned no faster than that.
@@ -73,24 +82,13 @@ class WorkersConfig(Section):
     keepalive_timeout_s: PositiveSeconds = 5.0
 
 
-class AdapterStoreConfig(Section):
-    """Where the catalog of adapters is."""
+class CatalogConfig(Section):
+    """How the adapter store's answers are kept."""
 
-    # "host:port". Empty: the base model only.
-    address: str = "127.0.0.1:7001"
     timeout_s: PositiveSeconds = 2.0
     # How long an answer is taken as fresh; a new version of an adapter is seen no later than that.
     cache_ttl_s: PositiveSeconds = 2.0
     cache_entries: PositiveInt = 10_000
-
-
-class PolicyConfig(Section):
-    """The placement policy."""
-
-    # Empty: the built-in policy.
-    file: Path | None = None
-    # How often the file is looked at.
-    poll_s: PositiveSeconds = 1.0
 
 
 class LimitsConfig(Section):
@@ -98,8 +96,6 @@ class LimitsConfig(Section):
 
     # For a request that does not say.
     default_max_tokens: PositiveInt = 512
-    # For a request that does not say, in ms.
-    default_first_token_deadline_ms: PositiveInt = 30_000
     max_first_token_deadline_ms: PositiveInt = 600_000
     # Text longer than this many characters is refused before it is tokenised.
     max_prompt_characters: PositiveInt = 4_000_000
@@ -116,8 +112,13 @@ class ControlPlaneConfig(Section):
     model: ModelConfig
     redis: RedisConfig = RedisConfig()
     workers: WorkersConfig = WorkersConfig()
-    adapter_store: AdapterStoreConfig = AdapterStoreConfig()
-    policy: PolicyConfig = PolicyConfig()
+    # The adapter store's "host:port". Empty: the base model only.
+    store_address: str = "127.0.0.1:7001"
+    catalog: CatalogConfig = CatalogConfig()
+    # The placement policy's YAML file. Empty: the built-in policy.
+    policy_file: Path | None = None
+    # How often the policy file is looked at.
+    policy_poll_s: PositiveSeconds = 1.0
     limits: LimitsConfig = LimitsConfig()
     # How often the director looks at deadlines when nothing else happens.
     tick_s: PositiveSeconds = 0.05

@@ -1,0 +1,61 @@
+"""`python -m control_plane [--config FILE] [--set key=value ...]`."""
+
+import asyncio
+import logging
+import signal
+import sys
+
+from control_plane.app import ControlPlane, ListenError
+from control_plane.config import ConfigError, ControlPlaneConfig, load_config
+from control_plane.policy.problems import PolicyError
+from control_plane.runtime.policy_file import PolicyFileError
+from control_plane.text.model_directory import ModelDirectoryError
+
+logger = logging.getLogger("control_plane")
+
+
+def main() -> int:
+    """Serves until SIGTERM or SIGINT; a second signal cuts the draining short. Returns the exit code."""
+    try:
+        config = load_config(sys.argv[1:])
+    except ConfigError as error:
+        return _refuse(*error.problems)
+    logging.basicConfig(
+        level=config.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    logger.info("config %s", config.model_dump_json())
+    try:
+        asyncio.run(_serve(config))
+    except (ModelDirectoryError, ListenError) as error:
+        return _refuse(str(error))
+    except PolicyError as error:
+        return _refuse(*(f"policy_file: {config.policy_file}: {problem}" for problem in error.problems))
+    except PolicyFileError as error:
+        return _refuse(f"policy_file: {error}")
+    return 0
+
+
+async def _serve(config: ControlPlaneConfig) -> None:
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    control_plane = await ControlPlane(config).start()
+    print(f"ready control_plane {control_plane.address}", flush=True)
+    await stop.wait()
+    logger.info("draining")
+    await control_plane.stop(hurry)
+
+
+def _refuse(*problems: str) -> int:
+    for problem in problems:
+        print(f"control_plane: {problem}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

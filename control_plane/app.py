@@ -1,0 +1,201 @@
+"""The control plane put together: started in order, drained, and stopped in the opposite order."""
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from control_plane.catalog import Catalog
+from control_plane.config import ControlPlaneConfig
+from control_plane.core.director import Director
+from control_plane.core.policy import Policy
+from control_plane.core.types import PolicyChanged
+from control_plane.runtime.driver import Driver
+from control_plane.runtime.fleet_view import view_fleet
+from control_plane.runtime.policy_file import PolicyFile
+from control_plane.runtime.supervision import keep_running
+from control_plane.server import FleetService, GenerationService
+from control_plane.state.keys import Keys
+from control_plane.state.leases import read_leases
+from control_plane.state.ownership import Ownership
+from control_plane.state.publisher import Publisher
+from control_plane.state.store import StateStore
+from control_plane.store_client import StoreClient
+from control_plane.text.encoder import PromptEncoder
+from control_plane.text.model_directory import load_tokenizer, read_facts
+from control_plane.types import FleetSnapshot
+from control_plane.workers.connection import WorkerConnection
+from control_plane.workers.directory import WorkerDirectory
+from multitude.v1 import fleet_pb2, generation_pb2
+
+logger = logging.getLogger(__name__)
+
+# How long streams whose requests ended may take to write their last message.
+LAST_WRITES_S = 1.0
+
+SERVICES = (
+    generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
+    fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name,
+)
+
+
+class ListenError(Exception):
+    """The address to listen on cannot be had."""
+
+
+class ControlPlane:
+    """One control plane. `start` makes it serve, `stop` drains it; both once."""
+
+    def __init__(self, config: ControlPlaneConfig) -> None:
+        """Reads the model directory and the policy. Raises ModelDirectoryError, PolicyError, PolicyFileError."""
+        self._config = config
+        self.control_plane_id = config.control_plane_id or f"control-plane-{uuid.uuid4().hex[:12]}"
+        # Where it serves, once started.
+        self.address = ""
+        facts = read_facts(config.model.path, config.model.served_name, config.model.context_length)
+        self._policy = PolicyFile(config.policy_file)
+        self._director = Director(self._policy.policy, random.Random())  # noqa: S311
+        self._driver = Driver(self._director, time.monotonic)
+        self._encoder = PromptEncoder(
+            load_tokenizer(config.model.path),
+            facts,
+            max_prompt_characters=config.limits.max_prompt_characters,
+            inline_characters=config.model.inline_characters,
+        )
+        self._facts = facts
+        self._state = StateStore(config.redis)
+        self._keys = Keys(config.redis.fleet)
+        self._ownership = Ownership(self._state, self._keys, self.control_plane_id, config.redis.ttl_s)
+        self._directory = WorkerDirectory(
+            config.workers,
+            facts.name,
+            read_leases=lambda: self._state.probe(lambda redis: read_leases(redis, self._keys)),
+            connect=self._connection,
+            fleet=self._driver,
+            clock=time.monotonic,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> Self:
+        """Serves. Raises ListenError."""
+        config = self._config
+        self._store = (
+            StoreClient(
+                config.store_address,
+                timeout_s=config.catalog.timeout_s,
+                max_message_bytes=config.max_message_bytes,
+            )
+            if config.store_address
+            else None
+        )
+        self._generation = GenerationService(
+            driver=self._driver,
+            encoder=self._encoder,
+            catalog=Catalog(
+                self._store,
+                self._facts.name,
+                ttl_s=config.catalog.cache_ttl_s,
+                max_entries=config.catalog.cache_entries,
+                clock=time.monotonic,
+            ),
+            ownership=self._ownership,
+            facts=self._facts,
+            limits=config.limits,
+        )
+        await self._start_server()
+        self._publisher = Publisher(
+            self._state,
+            self._keys,
+            config.redis,
+            control_plane_id=self.control_plane_id,
+            address=self.address,
+            fleet=self._fleet,
+            policy=lambda: self._policy.version,
+            wall_ms=lambda: round(time.time() * 1000),
+        )
+        self._run("the worker directory", self._directory.run)
+        self._run("the clock", lambda: self._driver.tick_forever(config.tick_s))
+        self._run("the policy watch", lambda: self._policy.watch(config.policy_poll_s, self._on_policy))
+        if self._state.is_configured:
+            self._run("the publisher", self._publisher.run)
+            self._run("the release of requests", self._ownership.release_forever)
+            self._run("the renewal of requests", self._ownership.renew_forever)
+        return self
+
+    async def stop(self, hurry: asyncio.Event | None = None) -> None:
+        """Takes nothing new, lets what is in flight end for `drain_seconds` or until `hurry` is set, and stops."""
+        self._generation.drain()
+        await self._health.enter_graceful_shutdown()
+        await _first_of(self._driver.wait_idle(), hurry, self._config.drain_seconds)
+        await self._server.stop(LAST_WRITES_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._directory.close()
+        await self._ownership.flush()
+        await self._publisher.withdraw()
+        await self._state.close()
+        if self._store is not None:
+            await self._store.close()
+        self._encoder.close()
+
+    async def _start_server(self) -> None:
+        options: list[tuple[str, Any]] = [
+            ("grpc.max_receive_message_length", self._config.max_message_bytes),
+            ("grpc.max_send_message_length", self._config.max_message_bytes),
+            # A second process on the same port would take half of the calls.
+            ("grpc.so_reuseport", 0),
+        ]
+        self._server = grpc.aio.server(options=options)
+        fleet = FleetService(
+            fleet=self._fleet,
+            policy=lambda: self._policy.version,
+            is_state_reachable=lambda: self._state.is_reachable,
+        )
+        self._server.add_generic_rpc_handlers((self._generation.handler(), fleet.handler()))
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        try:
+            port = self._server.add_insecure_port(self._config.listen)
+        except RuntimeError as error:
+            raise ListenError(f"listen: cannot listen on {self._config.listen}: {error}") from None
+        for service in ("", *SERVICES):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        self.address = f"{self._config.listen.rpartition(':')[0]}:{port}"
+
+    def _run(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.append(asyncio.create_task(keep_running(name, loop)))
+
+    def _on_policy(self, policy: Policy) -> None:
+        self._driver.report(PolicyChanged(policy))
+
+    def _connection(self, address: str) -> WorkerConnection:
+        return WorkerConnection(
+            address,
+            fleet=self._driver,
+            control_plane_id=self.control_plane_id,
+            base_model=self._facts.name,
+            config=self._config.workers,
+            max_message_bytes=self._config.max_message_bytes,
+        )
+
+    def _fleet(self) -> FleetSnapshot:
+        return view_fleet(self._director.snapshot(), self._directory.connections)
+
+
+async def _first_of(idle: Any, hurry: asyncio.Event | None, timeout_s: float) -> None:
+    waits = [asyncio.ensure_future(idle)]
+    if hurry is not None:
+        waits.append(asyncio.ensure_future(hurry.wait()))
+    _, pending = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for wait in pending:
+        wait.cancel()

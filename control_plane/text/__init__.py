@@ -1,0 +1,1 @@
+"""Prompts to token ids: the model's tokenizer and chat template."""

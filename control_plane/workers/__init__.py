@@ -1,0 +1,1 @@
+"""The workers: found by their leases, one stream to each."""
