@@ -6,8 +6,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP  := $(VENV)/.stamp
 
 # What `make serve` serves.
-MODEL    ?= examples/demo_model/base
-ADAPTERS ?= examples/demo_model/adapters
+DEMO     := examples/demo_model
+MODEL    ?= $(DEMO)/base
+ADAPTERS ?= $(DEMO)/adapters
+SERVE    ?= $(if $(filter $(DEMO)/base,$(MODEL)),--model-name demo)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format protos serve up down bench demo-model clean
@@ -47,8 +49,8 @@ format: $(STAMP)-dev ## Format the code and mend what ruff can mend
 protos: $(STAMP)-dev ## Generate multitude/v1 from protos/
 	@PATH="$(abspath $(BIN)):$$PATH" deploy/protos.sh
 
-serve: $(STAMP)-local ## Serve MODEL=dir with ADAPTERS=dir on this machine
-	@$(BIN)/multitude serve $(MODEL) --adapters $(ADAPTERS)
+serve: $(STAMP)-local ## Serve MODEL=dir with ADAPTERS=dir on this machine (SERVE='more options')
+	@$(BIN)/multitude serve $(MODEL) --adapters $(ADAPTERS) $(SERVE)
 
 up: ## Start the services with docker compose
 	docker compose up --build --detach --wait

@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     config = LocalConfig(
         model=DEMO_MODEL / "base",
+        model_name="demo",
         num_workers=options.workers,
         address="127.0.0.1:0",
         store_address="127.0.0.1:0",

@@ -24,6 +24,7 @@ _CHECK_SECONDS = 0.5
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="A folder of PEFT directories; each is published under PREFIX/<its name>.",
 )
+@click.option("--model-name", default="", help="What clients and adapters call MODEL; else the directory's name.")
 @click.option("--prefix", default="local", show_default=True, help="First part of those adapters' ids.")
 @click.option("--workers", "num_workers", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--policy", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Placement policy file.")
@@ -37,6 +38,7 @@ _CHECK_SECONDS = 0.5
 def serve(
     connection: Connection,
     model: Path,
+    model_name: str,
     adapters: Path | None,
     prefix: str,
     num_workers: int,
@@ -53,6 +55,7 @@ def serve(
         settings["model.device"] = device
     config = LocalConfig(
         model=model,
+        model_name=model_name,
         num_workers=num_workers,
         address=connection.address,
         store_address=connection.store_address,

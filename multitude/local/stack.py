@@ -25,6 +25,7 @@ class LocalConfig:
 
     Attributes:
         model: a Hugging Face model directory.
+        model_name: what clients and adapters call it; empty: the directory's name.
         num_workers: GPU or CPU workers.
         address: of the control plane; port 0 takes a free one.
         store_address: of the adapter store; port 0 takes a free one.
@@ -38,6 +39,7 @@ class LocalConfig:
     """
 
     model: Path
+    model_name: str = ""
     num_workers: int = 1
     address: str = "127.0.0.1:7000"
     store_address: str = "127.0.0.1:7001"
@@ -80,6 +82,11 @@ class LocalStack:
     def workers(self) -> tuple[ServiceProcess, ...]:
         """The workers' processes, in order."""
         return tuple(service for name, service in self._services.items() if name.startswith("worker-"))
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids by service."""
+        return {name: service.pid for name, service in self._services.items()}
 
     def start(self) -> None:
         """Starts everything at once, and returns when everything serves.
@@ -145,11 +152,15 @@ class LocalStack:
         words = [f"{key}={value}" for key, value in settings.items()]
         return [sys.executable, "-m", module, *(word for setting in words for word in ("--set", setting))]
 
+    def _model_settings(self) -> dict[str, object]:
+        name = {"model.name": self._config.model_name} if self._config.model_name else {}
+        return {"model.path": self._config.model.resolve(), **name}
+
     def _store_settings(self) -> dict[str, object]:
         return {
             "listen": self.store_address,
             "data_dir": (self._config.data_dir or self.run_dir / "store").resolve(),
-            "model.path": self._config.model.resolve(),
+            **self._model_settings(),
             **self._config.store_settings,
         }
 
@@ -157,7 +168,7 @@ class LocalStack:
         policy = {"policy.file": self._config.policy.resolve()} if self._config.policy else {}
         return {
             "listen": self.address,
-            "model.path": self._config.model.resolve(),
+            **self._model_settings(),
             "redis.url": self._redis_url,
             "adapter_store.address": self.store_address,
             "drain_seconds": _DRAIN_SECONDS,
@@ -169,7 +180,7 @@ class LocalStack:
         return {
             "worker_id": f"worker-{index}",
             "listen": "127.0.0.1:0",
-            "model.path": self._config.model.resolve(),
+            **self._model_settings(),
             "redis.url": self._redis_url,
             "store_address": self.store_address,
             "drain_seconds": _DRAIN_SECONDS,

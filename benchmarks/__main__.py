@@ -1,0 +1,47 @@
+"""`python -m benchmarks [NAME ...]`: runs the CPU benchmarks, prints a table, writes benchmarks/results."""
+
+import argparse
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import adapters, many_adapters, result, stack, start
+
+BENCHMARKS = {
+    "adapters": adapters.measure,
+    "stack": stack.measure,
+    "start": start.measure,
+    "many_adapters": many_adapters.measure,
+}
+
+
+def main() -> int:
+    """Exits with 1 if a goal is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; all by default")
+    names = parser.parse_args().names or list(BENCHMARKS)
+    unknown = set(names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}")
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("measured", "value", "goal", ""):
+        table.add_column(column, justify="left" if column == "measured" else "right")
+    all_met = True
+    for name in names:
+        console.print(f"[dim]{name} …[/]")
+        figures = BENCHMARKS[name]()
+        result.write(name, figures)
+        for figure in figures:
+            console.print(f"[dim]  {figure.details}[/]", markup=True)
+            bound = "≥" if figure.at_least else "≤"
+            verdict = "[green]met[/]" if figure.is_met else "[red]missed[/]"
+            table.add_row(figure.name, f"{figure.value:g} {figure.unit}", f"{bound} {figure.goal:g}", verdict)
+            all_met &= figure.is_met
+    console.print(table)
+    return 0 if all_met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""A benchmark's figures, and where they are written."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure beside its goal.
+
+    Attributes:
+        name: what was measured.
+        value: the figure that the goal speaks of.
+        unit: its unit; "ratio" for a share of a baseline.
+        goal: the goal.
+        at_least: whether the goal is a lower bound.
+        details: the measurements behind it, baseline included, each a value or all repetitions.
+    """
+
+    name: str
+    value: float
+    unit: str
+    goal: float
+    at_least: bool = True
+    details: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the goal is reached."""
+        return self.value >= self.goal if self.at_least else self.value <= self.goal
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Repetitions of one measurement."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Their median."""
+        return statistics.median(self.values)
+
+    def summary(self) -> dict[str, float]:
+        """Median, least and most."""
+        return {"median": round(self.median, 3), "min": round(min(self.values), 3), "max": round(max(self.values), 3)}
+
+
+def write(name: str, figures: Sequence[Figure]) -> Path:
+    """Writes figures with the machine and the commit that they were measured on."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    document = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "figures": [{**asdict(figure), "is_met": figure.is_met} for figure in figures],
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _machine() -> dict[str, object]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "commit": commit.strip() + ("+changes" if dirty.strip() else ""),
+    }
