@@ -165,12 +165,12 @@ class LocalStack:
         }
 
     def _control_plane_settings(self) -> dict[str, object]:
-        policy = {"policy.file": self._config.policy.resolve()} if self._config.policy else {}
+        policy = {"policy_file": self._config.policy.resolve()} if self._config.policy else {}
         return {
             "listen": self.address,
             **self._model_settings(),
             "redis.url": self._redis_url,
-            "adapter_store.address": self.store_address,
+            "store_address": self.store_address,
             "drain_seconds": _DRAIN_SECONDS,
             **policy,
             **self._config.control_plane_settings,
