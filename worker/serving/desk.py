@@ -20,7 +20,7 @@ from worker.serving.ports import AdapterHost, EnginePort
 from worker.serving.run import Run, RunState
 from worker.serving.status import StatusBoard
 from worker.serving.stream import DispatchStream
-from worker.serving.validation import check_request
+from worker.serving.validation import check_request, is_digest
 from worker.text.stream import TextStream
 from worker.text.vocabulary import Vocabulary
 from worker.types import (
@@ -143,7 +143,7 @@ class RequestDesk:
     def prefetch(self, adapters: Sequence[AdapterRef]) -> None:
         """Adapters will be needed soon."""
         if self._host is not None and self._refusal is None:
-            self._host.prefetch(adapters)
+            self._host.prefetch([adapter for adapter in adapters if is_digest(adapter.digest)])
 
     def _enter(self, stream: DispatchStream, request: Request) -> Run:
         """Checks a request and makes its run: fetching its adapter, ready for the engine, or over already."""

@@ -23,6 +23,11 @@ MAX_STOP_TOKENS = 64
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
+def is_digest(text: str) -> bool:
+    """Whether it names an adapter version."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def check_request(request: Request, facts: EngineFacts) -> None:
     """Refuses a request that the engine could not run.
 
@@ -60,7 +65,7 @@ def check_adapter(adapter: AdapterRef) -> None:
     """Refuses an adapter without an id, or with something else than a digest. Raises RequestInvalidError."""
     if not adapter.adapter_id:
         raise RequestInvalidError("the adapter has no id: leave it unset for the base model", field="adapter")
-    if not _DIGEST.fullmatch(adapter.digest):
+    if not is_digest(adapter.digest):
         raise RequestInvalidError(
             f"the adapter's digest is {adapter.digest[:80]!r}: it must be sha256:<64 hex digits>",
             field="adapter.digest",
