@@ -10,7 +10,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from worker.model.batch import ForwardBatch
 
 from worker.adapters.residency import Load, Residency
 from worker.engine.config import EngineConfig
@@ -18,6 +17,7 @@ from worker.engine.engine import Engine
 from worker.memory.layout import AdapterLayout, ModelShape, PageGeometry
 from worker.memory.pool import PagePool
 from worker.memory.storage import PageStorage
+from worker.model.batch import ForwardBatch
 from worker.types import EngineRequest, FinishReason, HostedAdapter, PoolResidency, StepResult
 
 BLOCK_SIZE = 4

@@ -1,0 +1,32 @@
+"""Puts an engine together."""
+
+from worker.adapters.loader import AdapterLoader
+from worker.adapters.residency import Residency
+from worker.engine.config import EngineConfig
+from worker.engine.engine import Engine
+from worker.memory.host_arena import HostArena
+from worker.memory.layout import PageGeometry
+from worker.memory.pool import PagePool
+from worker.memory.storage import PageStorage, pages_in_budget
+from worker.model.loader import LoadedModel
+
+
+def build_engine(model: LoadedModel, arena: HostArena, config: EngineConfig, *, pool_bytes: int) -> Engine:
+    """An engine with a page pool of at most `pool_bytes` bytes on the model's device.
+
+    Args:
+        model: What it runs.
+        arena: Where the adapters of its requests lie; of the model's type and of pages of `config.block_size` tokens.
+        config: Its bounds.
+        pool_bytes: For KV and adapters together.
+
+    Raises:
+        PoolTooSmall: the pool would not hold one sequence of `config.context_length` tokens.
+    """
+    geometry = PageGeometry(model.config.shape, config.block_size)
+    decoder = model.decoder
+    num_pages = pages_in_budget(pool_bytes, geometry, decoder.dtype, min_tokens=config.context_length)
+    storage = PageStorage(geometry, num_pages, decoder.dtype, decoder.device)
+    pool = PagePool(num_pages)
+    residency = Residency(pool, geometry)
+    return Engine(decoder, storage, pool, residency, AdapterLoader(arena, storage), config)
