@@ -59,8 +59,8 @@ class Admission:
         """The error of a request found overdue."""
         deadline_s = tracked.deadline_at - tracked.arrived_at
         return SloUnreachable(
-            f"the first token was due {deadline_s:g} s after arrival; after {now - tracked.arrived_at:.3g} s no worker "
-            "was free: allow more time, or send less",
+            f"the first token, due {deadline_s:g} s after arrival, cannot come in time: no worker was free for "
+            f"{now - tracked.arrived_at:.3g} s; try again later, or allow more time",
             metadata={"field": "service_level.first_token_deadline_ms"},
         )
 

@@ -41,7 +41,7 @@ class Clustering:
         return self._candidate(tracked, workers)
 
     def _next_of_run(self, head: TrackedRequest) -> TrackedRequest | None:
-        if self._run_digest is None or self._run_length >= self._settings.max_run:
+        if head.is_requeued or self._run_digest is None or self._run_length >= self._settings.max_run:
             return None
         tracked = self._queue.head_of_adapter(self._run_digest)
         if tracked is None or self._queue.rank(tracked) > self._queue.rank(head):
