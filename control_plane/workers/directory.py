@@ -65,6 +65,7 @@ class WorkerDirectory:
         self._clock = clock
         self._leases: dict[str, _KnownLease] = {}
         self._foreign: set[str] = set()
+        self._left_out: set[str] = set()
         self._wanted: frozenset[str] = frozenset()
         self._connections: dict[str, Connection] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -98,6 +99,7 @@ class WorkerDirectory:
             self._take(leases, self._clock())
         leased = {known.lease.address for known in self._leases.values() if known.is_live}
         self._wanted = frozenset(leased.union(self._config.addresses))
+        self._left_out &= self._wanted
         for address in sorted(self._wanted - self._connections.keys()):
             self._start(address)
 
@@ -127,8 +129,11 @@ class WorkerDirectory:
 
     def _start(self, address: str) -> None:
         if len(self._connections) >= self._config.max_workers:
-            logger.warning("%s is left out: there are %d workers already", address, len(self._connections))
+            if address not in self._left_out:
+                self._left_out.add(address)
+                logger.warning("%s is left out: there are %d workers already", address, len(self._connections))
             return
+        self._left_out.discard(address)
         connection = self._connect(address)
         self._connections[address] = connection
         task = asyncio.create_task(connection.run(lambda: address in self._wanted))
@@ -142,7 +147,7 @@ class WorkerDirectory:
             logger.error("the connection to %s failed and is made anew", address, exc_info=error)
 
     def _note_foreign(self, lease: Lease) -> None:
-        if lease.worker_id not in self._foreign:
+        if lease.worker_id not in self._foreign and len(self._foreign) < self._config.max_workers:
             self._foreign.add(lease.worker_id)
             logger.warning(
                 "worker %s serves %r, not %r; it is left out", lease.worker_id, lease.base_model, self._base_model

