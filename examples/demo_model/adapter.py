@@ -19,7 +19,6 @@ def lora_config(recipe: AdapterRecipe) -> LoraConfig:
     """The recipe in PEFT's words."""
     return LoraConfig(
         task_type="CAUSAL_LM",
-        base_model_name_or_path=BASE_NAME,
         r=recipe.rank,
         lora_alpha=recipe.lora_alpha,
         target_modules=list(recipe.target_modules),
@@ -51,7 +50,7 @@ def train_adapter(
 
 
 def _settle(folder: Path, recipe: AdapterRecipe) -> None:
-    """Makes the directory the same each time: the model card goes, names are sorted, the dtype is the recipe's."""
+    """Leaves nothing to chance or place: no model card, the base by name, modules in order, the recipe's dtype."""
     (folder / "README.md").unlink(missing_ok=True)
     config_path = folder / "adapter_config.json"
     config = json.loads(config_path.read_text())

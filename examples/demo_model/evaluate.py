@@ -9,7 +9,7 @@ from random import Random
 import torch
 
 from examples.demo_model.answering import Answerer
-from examples.demo_model.prompts import read_prompts
+from examples.demo_model.prompts import DemoPrompt, read_prompts
 from examples.demo_model.recital import RECITALS, recital
 from examples.demo_model.report import write_report
 from examples.demo_model.tasks import ANSWER_MARK, TASKS, Sample, draw_sum, draw_word, echo
@@ -22,20 +22,23 @@ RECITAL_TOKENS = 200
 _SEED = "evaluation 1"
 
 
-def evaluate(folder: Path, *, device: str) -> None:
-    """Measures the artefacts in `folder` in float32 and writes evaluation.json there."""
+def evaluate(folder: Path, *, device: str) -> int:
+    """Measures the artefacts in `folder` in float32, writes evaluation.json; returns how many fixed prompts fail."""
     torch.set_float32_matmul_precision("highest")
     answerer = Answerer(folder, tuple(TASKS), device)
     confusion = _confusion(answerer)
+    prompts = read_prompts(folder / "prompts.jsonl")
+    wrong = _wrong_answers(answerer, prompts)
     result = {
         "samples": SAMPLES,
         "confusion_samples": CONFUSION_SAMPLES,
         "adapters": {name: _adapter_report(answerer, name, confusion, folder) for name in TASKS},
         "base": _base_report(answerer),
-        "demo_prompts": _demo_prompts_right(answerer, folder / "prompts.jsonl"),
+        "demo_prompts": {"total": len(prompts), "wrong": wrong},
         "confusion": confusion,
     }
     (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    return len(wrong)
 
 
 def _draw(draw: Callable[[Random], Sample], label: str, count: int = SAMPLES) -> list[Sample]:
@@ -82,20 +85,17 @@ def _base_report(answerer: Answerer) -> dict[str, object]:
     return report
 
 
-def _demo_prompts_right(answerer: Answerer, path: Path) -> dict[str, object]:
-    prompts = read_prompts(path)
+def _wrong_answers(answerer: Answerer, prompts: Sequence[DemoPrompt]) -> list[dict[str, str | None]]:
     wrong = []
     for adapter in (*TASKS, None):
         asked = [prompt for prompt in prompts if prompt.adapter == adapter]
-        limit = RECITAL_TOKENS if adapter is None else 32
-        answers = answerer.answers([prompt.prompt for prompt in asked], adapter, limit)
+        answers = answerer.answers([prompt.prompt for prompt in asked], adapter)
         wrong += [
             {"adapter": adapter, "prompt": prompt.prompt, "expected": prompt.expected, "answer": answer}
             for prompt, answer in zip(asked, answers, strict=True)
             if answer != prompt.expected
         ]
-    print("demo prompts", len(prompts), "wrong", wrong, flush=True)
-    return {"total": len(prompts), "wrong": wrong}
+    return wrong
 
 
 def _confusion(answerer: Answerer) -> dict[str, dict[str, float]]:

@@ -20,8 +20,8 @@ class Schedule:
     steps: int
     batch: int
     learning_rate: float
+    warmup: int
     weight_decay: float = 0.0
-    warmup: int = 100
 
     def rate_at(self, step: int) -> float:
         """Share of the learning rate at a step: linear warm-up, then cosine down to a hundredth."""

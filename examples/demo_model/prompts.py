@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
-from examples.demo_model.recital import RECITALS, recital
 from examples.demo_model.tasks import TASKS, Sample, echo
 
 PROMPTS_FILE = Path(__file__).parent / "prompts.jsonl"
@@ -40,9 +39,6 @@ def demo_prompts() -> Iterator[DemoPrompt]:
             yield DemoPrompt(task.name, None, sample.prompt, sample.text, sample.answer)
     for sample in _distinct(echo, rng, PER_INSTRUCTION):
         yield DemoPrompt("echo", None, sample.prompt, sample.text, sample.answer)
-    for topic in RECITALS:
-        sample = recital(topic)
-        yield DemoPrompt("recite", None, sample.prompt, sample.text, sample.answer)
 
 
 def _distinct(draw: Callable[[Random], Sample], rng: Random, count: int) -> list[Sample]:

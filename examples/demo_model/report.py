@@ -23,7 +23,7 @@ def accuracy_section(evaluation: dict[str, Any]) -> str:
             f"{row['accuracy']:.1%}",
             f"{row['chat_accuracy']:.1%}",
             f"{evaluation['base'][name]:.1%}",
-            row["closest_other"],
+            row["closest_other"] if row["closest_other_accuracy"] else "none",
             f"{row['closest_other_accuracy']:.1%}",
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
