@@ -64,11 +64,15 @@ class PlacementPolicy:
 
     def choose(self, request: PlacementRequest, workers: Iterable[WorkerView], rng: Rng) -> str | None:
         """The id of the worker that gets the request; None if the filters refuse every one."""
-        scored = [
-            ScoredWorker(worker.worker_id, self._total(request, worker))
-            for worker in workers
-            if all(each.admits(request, worker) for each in self.filters)
-        ]
+        # Plain loops: this runs for every worker and request.
+        admits = [each.admits for each in self.filters]
+        scored = []
+        for worker in workers:
+            for is_admitted in admits:
+                if not is_admitted(request, worker):
+                    break
+            else:
+                scored.append(ScoredWorker(worker.worker_id, self._total(request, worker)))
         return self._pick(scored, rng)
 
     def is_placeable(self, request: PlacementRequest, workers: Iterable[WorkerView]) -> bool:
@@ -92,8 +96,12 @@ class PlacementPolicy:
         return self.picker.pick(sorted(scored, key=_worker_id), rng).worker_id
 
     def _total(self, request: PlacementRequest, worker: WorkerView) -> float:
-        weighted = sum(each.weight * each.scorer.score(request, worker) for each in self.scorers)
-        return weighted / sum(each.weight for each in self.scorers)
+        weighted = total_weight = 0.0
+        for each in self.scorers:
+            weight = each.weight
+            weighted += weight * each.scorer.score(request, worker)
+            total_weight += weight
+        return weighted / total_weight
 
     def _verdict(self, request: PlacementRequest, worker: WorkerView) -> WorkerVerdict:
         refused_by = tuple(each.name for each in self.filters if not each.admits(request, worker))

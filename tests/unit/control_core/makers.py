@@ -1,0 +1,56 @@
+"""Requests and workers for tests of the core."""
+
+from control_plane.core.fleet import Worker
+from control_plane.core.ledger import TrackedRequest
+from control_plane.core.types import AdapterRef, Request, ResidencyTier, WorkerStatus
+
+
+def adapter(name: str, *, rank: int = 8, size_bytes: int = 1000) -> AdapterRef:
+    return AdapterRef(name, f"sha256:{name}", rank, size_bytes)
+
+
+def request(
+    request_id: str = "r",
+    name: str | None = None,
+    *,
+    rank: int = 8,
+    size_bytes: int = 1000,
+    num_prompt_tokens: int = 4,
+    max_tokens: int = 10,
+    deadline_s: float = 0.0,
+    priority: int = 0,
+    tenant: str = "default",
+) -> Request:
+    return Request(
+        request_id=request_id,
+        prompt_token_ids=tuple(range(num_prompt_tokens)),
+        max_tokens=max_tokens,
+        first_token_deadline_s=deadline_s,
+        adapter=adapter(name, rank=rank, size_bytes=size_bytes) if name else None,
+        priority=priority,
+        tenant=tenant,
+    )
+
+
+def tracked(number: int, name: str | None = None, *, now: float = 0.0, priority: int = 0, tenant: str = "default"):
+    return TrackedRequest(request(f"r{number}", name, priority=priority, tenant=tenant), number, now, float("inf"))
+
+
+def status(worker_id: str = "w", *, window: int = 4, residency: dict[str, ResidencyTier] | None = None, **fields: int):
+    pairs = tuple((f"sha256:{name}", tier) for name, tier in (residency or {}).items())
+    values = {"total_pages": 100, "page_size_bytes": 1000} | fields
+    return WorkerStatus(worker_id, "base", window, residency=pairs, is_residency_snapshot=True, **values)
+
+
+def worker(worker_id: str = "w", *, window: int = 4, residency: dict[str, ResidencyTier] | None = None, **fields: int):
+    """A worker that has reported."""
+    made = Worker(status(worker_id, window=window))
+    made.merge(status(worker_id, window=window, residency=residency, **fields), 0.0, 0.1)
+    return made
+
+
+def busy(made: Worker, *names: str | None, rank: int = 8) -> Worker:
+    """The worker with one request in flight for each adapter name."""
+    for index, name in enumerate(names):
+        made.take(TrackedRequest(request(f"busy-{index}", name, rank=rank), index, 0.0, float("inf")))
+    return made
