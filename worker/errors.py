@@ -49,6 +49,13 @@ class ConfigInvalidError(WorkerError):
     code = Code.INVALID_ARGUMENT
 
 
+class ListenFailedError(WorkerError):
+    """The address to listen on cannot be taken."""
+
+    reason = "LISTEN_FAILED"
+    code = Code.FAILED_PRECONDITION
+
+
 class StreamNotAttachedError(WorkerError):
     """A Dispatch stream did not begin with `attach`, or attached twice."""
 

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from multitude.v1 import worker_pb2, worker_pb2_grpc
 from worker import codec
 from worker.config import WorkerConfig
-from worker.errors import BaseModelMismatchError, RequestInvalidError, StreamNotAttachedError
+from worker.errors import BaseModelMismatchError, ListenFailedError, RequestInvalidError, StreamNotAttachedError
 from worker.serving.desk import RequestDesk
 from worker.serving.status import StatusBoard
 from worker.serving.stream import DispatchStream
@@ -127,8 +127,19 @@ class WorkerServer:
         self._listen = config.listen
 
     async def start(self) -> str:
-        """Begins to serve and returns the address, with the port that was really taken."""
-        port = self._server.add_insecure_port(self._listen)
+        """Begins to serve and returns the address, with the port that was really taken.
+
+        Raises:
+            ListenFailedError: The address is not this machine's, or somebody else has the port.
+        """
+        try:
+            port = self._server.add_insecure_port(self._listen)
+        except RuntimeError:
+            raise ListenFailedError(
+                f"cannot listen on {self._listen}: set listen to an address of this machine and a free port "
+                "(port 0 takes one)",
+                field="listen",
+            ) from None
         await self._server.start()
         await self.set_serving(serving=True)
         return f"{self._listen.rpartition(':')[0]}:{port}"

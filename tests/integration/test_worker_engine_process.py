@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import scripted_engines as engines
+from tests.integration.worker_world import wait_gone
 from worker.engine_process.client import EngineClient
 from worker.engine_process.frames import FrameBuffer, encode_frame
 from worker.engine_process.messages import BuildEngine
@@ -73,15 +73,6 @@ def is_gone(pid: int) -> bool:
         os.kill(pid, 0)
         return False
     return True
-
-
-def wait_gone(pid: int) -> None:
-    """Waits for the end of a process that is nobody's child any more."""
-    with contextlib.suppress(ProcessLookupError):
-        descriptor = os.pidfd_open(pid)
-        readable, _, _ = select.select([descriptor], [], [], 20)
-        os.close(descriptor)
-        assert readable, f"process {pid} was left behind"
 
 
 async def test_requests_go_down_and_steps_come_up() -> None:
@@ -152,6 +143,7 @@ import asyncio, sys
 from functools import partial
 from pathlib import Path
 from tests.integration import scripted_engines as engines
+from tests.integration.worker_world import wait_gone
 from worker.engine_process.client import EngineClient
 from worker.types import EngineRequest
 
