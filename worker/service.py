@@ -18,7 +18,7 @@ from worker.adapters.host_cache import HostCache, HostCacheLimits
 from worker.adapters.store_client import GrpcWeightsStore
 from worker.codec import lease_to_json
 from worker.config import WorkerConfig
-from worker.engine_process.build import EngineSpec, build_engine
+from worker.engine_process.build import EngineSpec, build_from_spec
 from worker.engine_process.client import EngineClient
 from worker.engine_process.messages import EngineFacts
 from worker.lease import Lease
@@ -124,7 +124,7 @@ async def _start_engine(config: WorkerConfig, model: ModelConfig, arena: HostAre
         num_arena_pages=arena.num_pages,
     )
     try:
-        return await EngineClient.start(partial(build_engine, spec), timeout_s=config.engine_start_s)
+        return await EngineClient.start(partial(build_from_spec, spec), timeout_s=config.engine_start_s)
     finally:
         arena.unlink()
 

@@ -5,15 +5,12 @@ from pathlib import Path
 
 import torch
 
-from worker.adapters.loader import AdapterLoader
-from worker.adapters.residency import Residency
 from worker.config import EngineSection
-from worker.engine.engine import Engine
+from worker.engine.build import build_engine
 from worker.engine_process.messages import BuiltEngine, EngineFacts
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import PageGeometry
-from worker.memory.pool import PagePool
-from worker.memory.storage import PageStorage, page_size_bytes, pages_in_budget
+from worker.memory.storage import page_size_bytes, pages_in_budget
 from worker.model.loader import load_model
 
 _CPU_POOL_BYTES = 512 * 1024 * 1024
@@ -34,29 +31,21 @@ class EngineSpec:
     num_arena_pages: int
 
 
-def build_engine(spec: EngineSpec) -> BuiltEngine:
+def build_from_spec(spec: EngineSpec) -> BuiltEngine:
     """Loads the model and makes the engine. Raises WorkerError if model or memory do not allow it."""
     torch.set_num_threads(spec.num_threads)
     dtype, device = getattr(torch, spec.dtype), torch.device(spec.device)
     model = load_model(spec.model_path, dtype, device)
     config = spec.engine.build(model.config.context_length)
     geometry = PageGeometry(model.config.shape, config.block_size)
-    num_pages = pages_in_budget(
-        spec.pool_bytes or _default_pool_bytes(device, spec.pool_memory_share),
-        geometry,
-        dtype,
-        min_tokens=config.context_length,
-    )
+    pool_bytes = spec.pool_bytes or _default_pool_bytes(device, spec.pool_memory_share)
     arena = HostArena.open(spec.arena_path, spec.num_arena_pages, geometry, dtype)
-    storage = PageStorage(geometry, num_pages, dtype, device)
-    pool = PagePool(num_pages)
-    residency = Residency(pool, geometry)
-    engine = Engine(model.decoder, storage, pool, residency, AdapterLoader(arena, storage), config)
+    engine = build_engine(model, arena, config, pool_bytes=pool_bytes)
     facts = EngineFacts(
         context_length=config.context_length,
         vocab_size=model.config.vocab_size,
         eos_token_ids=frozenset(model.config.eos_token_ids),
-        total_pages=num_pages,
+        total_pages=pages_in_budget(pool_bytes, geometry, dtype, min_tokens=config.context_length),
         page_size_bytes=page_size_bytes(geometry, dtype),
         block_size=config.block_size,
     )
