@@ -12,6 +12,8 @@ MAX_CHARACTERS = 256 * 1024
 
 _NULL = "tag:yaml.org,2002:null"
 _STRING = "tag:yaml.org,2002:str"
+_MAPPING = "tag:yaml.org,2002:map"
+_LIST = "tag:yaml.org,2002:seq"
 
 Scalar = str | int | float | bool | None
 
@@ -46,7 +48,7 @@ def entries(node: yaml.Node, path: str, problems: ProblemList) -> dict[str, Entr
     """A mapping's entries by key; nothing at all counts as an empty mapping. None, and a problem, for anything else."""
     if node.tag == _NULL:
         return {}
-    if not isinstance(node, yaml.MappingNode):
+    if not isinstance(node, yaml.MappingNode) or node.tag != _MAPPING:
         problems.add(node, path, "must be a mapping, `key: value` on each line")
         return None
     found: dict[str, Entry] = {}
@@ -65,7 +67,7 @@ def items(node: yaml.Node, path: str, problems: ProblemList) -> list[yaml.Node] 
     """A list's values; nothing at all counts as an empty list. None, and a problem, for anything else."""
     if node.tag == _NULL:
         return []
-    if not isinstance(node, yaml.SequenceNode):
+    if not isinstance(node, yaml.SequenceNode) or node.tag != _LIST:
         problems.add(node, path, "must be a list, `- ` before each entry")
         return None
     return list(node.value)

@@ -1,0 +1,192 @@
+import random
+from dataclasses import replace
+
+import pytest
+
+from control_plane.core import director as director_module
+from control_plane.core.director import Director
+from control_plane.core.errors import SloUnreachable
+from control_plane.core.policy import AdmissionMode, AdmissionSettings, DispatchSettings, Policy
+from control_plane.core.types import (
+    Accepted,
+    BatchAcked,
+    Effect,
+    Emitted,
+    Failed,
+    Finished,
+    FinishReason,
+    PolicyChanged,
+    RequestArrived,
+    SendBatch,
+    SequenceOutput,
+    Tick,
+    TokensProduced,
+    WorkerLost,
+    WorkerReported,
+)
+from tests.unit.control_core.makers import request, status
+
+
+def make(policy: Policy | None = None, **windows: int) -> Director:
+    made = Director(policy or Policy("test"), random.Random(0))
+    for worker_id, window in windows.items():
+        made.on_event(WorkerReported(status(worker_id, window=window)), 0.0)
+    return made
+
+
+def sent(effects: list[Effect]) -> list[list[str]]:
+    return [
+        [each.request.request_id for each in effect.requests] for effect in effects if isinstance(effect, SendBatch)
+    ]
+
+
+def tokens(request_id: str, *ids: int, end: FinishReason | None = None) -> TokensProduced:
+    return TokensProduced("w", (SequenceOutput(request_id, ids, "x" * len(ids), finish_reason=end),))
+
+
+def test_usage_and_timings() -> None:
+    made = make()
+    made.on_event(RequestArrived(request("r", num_prompt_tokens=7)), 1.0)
+    made.on_event(WorkerReported(status("w")), 1.5)
+    made.on_event(tokens("r", 1), 2.0)
+    emitted, finished = made.on_event(tokens("r", 2, 3, end=FinishReason.STOP), 4.0)
+    assert isinstance(emitted, Emitted)
+    assert isinstance(finished, Finished)
+    assert (finished.usage.num_prompt_tokens, finished.usage.num_output_tokens) == (7, 3)
+    timings = finished.timings
+    assert (timings.dispatched_s, timings.first_token_s, timings.finished_s) == (0.5, 1.0, 3.0)
+
+
+def test_a_last_output_without_tokens_is_not_emitted_but_its_text_is() -> None:
+    made = make(w=2)
+    made.on_event(RequestArrived(request("r")), 0.0)
+    effects = made.on_event(tokens("r", end=FinishReason.STOP), 1.0)
+    assert [type(each) for each in effects] == [Finished]
+    made.on_event(RequestArrived(request("r")), 2.0)
+    output = SequenceOutput("r", (), "the rest", finish_reason=FinishReason.STOP)
+    assert made.on_event(TokensProduced("w", (output,)), 3.0)[0] == Emitted(output)
+
+
+def test_a_request_whose_output_is_complete_is_not_sent_again() -> None:
+    made = make(w=1)
+    made.on_event(RequestArrived(request("r", max_tokens=2)), 0.0)
+    made.on_event(tokens("r", 1, 2), 1.0)
+    (finished,) = made.on_event(WorkerLost("w"), 2.0)
+    assert isinstance(finished, Finished)
+    assert finished.reason is FinishReason.LENGTH
+
+
+def test_losses_are_bounded() -> None:
+    made = make(Policy("test", dispatch=DispatchSettings(max_attempts=2)))
+    made.on_event(RequestArrived(request("r")), 0.0)
+    for now in (1.0, 2.0):
+        assert sent(made.on_event(WorkerReported(status("w")), now)) == [["r"]]
+        effects = made.on_event(WorkerLost("w"), now + 0.5)
+    (failed,) = effects
+    assert isinstance(failed, Failed)
+    assert failed.error.reason == "ATTEMPTS_EXHAUSTED"
+    assert made.snapshot().num_queued == 0
+
+
+def test_long_batches_are_split() -> None:
+    made = make(Policy("test", dispatch=DispatchSettings(max_batch_tokens=100)))
+    for index in range(7):
+        made.on_event(RequestArrived(request(f"r{index}", num_prompt_tokens=150 if index == 5 else 40)), 0.0)
+    batches = sent(made.on_event(WorkerReported(status("w", window=9)), 1.0))
+    assert batches == [["r0", "r1"], ["r2", "r3"], ["r4"], ["r5"], ["r6"]]
+
+
+def test_tokens_do_not_look_at_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(w=1)
+    for index in range(100):
+        made.on_event(RequestArrived(request(f"r{index}", max_tokens=1000)), 0.0)
+    made.on_event(BatchAcked("w", accepted_request_ids=("r0",)), 0.0)
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("the queue was looked at")
+
+    monkeypatch.setattr(director_module.Clustering, "next", refuse)
+    monkeypatch.setattr(director_module.WaitingQueue, "head", refuse)
+    monkeypatch.setattr(director_module.WaitingQueue, "first", refuse)
+    for now in range(50):
+        assert len(made.on_event(tokens("r0", now), float(now))) == 1
+
+
+def test_a_new_policy_reorders_what_waits() -> None:
+    made = make(Policy("old", admission=AdmissionSettings(mode=AdmissionMode.FCFS)), w=1)
+    for index in range(4):
+        made.on_event(RequestArrived(request(f"r{index}")), float(index))
+    newest_first = Policy("new", admission=AdmissionSettings(mode=AdmissionMode.LCFS))
+    assert made.on_event(PolicyChanged(newest_first), 5.0) == []
+    assert made.policy is newest_first
+    assert sent(made.on_event(tokens("r0", end=FinishReason.STOP), 6.0)) == [["r3"]]
+
+
+def test_deadlines_are_watched_from_when_the_policy_asks_for_it() -> None:
+    made = make(Policy("old", admission=AdmissionSettings(mode=AdmissionMode.FCFS)), w=1)
+    made.on_event(RequestArrived(request("r0")), 0.0)
+    made.on_event(RequestArrived(request("r1", deadline_s=1.0)), 0.0)
+    assert made.on_event(Tick(), 2.0) == []
+    made.on_event(PolicyChanged(Policy("new")), 3.0)
+    (failed,) = made.on_event(Tick(), 4.0)
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, SloUnreachable)
+
+
+def test_the_policys_deadline_is_for_requests_that_name_none() -> None:
+    made = make(Policy("test", admission=AdmissionSettings(default_first_token_deadline_s=1.0)), w=1)
+    made.on_event(RequestArrived(request("first", deadline_s=float("inf"))), 0.0)
+    made.on_event(RequestArrived(request("default")), 0.0)
+    made.on_event(RequestArrived(request("own", deadline_s=3.0)), 0.0)
+    made.on_event(RequestArrived(request("none", deadline_s=float("inf"))), 0.0)
+    assert [effect.request_id for effect in made.on_event(Tick(), 1.1)] == ["default"]
+    assert [effect.request_id for effect in made.on_event(Tick(), 3.1)] == ["own"]
+    assert made.on_event(Tick(), 1e6) == []
+
+
+def test_a_request_that_had_its_first_token_is_never_too_late() -> None:
+    made = make(w=1)
+    made.on_event(RequestArrived(request("r", deadline_s=1.0)), 0.0)
+    made.on_event(tokens("r", 1), 0.5)
+    made.on_event(WorkerLost("w"), 0.6)
+    assert made.on_event(Tick(), 9.0) == []
+    assert sent(made.on_event(WorkerReported(status("w")), 9.5)) == [["r"]]
+
+
+def test_a_request_goes_back_to_the_queue_with_its_deadline() -> None:
+    made = make(w=1)
+    made.on_event(RequestArrived(request("r", deadline_s=1.0)), 0.0)
+    made.on_event(Tick(), 1.5)
+    made.on_event(WorkerLost("w"), 2.0)
+    (failed,) = made.on_event(Tick(), 2.1)
+    assert isinstance(failed, Failed)
+    assert failed.error.reason == "SLO_UNREACHABLE"
+
+
+def test_an_idle_worker_takes_what_looks_hopeless() -> None:
+    made = make(w=1)
+    report = status("w", window=1)
+    for now, count in ((0.0, 0), (1.0, 1), (2.0, 2)):
+        made.on_event(WorkerReported(replace(report, num_prefill_tokens=count, pending_prefill_tokens=1)), now)
+    effects = made.on_event(RequestArrived(request("r", num_prompt_tokens=1000, deadline_s=1.0)), 3.0)
+    assert effects[0] == Accepted("r")
+    (failed,) = made.on_event(RequestArrived(request("s", num_prompt_tokens=1000, deadline_s=1.0)), 3.0)
+    assert isinstance(failed, Failed)
+    assert failed.error.reason == "SLO_UNREACHABLE"
+
+
+def test_explain_changes_nothing() -> None:
+    made = make(w=1, v=1)
+    before = made.snapshot()
+    explanation = made.explain(request("r"), random.Random(0))
+    assert (explanation.worker_id, len(explanation.verdicts)) == ("v", 2)
+    assert made.snapshot() == before
+
+
+def test_snapshot() -> None:
+    made = make(b=1, a=1)
+    for index in range(3):
+        made.on_event(RequestArrived(request(f"r{index}")), 0.0)
+    shown = made.snapshot()
+    assert (shown.num_queued, shown.num_dispatched, shown.num_parked) == (1, 2, 0)
+    assert [(each.status.worker_id, each.num_in_flight) for each in shown.workers] == [("a", 1), ("b", 1)]
