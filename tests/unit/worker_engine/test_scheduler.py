@@ -124,6 +124,44 @@ def test_a_lower_priority_is_preempted_before_a_younger_one() -> None:
     assert high.state is SequenceState.RUNNING
 
 
+def test_what_a_preemption_freed_is_not_given_away_in_the_same_step() -> None:
+    world = World(4)
+    world.add("old", 4, max_tokens=12)
+    young = world.add("young", 4, max_tokens=12)
+    while world.pool.free_pages > 0:
+        world.step()
+    world.add("small", 1, max_tokens=1)
+    while young.state is SequenceState.RUNNING:
+        last = world.step()
+    assert world.pool.free_pages > 0
+    assert last == [("old", 1)]
+
+
+def test_who_ran_before_goes_first_again() -> None:
+    world = World(8)
+    world.add("old", 4, max_tokens=24)
+    world.step()
+    passed = world.add("passed", 4, max_tokens=1, uses=adapter("blue", 7))
+    young = world.add("young", 12, max_tokens=12)
+    while world.scheduler.num_preemptions == 0:
+        world.step()
+    assert passed.arrival < young.arrival
+    assert [s.request.request_id for s in world.scheduler._waiting.head(2)] == ["young", "passed"]
+
+
+def test_an_adapter_in_use_takes_no_more_room() -> None:
+    world = World(8)
+    red = adapter("red", 5)
+    for name in "abc":
+        world.add(name, 4, max_tokens=1, uses=red)
+    assert world.step() == [("a", 4), ("b", 4)]
+    world = World(8, max_step_tokens=4)
+    first, second = (world.add(name, 4, max_tokens=8, uses=red) for name in "ab")
+    world.step()
+    world.step()
+    assert (first.state, second.state) == (SequenceState.RUNNING, SequenceState.RUNNING)
+
+
 def test_idle_adapters_leave_before_a_sequence_is_preempted() -> None:
     world = World(4)
     world.add("brief", 1, max_tokens=1, uses=adapter("red", 2))
