@@ -68,6 +68,7 @@ class ControlPlane:
             facts,
             max_prompt_characters=config.limits.max_prompt_characters,
             inline_characters=config.model.inline_characters,
+            max_waiting=config.model.max_waiting_texts,
         )
         self._facts = facts
         self._state = StateStore(config.redis)

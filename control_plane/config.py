@@ -30,6 +30,8 @@ class ModelConfig(Section):
     context_length: int = Field(default=0, ge=0)
     # Texts longer than this many characters are tokenised on a thread, so that they hold up nobody's tokens.
     inline_characters: PositiveInt = 4096
+    # Longer texts that may wait for that thread.
+    max_waiting_texts: PositiveInt = 256
 
     @property
     def served_name(self) -> str:
@@ -69,8 +71,9 @@ class WorkersConfig(Section):
     lease_grace_s: PositiveSeconds = 5.0
     # Messages that a worker may be ahead of this control plane; its tokens are joined beyond that.
     step_credits: PositiveInt = 4
-    # Largest share of one core that step messages may cost here; credits are returned no faster than that.
-    step_cpu_share: float = Field(default=0.4, gt=0, le=1)
+    # Largest share of one core that step messages may cost here; credits are returned no faster than that. The default
+    # suits a machine that the control plane shares with workers; 1 suits a machine of its own.
+    step_cpu_share: float = Field(default=0.2, gt=0, le=1)
     # Longest time that a credit may be held back for it.
     step_delay_s: float = Field(default=0.1, ge=0, le=10)
     connect_timeout_s: PositiveSeconds = 5.0

@@ -2,8 +2,9 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final
 
+from control_plane.core.errors import QueueFull
 from control_plane.errors import (
     ChatTemplateFailed,
     ChatTemplateMissing,
@@ -13,17 +14,25 @@ from control_plane.errors import (
 )
 from control_plane.types import ChatPrompt, ModelFacts, Prompt, TextPrompt, TokenPrompt
 
+RETRY_AFTER_S: Final = 1.0
+
 
 class PromptEncoder:
     """Encodes prompts with one model's tokenizer; Generate and CountTokens share it."""
 
     def __init__(
-        self, tokenizer: Any, facts: ModelFacts, *, max_prompt_characters: int, inline_characters: int
+        self,
+        tokenizer: Any,
+        facts: ModelFacts,
+        *,
+        max_prompt_characters: int,
+        inline_characters: int,
+        max_waiting: int,
     ) -> None:
         """Takes over `tokenizer`, a fast transformers tokenizer.
 
-        Texts of up to `inline_characters` are encoded at once, longer ones on a thread of their own, and texts of more
-        than `max_prompt_characters` not at all.
+        Texts of up to `inline_characters` are encoded at once, longer ones on a thread of their own, for which at most
+        `max_waiting` wait, and texts of more than `max_prompt_characters` not at all.
         """
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
@@ -34,12 +43,14 @@ class PromptEncoder:
         self._facts = facts
         self._max_prompt_characters = max_prompt_characters
         self._inline_characters = inline_characters
+        self._max_waiting = max_waiting
+        self._num_waiting = 0
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
 
     async def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's token ids: at least one, all in the vocabulary, fewer than the context has room for.
 
-        Raises PromptEmpty, PromptTooLong, TokenOutOfRange, ChatTemplateMissing, ChatTemplateFailed.
+        Raises PromptEmpty, PromptTooLong, TokenOutOfRange, ChatTemplateMissing, ChatTemplateFailed, QueueFull.
         """
         num_characters = _num_characters(prompt)
         if num_characters > self._max_prompt_characters:
@@ -50,7 +61,7 @@ class PromptEncoder:
                 max_character_count=str(self._max_prompt_characters),
             )
         if num_characters > self._inline_characters:
-            token_ids = await asyncio.get_running_loop().run_in_executor(self._threads, self._token_ids, prompt)
+            token_ids = await self._on_thread(prompt)
         else:
             token_ids = self._token_ids(prompt)
         self._check(token_ids)
@@ -59,6 +70,19 @@ class PromptEncoder:
     def close(self) -> None:
         """Ends the thread."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _on_thread(self, prompt: Prompt) -> tuple[int, ...]:
+        if self._num_waiting >= self._max_waiting:
+            raise QueueFull(
+                f"prompt: {self._num_waiting} long prompts wait to be tokenised already",
+                metadata={"field": "prompt"},
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._num_waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._token_ids, prompt)
+        finally:
+            self._num_waiting -= 1
 
     def _token_ids(self, prompt: Prompt) -> tuple[int, ...]:
         match prompt:

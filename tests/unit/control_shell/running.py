@@ -96,7 +96,7 @@ async def eventually(probe: Callable[[], Awaitable[T | None]]) -> T:
     deadline = time.monotonic() + TIMEOUT_S
     while (answer := await probe()) is None:
         assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
     return answer
 
 

@@ -11,12 +11,13 @@ from control_plane.types import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from tests.unit.control_shell.tiny_model import write_model
 
 
-def make_encoder(path: Path, *, max_prompt_characters: int = 10_000, inline_characters: int = 1000) -> PromptEncoder:
+def make_encoder(path: Path, *, inline_characters: int = 1000) -> PromptEncoder:
     return PromptEncoder(
         load_tokenizer(path),
         read_facts(path, "tiny", 0),
-        max_prompt_characters=max_prompt_characters,
+        max_prompt_characters=10_000,
         inline_characters=inline_characters,
+        max_waiting=50,
     )
 
 
@@ -48,6 +49,17 @@ async def test_long_text_goes_through_a_thread_and_gives_the_same(model_path: Pa
     texts = [TextPrompt(f"text {index}") for index in range(50)]
     assert await asyncio.gather(*map(threaded.encode, texts)) == [await inline.encode(text) for text in texts]
     threaded.close()
+
+
+async def test_texts_that_wait_for_the_thread_are_bounded(model_path: Path) -> None:
+    encoder = make_encoder(model_path, inline_characters=1)
+    texts = [TextPrompt(f"text {index}") for index in range(51)]
+    answers = await asyncio.gather(*map(encoder.encode, texts), return_exceptions=True)
+    assert [isinstance(answer, tuple) for answer in answers] == [True] * 50 + [False]
+    assert isinstance(answers[50], RequestError)
+    assert answers[50].reason == "QUEUE_FULL"
+    assert await encoder.encode(texts[50])
+    encoder.close()
 
 
 @pytest.mark.parametrize(
