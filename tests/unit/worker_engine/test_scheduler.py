@@ -125,9 +125,9 @@ def test_a_lower_priority_is_preempted_before_a_younger_one() -> None:
 
 
 def test_what_a_preemption_freed_is_not_given_away_in_the_same_step() -> None:
-    world = World(4)
+    world = World(5)
     world.add("old", 4, max_tokens=12)
-    young = world.add("young", 4, max_tokens=12)
+    young = world.add("young", 4, max_tokens=12, uses=adapter("red", 1))
     while world.pool.free_pages > 0:
         world.step()
     world.add("small", 1, max_tokens=1)
