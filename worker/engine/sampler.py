@@ -6,9 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.sampling.draw import draw
-from kernels.sampling.penalties import apply_penalties
-from kernels.sampling.truncation import scale, truncate
+from kernels.sampling import apply_penalties, draw, scale, truncate
 from worker.engine.noise import uniforms
 from worker.engine.sequence import Sequence
 from worker.engine.staging import joined, to_device
