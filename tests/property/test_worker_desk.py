@@ -15,18 +15,17 @@ from worker.types import EngineRequest, FinishReason, RequestFailure, SequenceOu
 
 WINDOW = 4
 STOP = "ab"
-CANCELLED = sampling_pb2.FINISH_REASON_CANCELLED
 
 
 @dataclass
 class Seen:
-    """What a control plane knows of a request that it sent."""
+    """What a control plane knows of a request that it sent, and what the engine made of it."""
 
+    token_ids: list[int]
+    made: list[int]
     accepted: bool = False
-    token_ids: list[int] = field(default_factory=list)
     text: str = ""
     num_ends: int = 0
-    was_cut: bool = False
 
 
 @dataclass
@@ -47,7 +46,7 @@ class DeskMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bench = Bench(request_window=WINDOW, message_tokens=3)
+        self.bench = Bench(request_window=WINDOW, message_tokens=2)
         self.bench.host.hosted = {digest("x"), digest("y")}
         self.live: dict[str, EngineRequest] = {}  # in the engine
         self.made: dict[str, list[int]] = {}  # by the engine, for each key
@@ -84,9 +83,11 @@ class DeskMachine(RuleBasedStateMachine):
         has_room = len(client.open) < WINDOW
         self.bench.desk.accept(client.stream, [request_from_proto(message)])
         if is_new and has_room and not self.is_lost:
-            seen = client.open[request_id] = Seen(text="")
-            seen.token_ids = list(resumed.encode())
-        self._take_commands()
+            client.open[request_id] = Seen(list(resumed.encode()), list(resumed.encode()))
+            for engine_request in self.bench.engine.submitted:
+                self.live[engine_request.request_id] = engine_request
+                self.made[engine_request.request_id] = client.open[request_id].made
+        self.bench.engine.submitted.clear()
 
     @rule(client=clients, number=st.integers(0, 5))
     def cancel(self, client: Client, number: int) -> None:
@@ -108,7 +109,7 @@ class DeskMachine(RuleBasedStateMachine):
         ]
         self.bench.engine.cancelled.clear()
         for key in list(self.live):
-            match data.draw(st.sampled_from("aabb.!-")):
+            match data.draw(st.sampled_from("caaccbccc.!-")):
                 case "-":
                     continue
                 case ".":
@@ -118,7 +119,8 @@ class DeskMachine(RuleBasedStateMachine):
                     failures.append(RequestFailure(key, "INTERNAL", "oh", code=Code.INTERNAL))
                     del self.live[key]
                 case char:
-                    is_last = data.draw(st.booleans()) and data.draw(st.booleans())
+                    self.made[key].append(ord(char))
+                    is_last = data.draw(st.integers(0, 7)) == 7
                     outputs.append(
                         SequenceOutput(key, (ord(char),), finish_reason=FinishReason.LENGTH if is_last else None)
                     )
@@ -165,12 +167,6 @@ class DeskMachine(RuleBasedStateMachine):
             assert all(seen.accepted and seen.num_ends == 1 for seen in client.ended)
         assert self.bench.host.leases == []
 
-    def _take_commands(self) -> None:
-        for engine_request in self.bench.engine.submitted:
-            if not self.is_lost:
-                self.live[engine_request.request_id] = engine_request
-        self.bench.engine.submitted.clear()
-
     def _hear(self, client: Client, message: worker_pb2.DispatchResponse) -> None:
         for request_id in message.ack.accepted_request_ids:
             assert not client.open[request_id].accepted
@@ -181,6 +177,7 @@ class DeskMachine(RuleBasedStateMachine):
             assert seen.accepted
             seen.token_ids += output.token_ids
             seen.text += output.text
+            assert seen.token_ids == seen.made[: len(seen.token_ids)]
             whole = bytes(seen.token_ids).decode()
             if output.finish_reason:
                 self._check_end(seen, whole, output.finish_reason)
@@ -198,6 +195,8 @@ class DeskMachine(RuleBasedStateMachine):
         if STOP in whole:
             assert whole.endswith(STOP)
             assert reason == sampling_pb2.FINISH_REASON_STOP
+        else:
+            assert seen.token_ids == seen.made
 
     def _end(self, client: Client, request_id: str) -> None:
         seen = client.open.pop(request_id)
