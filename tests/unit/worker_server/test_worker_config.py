@@ -59,3 +59,8 @@ def test_each_problem_is_one_line(arguments: list[str], lines: list[str]) -> Non
 def test_it_is_frozen() -> None:
     with pytest.raises(ValidationError):
         load_config(MODEL).listen = "x:1"  # type: ignore[misc]
+
+
+def test_the_example_file_is_valid() -> None:
+    example = Path(__file__).parents[3] / "deploy" / "config" / "worker.yaml"
+    assert load_config(["--config", str(example)]).model.served_name == "demo"
