@@ -106,8 +106,8 @@ class WorkerConfig(Section):
     # Names this worker among others; a worker that restarts may keep it. Default: made up at start.
     worker_id: str = Field(default_factory=lambda: f"worker-{secrets.token_hex(4)}", pattern=r"^[A-Za-z0-9._-]{1,128}$")
     listen: str = Field(default="127.0.0.1:7002", pattern=r"^.+:\d+$")
-    # Where control planes reach this worker. Empty: the address it listens on.
-    advertise_address: str = ""
+    # Where control planes reach this worker, "host:port". Empty: the address it listens on.
+    advertise_address: str = Field(default="", pattern=r"^(.+:\d+)?$")
     # The adapter store. Empty: the base model only.
     store_address: str = "127.0.0.1:7001"
     model: ModelSection
@@ -126,6 +126,9 @@ class WorkerConfig(Section):
     # Most steps of sequences joined in one message.
     message_tokens: PositiveInt = 8192
     status_interval_s: PositiveSeconds = 0.25
+    # A control plane that does not answer a ping for this long is gone.
+    keepalive_interval_s: PositiveSeconds = 10.0
+    keepalive_timeout_s: PositiveSeconds = 5.0
     # Threads of the engine's arithmetic on a CPU. 0: half of the cores.
     threads: int = Field(default=0, ge=0, le=1024)
     max_message_bytes: PositiveInt = 16 * 1024 * 1024
@@ -136,6 +139,15 @@ class WorkerConfig(Section):
     # How long control planes have to take the news that the engine is gone.
     crash_flush_s: float = Field(default=1.0, ge=0, le=60)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _lease_leads_here(self) -> "WorkerConfig":
+        if self.redis.url and not self.advertise_address and self.listen.startswith(("0.0.0.0:", "[::]:")):
+            raise ValueError(
+                f"listen is {self.listen}, every interface: set advertise_address to where control planes reach this "
+                "worker, as host:port"
+            )
+        return self
 
     @property
     def num_threads(self) -> int:

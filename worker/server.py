@@ -21,6 +21,8 @@ SERVICE_NAME = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
 
 _log = logging.getLogger("worker.server")
 
+_MIN_PING_INTERVAL_MS = 1000  # control planes may ask that often whether this worker is there
+
 _Messages = AsyncIterator[worker_pb2.DispatchRequest]
 _Context = grpc.aio.ServicerContext[worker_pb2.DispatchRequest, worker_pb2.DispatchResponse]
 
@@ -117,6 +119,9 @@ class WorkerServer:
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
                 ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_time_ms", int(config.keepalive_interval_s * 1000)),
+                ("grpc.keepalive_timeout_ms", int(config.keepalive_timeout_s * 1000)),
+                ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
             ]
         )
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, self._server)

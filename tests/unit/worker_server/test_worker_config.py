@@ -22,9 +22,11 @@ def test_defaults_serve_a_model_under_its_folders_name() -> None:
 
 def test_settings_override_the_file(tmp_path: Path) -> None:
     file = tmp_path / "worker.yaml"
-    file.write_text("listen: 0.0.0.0:9\nmodel: {path: /m, name: base}\nengine: {max_running: 8, context_length: 64}\n")
+    file.write_text(
+        "listen: 127.0.0.1:9\nmodel: {path: /m, name: base}\nengine: {max_running: 8, context_length: 64}\n"
+    )
     config = load_config(["--config", str(file), "--set", "engine.max_running=4", "--set", "redis.url="])
-    assert (config.listen, config.model.served_name, config.redis.url) == ("0.0.0.0:9", "base", "")
+    assert (config.listen, config.model.served_name, config.redis.url) == ("127.0.0.1:9", "base", "")
     engine = config.engine.build(2048)
     assert (engine.max_running, engine.context_length) == (4, 64)
 
@@ -44,6 +46,7 @@ def test_a_context_beyond_the_models_is_not_served() -> None:
         ),
         ([*MODEL, "--set", "nonsense"], ["--set nonsense: write it as key=value"]),
         ([*MODEL, "--set", "listen=1", "--set", "listen.host=1"], ["listen.host: listen is a value, not a section"]),
+        ([*MODEL, "--set", "listen=0.0.0.0:7002"], ["config: Value error, listen is 0.0.0.0:7002, every interface"]),
         (["--config", "/nowhere.yaml"], ["/nowhere.yaml: cannot be read"]),
     ],
 )
