@@ -5,10 +5,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import grpc
 import grpc.aio
+from google.rpc import error_details_pb2, status_pb2
 from tokenizers import Tokenizer, decoders, models
 
 from multitude.v1 import sampling_pb2, worker_pb2, worker_pb2_grpc
+from worker.codec import DETAILS_KEY
 from worker.config import WorkerConfig
 from worker.engine_process.messages import EngineFacts
 from worker.errors import WorkerError
@@ -242,3 +245,15 @@ def adapter(name: str) -> worker_pb2.AdapterRef:
 def said(key: str, text: str, finish: FinishReason | None = None) -> SequenceOutput:
     """What a step produces for a sequence whose tokens are these bytes."""
     return SequenceOutput(key, tuple(text.encode()), finish_reason=finish)
+
+
+async def ended(control_plane: ControlPlane) -> tuple[grpc.StatusCode, str]:
+    """The stream's status and its stable reason."""
+    async with asyncio.timeout(10):
+        code = await control_plane.call.code()
+        trailers = dict(await control_plane.call.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers[DETAILS_KEY])  # type: ignore[arg-type]
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert (info.domain, status.code) == ("multitude", code.value[0])
+    return code, info.reason
