@@ -13,6 +13,7 @@ from tests.unit.worker_server.bench import (
     Bench,
     adapter,
     digest,
+    ended,
     request,
     running_bench,
     said,
