@@ -105,12 +105,17 @@ def _open_regular(path: Path, roots: Sequence[Path]) -> IO[bytes]:
         raise SourceNotFound(f"{path} is not there", field="source_uri") from None
     except OSError as error:
         raise SourceNotFound(f"{path} cannot be read: {error.strerror}", field="source_uri") from None
-    file = os.fdopen(descriptor, "rb")
+    try:
+        _require_regular(descriptor, path, roots)
+    except (SourceNotAllowed, SourceNotFound):
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def _require_regular(descriptor: int, path: Path, roots: Sequence[Path]) -> None:
     opened_as = Path(f"/proc/self/fd/{descriptor}")
-    if opened_as.exists() and not any(opened_as.readlink().is_relative_to(root) for root in roots):
-        file.close()
+    if opened_as.is_symlink() and not any(opened_as.readlink().is_relative_to(root) for root in roots):
         raise SourceNotAllowed(f"{path} changed while it was opened", field="source_uri")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
         raise SourceNotFound(f"{path} is not a regular file", field="source_uri")
-    return file

@@ -55,6 +55,8 @@ async def receive(parts: AsyncIterator[UploadPart], folder: Path, limits: Limits
     try:
         async with asyncio.timeout(limits.upload_timeout_s):
             header = await _next(parts, limits)
+            if header is None:
+                raise UploadIncomplete("the stream ended before its header", field="header")
             if not isinstance(header, UploadHeader):
                 raise RequestInvalid("an upload begins with its header", field="header")
             while (part := await _next(parts, limits)) is not None:

@@ -15,6 +15,7 @@ ALL_LINEAR = "all-linear"
 # From this many targets on, PEFT shortens full names to suffixes. The two mean the same, except under
 # layers_to_transform, which a full name escapes and a suffix does not.
 SHORTENED_TARGET_COUNT = 20
+MAX_SCALE = (2 - 2**-23) * 2.0**127  # the largest float32, which is what scales are when they are used
 
 
 def plan(settings: LoraSettings, model: BaseModel, *, regex_timeout_s: float) -> tuple[Delta, ...]:
@@ -23,7 +24,7 @@ def plan(settings: LoraSettings, model: BaseModel, *, regex_timeout_s: float) ->
     Raises:
         AdapterConfigInvalid: An expression is invalid, or nothing is targeted.
         AdapterUnsupported: Something other than the seven linear modules of a layer is targeted.
-        AdapterNotFinite: A scale overflows.
+        AdapterNotFinite: A scale is beyond float32.
     """
     names = module_names(model)
     _require_unambiguous(settings, names)
@@ -119,8 +120,8 @@ def _delta(settings: LoraSettings, name: ModuleName, matches: _Matches, index: i
     rank = settings.rank if rank_at is None else settings.rank_pattern[rank_at][1]
     alpha = settings.alpha if alpha_at is None else settings.alpha_pattern[alpha_at][1]
     scale = alpha / (math.sqrt(rank) if settings.use_rslora else rank)
-    if not math.isfinite(scale):
-        raise AdapterNotFinite(f"the scale of {name.key} is not finite; lower lora_alpha", field="lora_alpha")
+    if abs(scale) > MAX_SCALE:
+        raise AdapterNotFinite(f"the scale of {name.key} is beyond float32; lower lora_alpha", field="lora_alpha")
     return Delta(name.site, rank, scale)
 
 

@@ -12,7 +12,7 @@ from adapter_store.config import Limits
 from adapter_store.errors import AdapterFileCorrupt, AdapterNotSafetensors, AdapterTooLarge, AdapterUnsupported
 
 WEIGHTS_NAME = "adapter_model.safetensors"
-PIECE_BYTES = 4 << 20
+PIECE_BYTES = 1 << 20
 _LENGTH_BYTES = 8
 # First bytes of what torch.save has written over time: a zip archive, or a bare pickle of protocol 2 to 5.
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
