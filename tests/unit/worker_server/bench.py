@@ -196,8 +196,7 @@ class Bench:
             self.host if with_store else None,
             self.status,
         )
-        config = WorkerConfig.model_validate({"model": {"path": "/m"}, "listen": "127.0.0.1:0"})
-        self.server = WorkerServer(WorkerServicer(self.desk, self.status, BASE_MODEL), config)
+        self.server: WorkerServer  # these two by running_bench; a desk alone needs no event loop
         self.channel: grpc.aio.Channel
 
     def connect(self) -> ControlPlane:
@@ -224,6 +223,8 @@ class Bench:
 @asynccontextmanager
 async def running_bench(**settings: object) -> AsyncIterator[Bench]:
     bench = Bench(**settings)  # type: ignore[arg-type]
+    config = WorkerConfig.model_validate({"model": {"path": "/m"}, "listen": "127.0.0.1:0"})
+    bench.server = WorkerServer(WorkerServicer(bench.desk, bench.status, BASE_MODEL), config)
     address = await bench.server.start()
     async with grpc.aio.insecure_channel(address) as channel:
         bench.channel = channel
