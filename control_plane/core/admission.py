@@ -13,6 +13,10 @@ from control_plane.core.queue import WaitingQueue
 from control_plane.core.types import Request
 
 
+# Deadlines of requests that ended are kept up to this many, and as many as requests are in flight.
+_DEADLINE_SLACK = 1024
+
+
 class Admission:
     """Judges arrivals, and finds the waiting requests whose first token would come too late."""
 
@@ -44,12 +48,15 @@ class Admission:
 
     def overdue(self, ledger: Ledger, now: float) -> list[TrackedRequest]:
         """The waiting requests whose deadline cannot be met any more; none is watched any longer."""
+        if len(self._deadlines) > 2 * len(ledger) + _DEADLINE_SLACK:
+            self._deadlines = [each for each in self._deadlines if _is_open(ledger.get(each[2]), each[1])]
+            heapq.heapify(self._deadlines)
         # One that waited several times is in the heap several times.
         found: dict[str, TrackedRequest] = {}
         while self._deadlines and self._deadlines[0][0] < now:
             _, number, request_id = heapq.heappop(self._deadlines)
             tracked = ledger.get(request_id)
-            if tracked is None or tracked.number != number or not self._is_watched(tracked):
+            if tracked is None or not _is_open(tracked, number) or not self._is_watched(tracked):
                 continue
             if tracked.state is RequestState.QUEUED:
                 found[request_id] = tracked
@@ -135,3 +142,8 @@ class Admission:
 def _prefill_s(num_tokens: int, workers: Iterable[Worker]) -> float:
     """Least expected time for a prompt behind the prompts that are there; 0 where a rate was not measured."""
     return min((worker.prefill_s(worker.pending_prefill_tokens + num_tokens) for worker in workers), default=0.0)
+
+
+def _is_open(tracked: TrackedRequest | None, number: int) -> bool:
+    """Whether the request is the one that arrived with this number, and has not ended."""
+    return tracked is not None and tracked.number == number and tracked.state is not RequestState.ENDED

@@ -121,6 +121,9 @@ class Witness:
             digests.append(dispatched.request.adapter.digest if dispatched.request.adapter else None)
         changes = sum(left != right for left, right in pairwise(digests))
         assert changes <= max(0, len(set(digests)) - 1), "a batch is not grouped by adapter"
+        if not batch.requests:
+            # A window that shrank below what is there; hints are still welcome.
+            return
         assert len(held) <= self.windows[batch.worker_id], f"the window of {batch.worker_id} is exceeded"
 
     def _see_output(self, emitted: Emitted, now: float) -> None:

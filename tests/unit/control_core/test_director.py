@@ -190,3 +190,12 @@ def test_snapshot() -> None:
     shown = made.snapshot()
     assert (shown.num_queued, shown.num_dispatched, shown.num_parked) == (1, 2, 0)
     assert [(each.status.worker_id, each.num_in_flight) for each in shown.workers] == [("a", 1), ("b", 1)]
+
+
+def test_deadlines_of_ended_requests_are_let_go() -> None:
+    made = make(w=1)
+    for index in range(3000):
+        made.on_event(RequestArrived(request(f"r{index}", deadline_s=80_000.0)), 0.0)
+        made.on_event(tokens(f"r{index}", 1, end=FinishReason.STOP), 0.0)
+    made.on_event(Tick(), 1.0)
+    assert len(made._admission._deadlines) <= 1024
