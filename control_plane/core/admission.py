@@ -12,7 +12,6 @@ from control_plane.core.policy import AdmissionMode, AdmissionSettings
 from control_plane.core.queue import WaitingQueue
 from control_plane.core.types import Request
 
-
 # Deadlines of requests that ended are kept up to this many, and as many as requests are in flight.
 _DEADLINE_SLACK = 1024
 
