@@ -86,6 +86,9 @@ class PromptEncoder:
 
     def _token_ids(self, prompt: Prompt) -> tuple[int, ...]:
         match prompt:
+            case TextPrompt(""):
+                # A tokenizer that adds special tokens would make a prompt of nothing but these.
+                raise PromptEmpty("prompt.text", "must not be empty; send at least one character")
             case TextPrompt(text):
                 return self._encode_text(text, add_special_tokens=True)
             case TokenPrompt(token_ids):

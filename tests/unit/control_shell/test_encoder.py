@@ -5,6 +5,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from control_plane.core.errors import RequestError
+from control_plane.errors import PromptEmpty
 from control_plane.text.encoder import PromptEncoder
 from control_plane.text.model_directory import ModelDirectoryError, load_tokenizer, read_facts
 from control_plane.types import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
@@ -27,11 +28,16 @@ def encoder(model_path: Path) -> PromptEncoder:
 
 
 @pytest.mark.parametrize(
-    "text", ["hello", "na\u00efve \u4e2d\u6587 \U0001f600", "a<|begin|>b", "", " two  spaces ", "x" * 60]
+    "text", ["hello", "na\u00efve \u4e2d\u6587 \U0001f600", "a<|begin|>b", " two  spaces ", "x" * 60]
 )
 async def test_text_is_encoded_as_transformers_does(encoder: PromptEncoder, model_path: Path, text: str) -> None:
     expected = AutoTokenizer.from_pretrained(model_path)(text)["input_ids"]
     assert list(await encoder.encode(TextPrompt(text))) == expected
+
+
+async def test_an_empty_text_is_refused_though_special_tokens_would_be_added(encoder: PromptEncoder) -> None:
+    with pytest.raises(PromptEmpty, match=r"prompt\.text"):
+        await encoder.encode(TextPrompt(""))
 
 
 async def test_a_chat_is_encoded_as_transformers_does(encoder: PromptEncoder, model_path: Path) -> None:
