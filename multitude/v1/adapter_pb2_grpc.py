@@ -29,7 +29,8 @@ class AdapterServiceStub:
     """The catalog of adapters and the source of their weights; served by the adapter store.
 
     A version is immutable and named by the SHA-256 of its canonical weights: the same PEFT directory published twice is one
-    version. Creating an existing adapter adds a version and makes it the newest.
+    version. Creating an existing adapter adds a version and makes it the newest; a version that the adapter has already
+    keeps its place. Every call refuses a malformed field with INVALID_ARGUMENT (REQUEST_INVALID).
     """
 
     def __init__(self, channel):
@@ -74,7 +75,8 @@ class AdapterServiceServicer:
     """The catalog of adapters and the source of their weights; served by the adapter store.
 
     A version is immutable and named by the SHA-256 of its canonical weights: the same PEFT directory published twice is one
-    version. Creating an existing adapter adds a version and makes it the newest.
+    version. Creating an existing adapter adds a version and makes it the newest; a version that the adapter has already
+    keeps its place. Every call refuses a malformed field with INVALID_ARGUMENT (REQUEST_INVALID).
     """
 
     def CreateAdapter(self, request_iterator, context):
@@ -82,7 +84,9 @@ class AdapterServiceServicer:
         adapter is visible when the call returns, and not before; a stream that breaks leaves nothing behind.
         Errors: INVALID_ARGUMENT with a reason that names the defect (ADAPTER_CONFIG_INVALID, ADAPTER_UNSUPPORTED,
         ADAPTER_SHAPE_MISMATCH, ADAPTER_TENSOR_MISSING, ADAPTER_TENSOR_UNEXPECTED, ADAPTER_NOT_FINITE, ADAPTER_FILE_CORRUPT,
-        ADAPTER_NOT_SAFETENSORS, ADAPTER_TOO_LARGE, UPLOAD_INCOMPLETE), FAILED_PRECONDITION (BASE_MODEL_MISMATCH).
+        ADAPTER_NOT_SAFETENSORS, ADAPTER_TOO_LARGE, UPLOAD_INCOMPLETE), FAILED_PRECONDITION (BASE_MODEL_MISMATCH,
+        TOO_MANY_VERSIONS), DEADLINE_EXCEEDED (UPLOAD_STALLED), RESOURCE_EXHAUSTED (TOO_MANY_UPLOADS, with a delay after
+        which to try again; STORE_FULL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +115,8 @@ class AdapterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAdapter(self, request, context):
-        """Deletes an adapter or one version. Requests in flight keep the weights that they use.
+        """Deletes an adapter or one version; without its last version an adapter is gone. Requests in flight keep the weights
+        that they use.
         Errors: NOT_FOUND (ADAPTER_NOT_FOUND, VERSION_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -123,7 +128,8 @@ class AdapterServiceServicer:
         "layers.<i>.<module>.lora_A" [rank, in] and "layers.<i>.<module>.lora_B" [out, rank], module one of q, k, v, o,
         gate, up, down, and one metadata entry "multitude", a JSON object: {"format": 1, "base_model": name,
         "scales": {"layers.<i>.<module>": number}}. The digest is the SHA-256 of the whole file.
-        Errors: NOT_FOUND (VERSION_NOT_FOUND); OUT_OF_RANGE (OFFSET_OUT_OF_RANGE).
+        Tensors keep the dtype that they were published with: F32, F16 or BF16. An offset equal to the length gives one message
+        without data. Errors: NOT_FOUND (VERSION_NOT_FOUND); OUT_OF_RANGE (OFFSET_OUT_OF_RANGE); DATA_LOSS (BLOB_CORRUPT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,7 +180,8 @@ class AdapterService:
     """The catalog of adapters and the source of their weights; served by the adapter store.
 
     A version is immutable and named by the SHA-256 of its canonical weights: the same PEFT directory published twice is one
-    version. Creating an existing adapter adds a version and makes it the newest.
+    version. Creating an existing adapter adds a version and makes it the newest; a version that the adapter has already
+    keeps its place. Every call refuses a malformed field with INVALID_ARGUMENT (REQUEST_INVALID).
     """
 
     @staticmethod
