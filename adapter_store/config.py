@@ -88,7 +88,7 @@ class Config(_Section):
         log_level: DEBUG, INFO, WARNING or ERROR.
     """
 
-    listen: Annotated[str, Field(pattern=r"^.+:\d{1,5}$")] = "127.0.0.1:7101"
+    listen: Annotated[str, Field(pattern=r"^.+:\d{1,5}$")] = "127.0.0.1:7001"
     data_dir: Path
     model: ModelConfig
     import_roots: tuple[Path, ...] = ()
