@@ -145,7 +145,7 @@ async def _lease(client: redis.Redis) -> dict[str, object]:
                     return json.loads(value)
             except redis.ConnectionError:
                 pass
-            await asyncio.sleep(0.02)  # another process's doing, which nothing announces
+            await asyncio.sleep(0)  # another process's doing, which nothing announces
 
 
 def _without(model: Path, folder: Path, name: str) -> Path:
