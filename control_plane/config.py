@@ -45,7 +45,7 @@ class RedisConfig(Section):
     # redis://, rediss:// or unix://. Empty: no shared state; then `workers.addresses` must name the workers.
     url: str = "redis://127.0.0.1:6379/0"
     fleet: str = Field(default="default", pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    timeout_s: PositiveSeconds = 0.25
+    timeout_s: PositiveSeconds = 0.5
     max_connections: PositiveInt = 8
     # How often load, residency and ownership are written, and how long they live unless they are written again.
     publish_interval_s: PositiveSeconds = 1.0

@@ -68,8 +68,10 @@ class StateStore:
             async with asyncio.timeout(self._timeout_s * 2):
                 answer = await operation(self._redis)
         except (RedisError, OSError, TimeoutError) as error:
+            _end_if_cancelled()
             self._note_away(error)
             raise StateAway from error
+        _end_if_cancelled()
         self._note_answer()
         return answer
 
@@ -95,3 +97,10 @@ class StateStore:
         if self._was_reported_away:
             self._was_reported_away = False
             logger.info("Redis answers again")
+
+
+def _end_if_cancelled() -> None:
+    """Ends a task that was cancelled inside redis-py, which may answer, or break the connection and raise that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from control_plane.runtime.policy_file import PolicyFile
 from control_plane.state.keys import Keys
 from multitude.v1 import fleet_pb2, worker_pb2
 from tests.unit.control_shell.fake_worker import LENGTH, FakeWorker, token
-from tests.unit.control_shell.redis_server import RedisServer
+from tests.unit.control_shell.redis_server import RedisServer, running_redis
 from tests.unit.control_shell.running import TIMEOUT_S, Caller, error_info, eventually, serving
 from tests.unit.control_shell.tiny_model import write_model
 
@@ -35,10 +34,8 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory(prefix="m-") as folder:
-        server = RedisServer(Path(folder))
+    with running_redis() as server:
         yield server
-        server.kill()
 
 
 @pytest.fixture
@@ -49,7 +46,7 @@ async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
 
 
 def shared(server: RedisServer, **settings: object) -> dict[str, object]:
-    return {"url": server.url, "fleet": "f", "publish_interval_s": 0.02, **settings}
+    return {"url": server.url, "fleet": "f", "publish_interval_s": 0.02, "timeout_s": 10, **settings}
 
 
 KEYS = Keys("f")
@@ -184,8 +181,7 @@ async def test_serving_outlives_redis_and_publishes_again_when_it_is_back(
     model_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    with tempfile.TemporaryDirectory(prefix="m-") as folder:
-        server = RedisServer(Path(folder))
+    with running_redis() as server:
         async with (
             FakeWorker("a") as worker,
             Redis.from_url(server.url, decode_responses=True) as redis,
@@ -216,7 +212,6 @@ async def test_serving_outlives_redis_and_publishes_again_when_it_is_back(
             assert caplog.text.count("Redis cannot be reached") == 1
             assert caplog.text.count("Redis answers again") == 1
             assert "Traceback" not in caplog.text
-        server.kill()
 
 
 async def test_a_worker_without_lease_finishes_and_gets_nothing_new(

