@@ -3,10 +3,11 @@
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
+
+Kept = dict[Hashable, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,9 @@ class LoraBatch:
         offsets_a: `[num_layers, 7, num_live]` int32; first element of A, `[rank, in]`, in the layer's stream.
         offsets_b: `[num_layers, 7, num_live]` int32; first element of transposed B, `[rank, out]`.
         scales: `[num_layers, 7, num_live]` float32.
-        derived: What an op made of the tables other than `row_start`, kept so that it is made once.
+        kept: For each live adapter, what ops made of its pages, ranks, offsets and scales. A caller may hand an
+            adapter's on from batch to batch for as long as these stay the same; by default it begins empty.
+        derived: What ops made of all tables but `row_start` together.
     """
 
     row_start: Tensor
@@ -33,14 +36,20 @@ class LoraBatch:
     offsets_a: Tensor
     offsets_b: Tensor
     scales: Tensor
-    derived: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    kept: tuple[Kept, ...] = ()
+    derived: Kept = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.kept:
+            object.__setattr__(self, "kept", tuple({} for _ in range(self.page_table.shape[0])))
+        assert len(self.kept) == self.page_table.shape[0], "one for each live adapter"
 
     @cached_property
-    def row_counts(self) -> list[int]:
-        """Rows of the base model alone, then of each live adapter."""
+    def starts(self) -> list[int]:
+        """`row_start` on the host."""
         starts: list[int] = self.row_start.tolist()
-        return starts[:1] + [end - start for start, end in pairwise(starts)]
+        return starts
 
     def with_rows(self, row_start: Tensor) -> "LoraBatch":
-        """The same adapters in the same pages over other rows; what ops derived from the tables stays."""
+        """The same adapters in the same pages over other rows; what ops made of those stays."""
         return replace(self, row_start=row_start)

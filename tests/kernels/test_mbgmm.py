@@ -1,7 +1,7 @@
 """MBGMM over the workload: popularity x batch x rank x dtype, in poisoned pages."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -157,7 +157,36 @@ def test_the_same_tables_over_other_rows(device: torch.device) -> None:
         mbgmm(outputs, x, case.pages[0], batch, layer=0, modules=GROUPS[0])
         for output, right in zip(outputs, expected, strict=True):
             assert_close(output, right)
-    assert case.batch.with_rows(batch.row_start).derived is case.batch.derived
+    assert case.batch.with_rows(batch.row_start).kept is case.batch.kept
+
+
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_what_is_kept_of_an_adapter_serves_another_batch(is_shuffled: bool, device: torch.device) -> None:
+    """The adapters stay in their pages; in the next batch they stand in another order, and one is missing."""
+    rng = random.Random(8)
+    adapters = [draw_adapter(rng, (2, 5, 16)) for _ in range(3)]
+    size = max(layout.num_pages(GEOMETRY) for layout, _ in adapters)
+    pages = torch.full((SHAPE.num_layers, 3 * size, GEOMETRY.page_elements), torch.nan)
+    held = [list(range(index * size, (index + 1) * size)) for index in range(3)]
+    for (layout, matrices), own in zip(adapters, held, strict=True):
+        if is_shuffled:
+            rng.shuffle(own)
+        write_adapter(pages, layout, matrices, own)
+    pages = pages.to(device)
+    first = lora_batch([layout for layout, _ in adapters], held, [1, 3, 5, 6], device)
+    order = (2, 0)
+    again = replace(
+        lora_batch([adapters[i][0] for i in order], [held[i] for i in order], [0, 2, 6], device),
+        kept=tuple(first.kept[i] for i in order),
+    )
+    for batch in (first, again):
+        for group in GROUPS:
+            x = torch.randn(6, SHAPE.in_features(group[0]), device=device)
+            outputs = [torch.randn(6, SHAPE.out_features(module), device=device) for module in group]
+            expected = naive.mbgmm(outputs, x, pages[1], batch, layer=1, modules=group)
+            mbgmm(outputs, x, pages[1], batch, layer=1, modules=group)
+            for output, right in zip(outputs, expected, strict=True):
+                assert_close(output, right)
 
 
 def test_modules_need_not_be_a_whole_group(device: torch.device) -> None:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.lora.batch import LoraBatch
+from kernels.lora.batch import Kept, LoraBatch
 from worker.adapters.residency import Residency
 from worker.engine.staging import to_device
 from worker.memory.layout import AdapterLayout
@@ -32,13 +32,14 @@ class _LayoutTables:
 class LoraTables:
     """Makes the tables of a live set once, and again when the set or an adapter's pages change.
 
-    Keeps the arrays of single adapters until `forget`, so its size follows that of the pool.
+    Keeps the arrays of single adapters and what ops made of them until `forget`, so its size follows the pool.
     """
 
     def __init__(self, residency: Residency, device: torch.device) -> None:
         self._residency = residency
         self._device = device
         self._layouts: dict[str, _LayoutTables] = {}
+        self._kept: dict[str, tuple[tuple[int, ...], Kept]] = {}  # an adapter's pages, and what ops made of them
         self._key: tuple[Any, ...] = ()  # what `_stacked` was made from
         self._stacked: LoraBatch | None = None
 
@@ -55,6 +56,7 @@ class LoraTables:
     def forget(self, digest: str) -> None:
         """Drop what is kept of an adapter that left the pool."""
         self._layouts.pop(digest, None)
+        self._kept.pop(digest, None)
 
     def _stack(self, live: list[HostedAdapter], pages: list[tuple[int, ...]], row_start: Tensor) -> LoraBatch:
         layouts = [self._layout(adapter) for adapter in live]
@@ -64,10 +66,18 @@ class LoraTables:
         numbers = np.stack([layout.numbers for layout in layouts], axis=-1)  # [3, num_layers, 7, num_live]
         scales = np.stack([layout.scales for layout in layouts], axis=-1)
         table, ranks, offsets_a, offsets_b, scales_there = to_device([page_table, *numbers, scales], self._device)
-        return LoraBatch(row_start, table, ranks, offsets_a, offsets_b, scales_there)
+        kept = tuple(self._kept_of(adapter.digest, held) for adapter, held in zip(live, pages, strict=True))
+        return LoraBatch(row_start, table, ranks, offsets_a, offsets_b, scales_there, kept)
 
     def _layout(self, adapter: HostedAdapter) -> _LayoutTables:
         tables = self._layouts.get(adapter.digest)
         if tables is None:
             tables = self._layouts[adapter.digest] = _LayoutTables.of(adapter.layout)
         return tables
+
+    def _kept_of(self, digest: str, pages: tuple[int, ...]) -> Kept:
+        held, kept = self._kept.get(digest, ((), {}))
+        if held != pages:
+            kept = {}
+            self._kept[digest] = (pages, kept)
+        return kept
