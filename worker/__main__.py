@@ -4,9 +4,11 @@ import asyncio
 import logging
 import signal
 import sys
+from importlib import import_module
 
 from worker.config import WorkerConfig, load_config
 from worker.errors import WorkerError
+from worker.launch import launched
 
 _BAD_CONFIGURATION = 2
 
@@ -24,8 +26,6 @@ def main(arguments: list[str]) -> int:
 
 
 async def _run(config: WorkerConfig) -> int:
-    from worker.service import serve  # noqa: PLC0415 - it loads torch: a bad configuration is told before
-
     stop, is_ready = asyncio.Event(), asyncio.Event()
 
     def say_ready(address: str) -> None:
@@ -37,7 +37,13 @@ async def _run(config: WorkerConfig) -> int:
         if not is_ready.is_set():
             serving.cancel()
 
-    serving = asyncio.create_task(serve(config, stop, say_ready))
+    async def start() -> int:
+        async with launched(config) as launch:
+            service = await asyncio.to_thread(import_module, "worker.service")  # torch: a second or two
+            code: int = await service.serve(config, launch, stop, say_ready)
+            return code
+
+    serving = asyncio.create_task(start())
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end)
     try:

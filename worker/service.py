@@ -2,13 +2,10 @@
 
 import asyncio
 import logging
-import os
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 import grpc.aio
 import torch
@@ -19,9 +16,10 @@ from worker.adapters.store_client import GrpcWeightsStore
 from worker.codec import lease_to_json
 from worker.config import WorkerConfig
 from worker.engine_process.build import EngineSpec, build_from_spec
-from worker.engine_process.client import EngineClient
 from worker.engine_process.messages import EngineFacts
+from worker.launch import Launch
 from worker.lease import Lease
+from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import PageGeometry
 from worker.memory.storage import page_size_bytes
@@ -36,11 +34,10 @@ from worker.types import EngineStats, WorkerStatus
 _log = logging.getLogger("worker")
 
 _MAX_DEFAULT_HOST_CACHE_BYTES = 1024**3
-_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - a file system in memory, where there is one
 
 
-async def serve(config: WorkerConfig, stop: asyncio.Event, ready: Callable[[str], None]) -> int:
-    """Runs a worker until `stop` is set or its engine is gone, and returns the exit code.
+async def serve(config: WorkerConfig, launch: Launch, stop: asyncio.Event, ready: Callable[[str], None]) -> int:
+    """Runs a worker in what `launch` began, until `stop` is set or its engine is gone, and returns the exit code.
 
     `ready` is called with the address once it serves.
 
@@ -50,11 +47,11 @@ async def serve(config: WorkerConfig, stop: asyncio.Event, ready: Callable[[str]
     async with AsyncExitStack() as parts:
         torch.set_num_threads(1)  # adapters are packed here, beside the event loop
         model = read_config(config.model.path)
-        vocabulary = await asyncio.to_thread(load_vocabulary, config.model.path)
-        arena = _make_arena(config, model)
-        parts.callback(arena.close)
-        engine = await _start_engine(config, model, arena)
-        parts.push_async_callback(engine.close)
+        arena = _make_arena(config, model, launch.arena_file)
+        engine = launch.engine
+        vocabulary, _ = await asyncio.gather(
+            asyncio.to_thread(load_vocabulary, config.model.path), _build_engine(config, model, launch, arena.num_pages)
+        )
 
         board = ResidencyBoard()
         host = await parts.enter_async_context(_host_cache(config, arena, _geometry(config, model), board))
@@ -97,21 +94,14 @@ def _dtype(config: WorkerConfig, model: ModelConfig) -> torch.dtype:
     return dtype
 
 
-def _make_arena(config: WorkerConfig, model: ModelConfig) -> HostArena:
-    """The memory that both processes share, in a file that loses its name as soon as both have it open."""
-    folder = config.host_cache_dir
-    if folder is None:
-        has_memory_folder = _MEMORY_FOLDER.is_dir() and os.access(_MEMORY_FOLDER, os.W_OK)
-        folder = _MEMORY_FOLDER if has_memory_folder else Path(tempfile.gettempdir())
-    num_bytes = config.host_cache_bytes
-    if not num_bytes:
-        room = os.statvfs(folder)
-        num_bytes = min(room.f_bavail * room.f_frsize // 2, _MAX_DEFAULT_HOST_CACHE_BYTES)
+def _make_arena(config: WorkerConfig, model: ModelConfig, file: ArenaFile) -> HostArena:
+    """The memory that both processes share."""
+    num_bytes = config.host_cache_bytes or min(file.free_bytes // 2, _MAX_DEFAULT_HOST_CACHE_BYTES)
     geometry, dtype = _geometry(config, model), _dtype(config, model)
-    return HostArena.create(folder, num_bytes // page_size_bytes(geometry, dtype), geometry, dtype)
+    return HostArena.create(file, num_bytes // page_size_bytes(geometry, dtype), geometry, dtype)
 
 
-async def _start_engine(config: WorkerConfig, model: ModelConfig, arena: HostArena) -> EngineClient:
+async def _build_engine(config: WorkerConfig, model: ModelConfig, launch: Launch, num_arena_pages: int) -> None:
     spec = EngineSpec(
         model_path=config.model.path.resolve(),
         dtype=str(_dtype(config, model)).removeprefix("torch."),
@@ -120,13 +110,10 @@ async def _start_engine(config: WorkerConfig, model: ModelConfig, arena: HostAre
         pool_bytes=config.pool_bytes,
         pool_memory_share=config.pool_memory_share,
         num_threads=config.num_threads,
-        arena_path=arena.path,
-        num_arena_pages=arena.num_pages,
+        arena_descriptor=launch.arena_file.descriptor,
+        num_arena_pages=num_arena_pages,
     )
-    try:
-        return await EngineClient.start(partial(build_from_spec, spec), timeout_s=config.engine_start_s)
-    finally:
-        arena.unlink()
+    await launch.engine.build(partial(build_from_spec, spec), timeout_s=config.engine_start_s)
 
 
 @asynccontextmanager

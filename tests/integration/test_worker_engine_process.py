@@ -58,10 +58,11 @@ class Listener:
 
 
 @asynccontextmanager
-async def started(build: BuildEngine) -> AsyncIterator[tuple[EngineClient, Listener]]:
-    client, listener = await EngineClient.start(build, timeout_s=30), Listener()
-    client.listen(listener)
+async def started(build: BuildEngine, *, timeout_s: float = 30) -> AsyncIterator[tuple[EngineClient, Listener]]:
+    client, listener = await EngineClient.launch(), Listener()
     try:
+        await client.build(build, timeout_s=timeout_s)
+        client.listen(listener)
         yield client, listener
     finally:
         await client.close()
@@ -119,13 +120,15 @@ async def test_a_killed_engine_is_noticed_also_by_who_listens_late() -> None:
 )
 async def test_an_engine_that_cannot_start_says_why(build: BuildEngine, kind: type[WorkerError], message: str) -> None:
     with pytest.raises(kind, match=message):
-        await EngineClient.start(build, timeout_s=30)
+        async with started(build):
+            pass
 
 
 async def test_an_engine_that_is_late_is_ended(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     with pytest.raises(EngineStartError, match="not ready after 1 s"):
-        await EngineClient.start(partial(engines.build_stuck, pid_file), timeout_s=1)
+        async with started(partial(engines.build_stuck, pid_file), timeout_s=1):
+            pass
     if pid_file.exists():
         assert is_gone(int(pid_file.read_text()))
 
@@ -152,7 +155,8 @@ class Listener:
     def on_engine_lost(self, error): pass
 
 async def main():
-    client = await EngineClient.start(engines.build_endless, timeout_s=30)
+    client = await EngineClient.launch()
+    await client.build(engines.build_endless, timeout_s=30)
     client.listen(Listener())
     client.submit([EngineRequest("a", (1,), 9)])
     print(client.pid, flush=True)

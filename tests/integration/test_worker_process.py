@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,11 +17,12 @@ import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from multitude.v1 import sampling_pb2, worker_pb2, worker_pb2_grpc
-from tests.integration.worker_world import CONTEXT_LENGTH, wait_gone, worker_process, write_model
+from tests.integration.worker_world import CONTEXT_LENGTH, TREE, wait_gone, worker_process, write_model
 from tests.unit.control_shell.redis_server import RedisServer
 from tests.unit.worker_server.bench import ControlPlane, request
 from worker.config import load_config
 from worker.errors import WorkerError
+from worker.launch import launched
 from worker.server import SERVICE_NAME
 from worker.service import serve
 
@@ -68,10 +71,22 @@ async def test_sigterm_lets_requests_end_and_leaves_nothing(model: Path) -> None
         assert "Traceback" not in worker.log
 
 
+def test_a_worker_killed_while_it_starts_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    with worker_process(model__path=model, host_cache_dir=tmp_path) as worker:
+        engine_pid = worker.wait_engine()
+        worker.process.kill()
+        wait_gone(engine_pid)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_worker_begins_with_waits_for_no_torch() -> None:
+    code = "import sys, worker.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=TREE, check=False).returncode == 0
+
+
 def test_a_stop_before_it_serves_is_quiet(model: Path) -> None:
     with worker_process(model__path=model) as worker:
-        while "configuration:" not in worker.log:
-            worker._reader.join(0.01)
+        worker.wait_log("configuration:")
         worker.process.send_signal(signal.SIGTERM)
         assert worker.wait() in (0, -signal.SIGTERM)
         assert "Traceback" not in worker.log
@@ -124,6 +139,7 @@ async def test_the_lease_comes_goes_and_outlives_redis(model: Path, tmp_path: Pa
             async with attached(address) as control_plane:
                 await control_plane.send(long_request("r"))
                 assert await until_finished(control_plane, "r")
+            await asyncio.to_thread(worker.wait_log, "Redis cannot be reached")
             server.start()
             assert (await _lease(client))["startTimeMs"] == lease["startTimeMs"]
             os.killpg(worker.process.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
@@ -181,7 +197,8 @@ async def test_what_cannot_be_served_is_one_clear_line(
     values |= settings(model, tmp_path)
     config = load_config([word for name, value in values.items() for word in ("--set", f"{name}={value}")])
     with pytest.raises(WorkerError) as caught:
-        await serve(config, asyncio.Event(), pytest.fail)
+        async with launched(config) as launch:
+            await serve(config, launch, asyncio.Event(), pytest.fail)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -151,6 +151,20 @@ class WorkerProcess:
         (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(child)
 
+    def wait_log(self, text: str) -> None:
+        """Waits until it has logged something."""
+        while text not in self.log:
+            assert self._reader.is_alive(), self.log
+            self._reader.join(0.01)
+
+    def wait_engine(self) -> int:
+        """The engine process, as soon as there is one."""
+        pid = self.process.pid
+        while not (children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            assert self.process.poll() is None, self.log
+            self._reader.join(0.01)
+        return int(children[0])
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()

@@ -13,6 +13,7 @@ from worker.adapters.packing import pack_weights
 from worker.adapters.weights import parse_weights
 from worker.engine.build import build_engine
 from worker.engine.config import EngineConfig
+from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import PageGeometry
 from worker.memory.storage import page_size_bytes
@@ -57,8 +58,8 @@ class OfflineEngine:
         self._geometry = PageGeometry(model.config.shape, config.block_size)
         dtype = model.decoder.dtype
         num_host_pages = host_bytes // page_size_bytes(self._geometry, dtype)
-        self._arena = HostArena.create(Path(tempfile.gettempdir()), num_host_pages, self._geometry, dtype)
-        self._arena.unlink()
+        self._file = ArenaFile.create(Path(tempfile.gettempdir()))
+        self._arena = HostArena.create(self._file, num_host_pages, self._geometry, dtype)
         self._num_hosted_pages = 0
         self._hosted: dict[str, HostedAdapter] = {}
         self.engine = build_engine(model, self._arena, config, pool_bytes=pool_bytes)
@@ -73,7 +74,7 @@ class OfflineEngine:
 
     def close(self) -> None:
         """Give back the arena."""
-        self._arena.close()
+        self._file.close()
 
     def host(self, weights: bytes, base_model: str) -> HostedAdapter:
         """Pack a canonical weights file (see AdapterService.FetchWeights) into the arena, once for each digest.

@@ -1,6 +1,7 @@
-"""The engine process: `python -m worker.engine_process <fd>`, started by `EngineClient` and by nothing else."""
+"""The engine process: `python -m worker.engine_process <fd> [<module>]`, started by `EngineClient` alone."""
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -16,13 +17,18 @@ from worker.errors import EngineStartError, WorkerError
 _log = logging.getLogger("worker.engine")
 
 
-def main(descriptor: int) -> int:
-    """Builds the engine that the first message describes and runs it until the server process is gone."""
+def main(descriptor: int, preload: str = "") -> int:
+    """Builds the engine that the first message describes and runs it until the server process is gone.
+
+    Until that message comes it imports `preload`.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the server process drains, then closes the socket
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     connection = socket.socket(fileno=descriptor)
     inbox: Inbox = Inbox()
+    if preload:
+        importlib.import_module(preload)
     try:
         build: BuildEngine = receive_frame(connection)
     except EOFError:
@@ -59,4 +65,4 @@ def _read(connection: socket.socket, inbox: Inbox) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), *sys.argv[2:]))

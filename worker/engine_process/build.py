@@ -8,6 +8,7 @@ import torch
 from worker.config import EngineSection
 from worker.engine.build import build_engine
 from worker.engine_process.messages import BuiltEngine, EngineFacts
+from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import PageGeometry
 from worker.memory.storage import page_size_bytes, pages_in_budget
@@ -27,7 +28,7 @@ class EngineSpec:
     pool_bytes: int
     pool_memory_share: float
     num_threads: int
-    arena_path: Path
+    arena_descriptor: int
     num_arena_pages: int
 
 
@@ -39,7 +40,7 @@ def build_from_spec(spec: EngineSpec) -> BuiltEngine:
     config = spec.engine.build(model.config.context_length)
     geometry = PageGeometry(model.config.shape, config.block_size)
     pool_bytes = spec.pool_bytes or _default_pool_bytes(device, spec.pool_memory_share)
-    arena = HostArena.open(spec.arena_path, spec.num_arena_pages, geometry, dtype)
+    arena = HostArena.open(ArenaFile.inherited(spec.arena_descriptor), spec.num_arena_pages, geometry, dtype)
     engine = build_engine(model, arena, config, pool_bytes=pool_bytes)
     facts = EngineFacts(
         context_length=config.context_length,

@@ -31,7 +31,7 @@ class EngineListener(Protocol):
 
 
 class EngineClient(asyncio.Protocol):
-    """The engine process, seen from the server process. Made by `start`."""
+    """The engine process, seen from the server process. Made by `launch`, then given an engine by `build`."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,38 +44,42 @@ class EngineClient(asyncio.Protocol):
         self._closing = False
 
     @classmethod
-    async def start(cls, build: BuildEngine, *, timeout_s: float) -> Self:
-        """Starts the process and waits until its engine is built.
+    async def launch(cls, *, preload: str = "", descriptors: Sequence[int] = ()) -> Self:
+        """Starts the process, which waits for `build`.
 
-        Raises:
-            EngineStartError: The process ended or was not ready in time.
-            WorkerError: What `build` raised there.
+        Args:
+            preload: A module that `build` will need; the process imports it meanwhile.
+            descriptors: Files that it inherits, under the same numbers.
         """
         client = cls()
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "worker.engine_process", str(theirs.fileno())]
+        command = [sys.executable, "-m", "worker.engine_process", str(theirs.fileno()), *([preload] if preload else [])]
         # A session of its own: Ctrl-C on the terminal is for the server process, which drains first.
         client._process = subprocess.Popen(  # noqa: ASYNC220
             command,
             cwd=_TREE,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(theirs.fileno(), *descriptors),
             start_new_session=True,
         )
         theirs.close()
-        loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: client, sock=ours)
-        client._send(build)
+        await asyncio.get_running_loop().create_connection(lambda: client, sock=ours)
+        return client
+
+    async def build(self, build: BuildEngine, *, timeout_s: float) -> None:
+        """Waits until the engine is built; close the client if it is not.
+
+        Raises:
+            EngineStartError: The process ended or was not ready in time.
+            WorkerError: What `build` raised there.
+        """
+        self._send(build)
         try:
             async with asyncio.timeout(timeout_s):
-                client._facts = await client._ready
-        except BaseException as error:
-            await client.close()
-            if isinstance(error, TimeoutError):
-                raise EngineStartError(f"the engine was not ready after {timeout_s:.0f} s") from None
-            raise
-        return client
+                self._facts = await self._ready
+        except TimeoutError:
+            raise EngineStartError(f"the engine was not ready after {timeout_s:.0f} s") from None
 
     @property
     def facts(self) -> EngineFacts:
@@ -112,10 +116,14 @@ class EngineClient(asyncio.Protocol):
     async def close(self) -> None:
         """Ends the process and waits until it is gone."""
         self._closing = True
+        assert self._process is not None
+        if self._facts is None:
+            self._process.kill()  # it may be in the middle of an import, and has nothing to lose
         if self._transport is not None:
             self._transport.abort()
             await self._closed.wait()
-        assert self._process is not None
+        if not self._ready.cancelled():
+            self._ready.exception()  # was told by `build`, or nobody asks any more
         await asyncio.to_thread(self._reap)
 
     # --- asyncio.Protocol -----------------------------------------------------------------------------------------

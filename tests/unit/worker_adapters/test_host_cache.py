@@ -11,6 +11,7 @@ from adapters_for_tests import BASE_MODEL, GEOMETRY, canonical_file, layout_of, 
 from worker.adapters import host_cache
 from worker.adapters.errors import AdapterCorrupt, AdapterNotFound, AdapterTooLarge, HostCacheFull
 from worker.adapters.host_cache import HostCache, HostCacheLimits
+from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
 from worker.types import AdapterRef
 
@@ -59,7 +60,7 @@ class House:
 
     def __init__(self, folder: Path, limits: HostCacheLimits = LIMITS) -> None:
         self.source = Source()
-        self.arena = HostArena.create(folder, NUM_PAGES, GEOMETRY, torch.float32)
+        self.arena = HostArena.create(ArenaFile.create(folder), NUM_PAGES, GEOMETRY, torch.float32)
         self.changes: list[tuple[str, bool]] = []
         self.cache = HostCache(self.arena, GEOMETRY, BASE_MODEL, self.source, limits, self.note_change)
 

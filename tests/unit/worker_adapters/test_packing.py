@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from worker.adapters.errors import AdapterNotFinite
 from worker.adapters.packing import pack_weights
 from worker.adapters.weights import parse_weights
+from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import MODULES
 from worker.memory.storage import PageStorage
@@ -32,7 +33,7 @@ def test_round_trip(ranks, dtype, random) -> None:
     storage = PageStorage(GEOMETRY, POOL_PAGES, dtype, "cpu")
     storage.pages.fill_(float("nan"))
     with TemporaryDirectory() as folder:
-        arena = HostArena.create(Path(folder), POOL_PAGES, GEOMETRY, dtype)
+        arena = HostArena.create(ArenaFile.create(Path(folder)), POOL_PAGES, GEOMETRY, dtype)
         for page in range(POOL_PAGES):
             arena.page(page).fill_(float("nan"))
         pack_weights(weights, arena, host_pages)
@@ -75,6 +76,6 @@ def test_a_weight_too_large_for_the_models_type_is_refused(tmp_path) -> None:
     tensors = tensors_of(layout_of((0, 0, 0, 0, 0, 0, 1), (0,) * 7))
     tensors["layers.0.down.lora_B"][3] = 1e5
     weights = parse_weights(canonical_file(tensors), SHAPE, BASE_MODEL)
-    arena = HostArena.create(tmp_path, 4, GEOMETRY, torch.float16)
+    arena = HostArena.create(ArenaFile.create(tmp_path), 4, GEOMETRY, torch.float16)
     with pytest.raises(AdapterNotFinite, match=r"layers\.0\.down holds a weight too large for torch\.float16"):
         pack_weights(weights, arena, (2,))

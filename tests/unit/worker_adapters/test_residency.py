@@ -4,6 +4,7 @@ from adapters_for_tests import GEOMETRY, SHAPE, hosted
 
 from worker.adapters.loader import AdapterLoader
 from worker.adapters.residency import Load, Residency
+from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
 from worker.memory.pool import PageKind, PagePool
 from worker.memory.storage import PageStorage
@@ -97,7 +98,7 @@ def test_one_release_too_many_asserts() -> None:
 
 
 def test_the_loader_copies_all_layers_of_every_page(tmp_path) -> None:
-    arena = HostArena.create(tmp_path, 9, GEOMETRY, torch.float32)
+    arena = HostArena.create(ArenaFile.create(tmp_path), 9, GEOMETRY, torch.float32)
     storage = PageStorage(GEOMETRY, 8, torch.float32, "cpu")
     for page in range(9):
         for layer in range(SHAPE.num_layers):
