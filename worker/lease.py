@@ -37,6 +37,7 @@ class Lease:
         """Writes the lease, and renews it until cancelled."""
         while True:
             await self._renew()
+            _end_if_cancelled()
             await asyncio.sleep(self._ttl_s / _RENEWALS_PER_TTL)
 
     async def drop(self) -> None:
@@ -56,3 +57,10 @@ class Lease:
             if not self._is_held:
                 _log.info("the lease is held again")
             self._is_held = True
+
+
+def _end_if_cancelled() -> None:
+    """Ends a task that was cancelled inside redis-py, which may answer, or break the connection and raise that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
