@@ -6,23 +6,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
+from control_plane.core.placement.policy import PlacementPolicy
 from control_plane.core.policy import Policy
 from control_plane.policy.document import PolicyError, load_policy
 from control_plane.types import PolicyVersion
 
 logger = logging.getLogger(__name__)
-
-# In force where the operator names no file: the defaults of every setting, written out where a file must be explicit.
-BUILT_IN: Final = """\
-name: built-in
-scorers:
-  - {name: adapter_residency, weight: 2}
-  - {name: load, weight: 4}
-  - {name: pending_prefill, weight: 1}
-  - {name: free_pages, weight: 1}
-"""
 
 
 class PolicyFileError(Exception):
@@ -36,7 +26,7 @@ class PolicyFile:
         """Loads the file, or the built-in policy if there is none. Raises PolicyError, PolicyFileError."""
         self._path = path
         try:
-            text = path.read_bytes().decode("utf-8") if path else BUILT_IN
+            text = path.read_bytes().decode("utf-8") if path else _built_in()
         except (OSError, UnicodeDecodeError) as error:
             raise PolicyFileError(f"{path} cannot be read: {error}") from error
         document = load_policy(text)
@@ -80,3 +70,9 @@ class PolicyFile:
         if problem != self.version.pending_error:
             logger.error("the policy file %s is not applied, the running policy stays: %s", self._path, problem)
             self.version = replace(self.version, pending_error=problem)
+
+
+def _built_in() -> str:
+    """In force where no file is named: every default, the scorers written out because a policy must name its own."""
+    lines = [f"  - {{name: {each.scorer.name}, weight: {each.weight:g}}}" for each in PlacementPolicy().scorers]
+    return "\n".join(["name: built-in", "scorers:", *lines, ""])
