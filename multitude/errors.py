@@ -87,6 +87,11 @@ _CLASSES: dict[grpc.StatusCode, type[MultitudeError]] = {
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
 }
 
+_SAID_BY_GRPC = {
+    grpc.StatusCode.UNAVAILABLE: "the service cannot be reached; start it, or correct its address ({})",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "no answer within the time that the call was given; give it more ({})",
+}
+
 
 def from_rpc_error(error: Any) -> MultitudeError:
     """The typed error for a failed call, synchronous or asynchronous; its cause is not set."""
@@ -101,7 +106,7 @@ def from_rpc_error(error: Any) -> MultitudeError:
                 reason, metadata = info.reason, dict(info.metadata)
             elif detail.Unpack(retry):
                 retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
-    if code is grpc.StatusCode.UNAVAILABLE and reason == code.name:  # said by gRPC, not by a service
-        message = f"the service cannot be reached; start it, or correct its address ({message})"
+    if reason == code.name:  # said by gRPC, not by a service
+        message = _SAID_BY_GRPC.get(code, "{}").format(message)
     kind = _CLASSES.get(code, InternalServiceError)
     return kind(message, reason=reason, metadata=metadata, retry_after_s=retry_after_s)

@@ -1,10 +1,12 @@
 """The `multitude` command.
 
-Exit codes: 0 done; 1 the service is at fault; 2 the call is (bad usage, bad input, unknown name); 3 try again later
-(unreachable, overloaded, too late); 130 interrupted.
+Exit codes: 0 done; 1 the service or this machine is at fault; 2 the call is (bad usage, bad input, unknown name); 3 try
+again later (unreachable, overloaded, too late); 130 interrupted.
 """
 
+import os
 import sys
+from typing import Any
 
 import click
 
@@ -29,7 +31,21 @@ _LATER = (UnavailableError, OverloadedError, DeadlineError)
 _INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Root(click.Group):
+    """Ends well when nobody reads its output any more, as in `multitude adapters list | head -1`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (BrokenPipeError, SystemExit) as end:
+            # Rich turns the error into an exit.
+            if isinstance(end, SystemExit) and not isinstance(end.__context__, BrokenPipeError):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is written at the very end
+            ctx.exit(0)
+
+
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--address",
     envvar="MULTITUDE_ADDRESS",
@@ -66,8 +82,9 @@ def main() -> None:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt, CancelledByCallerError):
         sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        sys.exit(0)
+    except OSError as error:
+        click.echo(f"error {error}", err=True)
+        sys.exit(1)
     except MultitudeError as error:
         Output.report_error(error)
         sys.exit(_exit_code(error))

@@ -1,8 +1,10 @@
 """The command: what it prints, and its exit codes."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import grpc
 import pytest
@@ -116,3 +118,25 @@ def test_no_colour_off_a_terminal(run, script):
 def test_completion_scripts(run):
     for shell in ("bash", "zsh", "fish"):
         assert "multitude" in run("completion", shell).stdout
+
+
+@pytest.mark.parametrize("words", [("status",), ("--json", "status"), ("policy", "show"), ("generate", "hi")])
+def test_output_that_nobody_reads_is_no_fault(script, words):
+    with serving(script) as address:
+        read, write = os.pipe()
+        os.close(read)
+        command = [sys.executable, "-m", "multitude", "--address", address, *words]
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("words", [("status",), ("--json", "status")])
+def test_a_full_disk_is_one_line(script, words):
+    with serving(script) as address, Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "multitude", "--address", address, *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "error [Errno 28] No space left on device"
+    assert "Traceback" not in done.stderr

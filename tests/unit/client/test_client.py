@@ -114,7 +114,7 @@ def test_leaving_the_block_cancels(client, script):
 
 def test_deadline(client, script):
     script.hang = True
-    with pytest.raises(errors.DeadlineError):
+    with pytest.raises(errors.DeadlineError, match="give it more"):
         client.generate("hi", timeout_s=0.2)
 
 
