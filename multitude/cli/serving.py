@@ -49,7 +49,7 @@ def serve(
     worker_settings: tuple[str, ...],
 ) -> None:
     """Serve the Hugging Face directory MODEL on this machine until Ctrl-C."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     settings = dict(_setting(text) for text in worker_settings)
     if device:
         settings["model.device"] = device
@@ -78,7 +78,7 @@ def serve(
             if adapters is not None:
                 _publish(stack, adapters, prefix, console)
             console.print(
-                f"[bold]serving {model.resolve().name}[/] after {time.monotonic() - begin:.1f} s; "
+                f"[bold]serving {model_name or model.resolve().name}[/] after {time.monotonic() - begin:.1f} s; "
                 f"control plane {stack.address}, adapter store {stack.store_address}; Ctrl-C stops"
             )
             while not stopped.wait(_CHECK_SECONDS):

@@ -103,26 +103,20 @@ class LocalStack:
             for name, service in self._services.items():
                 if name != "redis":
                     self._report(f"{name} on {service.wait_ready(self._config.start_seconds)}")
-        except BaseException:
-            self._failed = True
+                    self._expect_shared()  # Redis says nothing when it serves, and soon ends if it cannot
+        except BaseException as error:
+            self._failed = isinstance(error, LocalStackError)  # an interrupt leaves no logs to look at
             self.stop()
             raise
 
     def check(self) -> None:
         """Restarts workers that ended. Errors: LocalStackError if another service ended."""
+        self._expect_shared()
         for name, service in list(self._services.items()):
-            if service.exit_code is None:
-                continue
-            if not name.startswith("worker-"):
-                self._failed = True
-                raise LocalStackError(
-                    f"{name} ended with code {service.exit_code}; the end of its log ({service.log}):\n"
-                    f"{service.log_tail()}",
-                    reason="SERVICE_ENDED",
-                )
-            self._report(f"{name} ended with code {service.exit_code}; starting it again")
-            index = int(name.removeprefix("worker-"))
-            self._start(name, self._service("worker", self._worker_settings(index)))
+            if service.exit_code is not None:
+                self._report(f"{name} ended with code {service.exit_code}; starting it again")
+                index = int(name.removeprefix("worker-"))
+                self._start(name, self._service("worker", self._worker_settings(index)))
 
     def stop(self) -> None:
         """Stops everything, the control plane first; safe to call twice."""
@@ -143,6 +137,17 @@ class LocalStack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _expect_shared(self) -> None:
+        """Fails if a service that all need ended."""
+        for name, service in self._services.items():
+            if service.exit_code is not None and not name.startswith("worker-"):
+                self._failed = True
+                raise LocalStackError(
+                    f"{name} ended with code {service.exit_code}; the end of its log ({service.log}):\n"
+                    f"{service.log_tail()}",
+                    reason="SERVICE_ENDED",
+                )
 
     def _start(self, name: str, command: list[str], *, awaits_ready: bool = True) -> None:
         log = self.run_dir / f"{name}.log"
