@@ -11,6 +11,8 @@ from pathlib import Path
 from multitude.errors import LocalStackError
 
 _PR_SET_PDEATHSIG = 1
+# Loaded here, because the child of a process with threads must not take the loader's lock.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _LOG_LINES_SHOWN = 12
 
 
@@ -28,7 +30,7 @@ class ServiceProcess:
         self.name = name
         self.log = log
         self.address = ""
-        self._ready = threading.Event()
+        self._ready = threading.Event()  # it said so, or its output ended
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 command,
@@ -59,10 +61,10 @@ class ServiceProcess:
 
         Errors: LocalStackError with reason SERVICE_NOT_STARTED and the end of its log if it ended or is late.
         """
-        self._ready.wait(timeout_s)
+        has_spoken = self._ready.wait(timeout_s)
         if self.address:
             return self.address
-        state = "ended" if self.exit_code is not None else f"was not ready after {timeout_s:.0f} s"
+        state = "ended" if has_spoken else f"was not ready after {timeout_s:.0f} s"
         raise LocalStackError(
             f"{self.name} {state}; the end of its log ({self.log}):\n{self.log_tail()}", reason="SERVICE_NOT_STARTED"
         )
@@ -101,4 +103,5 @@ class ServiceProcess:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    assert _LIBC is not None
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,5 +1,6 @@
 """The services of one machine: an embedded Redis, the adapter store, the control plane and the workers."""
 
+import json
 import shutil
 import socket
 import sys
@@ -158,23 +159,23 @@ class LocalStack:
         return [sys.executable, "-m", module, *(word for setting in words for word in ("--set", setting))]
 
     def _model_settings(self) -> dict[str, object]:
-        name = {"model.name": self._config.model_name} if self._config.model_name else {}
-        return {"model.path": self._config.model.resolve(), **name}
+        name = {"model.name": _quoted(self._config.model_name)} if self._config.model_name else {}
+        return {"model.path": _quoted(self._config.model.resolve()), **name}
 
     def _store_settings(self) -> dict[str, object]:
         return {
             "listen": self.store_address,
-            "data_dir": (self._config.data_dir or self.run_dir / "store").resolve(),
+            "data_dir": _quoted((self._config.data_dir or self.run_dir / "store").resolve()),
             **self._model_settings(),
             **self._config.store_settings,
         }
 
     def _control_plane_settings(self) -> dict[str, object]:
-        policy = {"policy_file": self._config.policy.resolve()} if self._config.policy else {}
+        policy = {"policy_file": _quoted(self._config.policy.resolve())} if self._config.policy else {}
         return {
             "listen": self.address,
             **self._model_settings(),
-            "redis.url": self._redis_url,
+            "redis.url": _quoted(self._redis_url),
             "store_address": self.store_address,
             "drain_seconds": _DRAIN_SECONDS,
             **policy,
@@ -186,11 +187,16 @@ class LocalStack:
             "worker_id": f"worker-{index}",
             "listen": "127.0.0.1:0",
             **self._model_settings(),
-            "redis.url": self._redis_url,
+            "redis.url": _quoted(self._redis_url),
             "store_address": self.store_address,
             "drain_seconds": _DRAIN_SECONDS,
             **self._config.worker_settings,
         }
+
+
+def _quoted(value: object) -> str:
+    """Text as YAML that is read as this text, whatever stands in it: the services read the values of --set as YAML."""
+    return json.dumps(str(value), ensure_ascii=False)
 
 
 def _with_port(address: str) -> str:
