@@ -126,7 +126,10 @@ class SequenceOutput:
 
 @dataclass(frozen=True, slots=True)
 class OutputPiece:
-    """What one step added to a request's output: the text belongs to the tokens and never travels without them."""
+    """What one step added to a request's output: tokens, and the text that became certain with them.
+
+    Text that was held back and turned out to be no stop string comes with the end, and then maybe without a token.
+    """
 
     token_ids: tuple[int, ...]
     text: str

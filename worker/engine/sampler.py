@@ -12,6 +12,8 @@ from worker.engine.sequence import Sequence
 from worker.engine.staging import joined, to_device
 from worker.types import PositionLogprobs, SamplingParams
 
+_MAX_SCORE = torch.finfo(torch.float32).max / 2  # so that the difference of two is finite, too
+
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
@@ -103,7 +105,7 @@ def _penalised(logits: Tensor, penalties: _Penalties) -> Tensor:
     output = seen[position >= prompt[row]]
     seen_on_device, output_on_device = to_device([seen, output], logits.device)
     scores = logits.clone()
-    scores[penalties.rows] = apply_penalties(
+    penalised = apply_penalties(
         logits[penalties.rows],
         seen_on_device,
         output_on_device,
@@ -111,6 +113,8 @@ def _penalised(logits: Tensor, penalties: _Penalties) -> Tensor:
         penalties.presence,
         penalties.frequency,
     )
+    # A tiny repetition penalty takes a logit to infinity, and differences of infinities are no numbers.
+    scores[penalties.rows] = penalised.clamp_(-_MAX_SCORE, _MAX_SCORE)
     return scores
 
 

@@ -120,8 +120,10 @@ class RequestDesk:
         for request in requests:
             try:
                 run = self._enter(stream, request)
-            except WorkerError as error:
-                stream.reject(RequestFailure.of(request.request_id, error))
+            except Exception as error:  # noqa: BLE001 - our own mistake fails this request alone
+                if not isinstance(error, WorkerError):
+                    _log.exception("request %s could not be taken", request.request_id)
+                stream.reject(RequestFailure.of(request.request_id, typed(error)))
                 continue
             if run.state is RunState.RUNNING:
                 stream.accept(run)

@@ -91,6 +91,14 @@ def test_each_parameter_alone_equals_the_reference_and_has_an_effect(params: Sam
     assert tokens != sample(logits, [sequence(neutral, i % 20, seed=i) for i in range(200)])
 
 
+def test_the_smallest_repetition_penalty_still_draws_a_token_that_was_seen() -> None:
+    logits = logits_of(1)
+    s = sequence(SamplingParams(repetition_penalty=1e-45))
+    (token,) = sample(logits, [s])
+    assert token in s.token_ids
+    assert logits[0, token] > 0
+
+
 def test_greedy_takes_the_lowest_of_equal_tokens() -> None:
     logits = torch.zeros(2, VOCAB)
     logits[:, [7, 20, 41]] = 5.0

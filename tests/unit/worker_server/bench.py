@@ -110,6 +110,8 @@ class ScriptedHost:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def get_hosted(self, digest: str) -> ScriptedLease | None:
+        if digest in self.hosted and digest in self.failing:
+            raise self.failing[digest]
         return ScriptedLease(self, digest) if digest in self.hosted else None
 
     async def get(self, ref: AdapterRef) -> ScriptedLease:

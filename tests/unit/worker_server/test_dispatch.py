@@ -213,6 +213,17 @@ async def test_a_broken_adapter_refuses_its_request_only(bench: Bench) -> None:
     assert len(bench.engine.submitted) == 1
 
 
+async def test_a_mistake_of_our_own_refuses_its_request_only(bench: Bench) -> None:
+    control_plane = await bench.attached()
+    bench.host.hosted.add(digest("bad"))
+    bench.host.failing = {digest("bad"): ZeroDivisionError("our own mistake")}
+    await control_plane.send(request("r1"), request("r2", adapter=adapter("bad")), request("r3"))
+    ack = await control_plane.read_ack()
+    assert list(ack.accepted_request_ids) == ["r1", "r3"]
+    assert [(failure.request_id, failure.reason) for failure in ack.rejected] == [("r2", "INTERNAL")]
+    assert len(bench.engine.submitted) == 2
+
+
 async def test_cancel_ends_a_request_that_waits_for_its_adapter(bench: Bench) -> None:
     control_plane = await bench.attached()
     await control_plane.send(request("r1", adapter=adapter("slow")))
