@@ -151,6 +151,9 @@ class ControlPlane:
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", self._config.max_message_bytes),
             ("grpc.max_send_message_length", self._config.max_message_bytes),
+            # gRPC drops calls of a burst at random from the first number on; admission refuses with a reason instead.
+            ("grpc.server.max_pending_requests", self._config.max_pending_calls),
+            ("grpc.server.max_pending_requests_hard_limit", self._config.max_pending_calls),
             # A second process on the same port would take half of the calls.
             ("grpc.so_reuseport", 0),
         ]

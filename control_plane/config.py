@@ -126,6 +126,8 @@ class ControlPlaneConfig(Section):
     # How often the director looks at deadlines when nothing else happens.
     tick_s: PositiveSeconds = 0.05
     max_message_bytes: PositiveInt = 16 * 1024 * 1024
+    # Calls that came in and were not looked at yet; more are dropped as CANCELLED, without a reason.
+    max_pending_calls: PositiveInt = 65_536
     # How long requests in flight may go on after SIGTERM.
     drain_seconds: float = Field(default=30.0, ge=0, le=3600)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")

@@ -1,5 +1,6 @@
 """Whatever a caller can get wrong has a status, a stable reason, and the field to change; nothing goes down."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,3 +232,11 @@ async def test_a_full_queue_refuses_with_a_delay(model_path: Path, tmp_path: Pat
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert error_info(caught.value).reason == "QUEUE_FULL"
         waiting.cancel()
+
+
+async def test_each_of_a_burst_gets_its_reason(model_path: Path) -> None:
+    async with serving(model_path) as caller:
+        calls = (caller.generate(max_tokens=0) for _ in range(4000))
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(error, grpc.aio.AioRpcError) for error in errors)
+    assert {error.code() for error in errors} == {grpc.StatusCode.INVALID_ARGUMENT}
