@@ -1,5 +1,6 @@
 """The asynchronous client: the synchronous one's calls as coroutines and asynchronous iterators."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,7 @@ import grpc.aio
 
 from multitude import codec, types
 from multitude.channel import OPTIONS, new_request_id
-from multitude.errors import UnavailableError, from_rpc_error
+from multitude.errors import CancelledByCallerError, UnavailableError, from_rpc_error
 from multitude.upload import check_directory, create_requests
 from multitude.v1 import (
     adapter_pb2,
@@ -27,6 +28,7 @@ class AsyncGenerationStream:
 
     def __init__(self, call: Any) -> None:
         self._call = call
+        self._is_cancelled = False
         self._chunks: list[types.TokenChunk] = []
         self.started: types.Started | None = None
         self.finished: types.Finished | None = None
@@ -45,6 +47,11 @@ class AsyncGenerationStream:
                         self.finished = codec.finished_from_proto(message.finished)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if not self._is_cancelled or (task is not None and task.cancelling()):
+                raise  # the task is cancelled, not the call alone
+            raise CancelledByCallerError("the call was cancelled", reason="CANCELLED") from error
 
     async def result(self) -> types.Generation:
         """Waits for the end and returns the whole generation."""
@@ -56,6 +63,7 @@ class AsyncGenerationStream:
 
     def cancel(self) -> None:
         """Stops the generation; does nothing after its end."""
+        self._is_cancelled = True
         self._call.cancel()
 
     async def __aenter__(self) -> Self:

@@ -20,6 +20,8 @@ def prompt_to_proto(prompt: types.Prompt) -> generation_pb2.Prompt:
     """The prompt's proto form. Errors: TypeError for anything but text, integers or messages."""
     if isinstance(prompt, str):
         return generation_pb2.Prompt(text=prompt)
+    if isinstance(prompt, bytes | bytearray):  # else taken for a sequence of token ids
+        raise TypeError("a prompt is text, not bytes: decode it")
     parts: Sequence[object] = list(prompt)
     if parts and all(isinstance(part, types.Message) for part in parts):
         messages = [

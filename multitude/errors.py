@@ -109,4 +109,6 @@ def from_rpc_error(error: Any) -> MultitudeError:
     if reason == code.name:  # said by gRPC, not by a service
         message = _SAID_BY_GRPC.get(code, "{}").format(message)
     kind = _CLASSES.get(code, InternalServiceError)
+    if reason == code.name and "message larger than max" in message:  # too large now is too large later
+        kind, reason, message = InvalidRequestError, "MESSAGE_TOO_LARGE", f"send less in one call ({message})"
     return kind(message, reason=reason, metadata=metadata, retry_after_s=retry_after_s)

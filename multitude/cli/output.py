@@ -33,7 +33,7 @@ class Output:
             table.add_column(column, overflow="fold", justify="right" if column.endswith("#") else "left")
         for row in rows:
             table.add_row(*(escape(str(cell)) for cell in row))
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+        console = Console(highlight=False, width=200)  # a long row goes on below; folded cells cannot be read
         console.print(table if table.row_count else empty)
 
     def line(self, text: str) -> None:

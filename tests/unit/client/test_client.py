@@ -196,3 +196,25 @@ async def test_asynchronous_cancel(script):
                     assert chunk.text == "Hel"
                     break
             assert await asyncio.to_thread(script.cancelled.wait, 10)
+
+
+async def test_a_cancelled_stream_does_not_look_like_a_cancelled_task(script):
+    script.hang = True
+    with serving(script) as address:
+        async with AsyncClient(address) as client:
+            stream = client.stream("hi")
+            await anext(aiter(stream))
+            stream.cancel()
+            with pytest.raises(errors.CancelledByCallerError):
+                await stream.result()
+
+
+def test_a_message_that_is_too_large_is_the_callers_fault(client):
+    with pytest.raises(errors.InvalidRequestError) as caught:
+        client.generate("x" * (17 << 20))
+    assert caught.value.reason == "MESSAGE_TOO_LARGE"
+
+
+def test_bytes_are_no_token_ids(client):
+    with pytest.raises(TypeError, match="decode"):
+        client.generate(b"abc")
