@@ -30,6 +30,7 @@ from multitude.v1 import adapter_pb2_grpc
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AdapterService"].full_name
 CHUNK_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = 16 << 20
+MAX_PENDING_CALLS = 65_536
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,9 @@ class AdapterStore:
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),
+                # gRPC drops calls of a burst at random from the first number on; maximum_concurrent_rpcs says so instead.
+                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             ],
         )
         adapter_pb2_grpc.add_AdapterServiceServicer_to_server(service, self._server)

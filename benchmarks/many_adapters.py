@@ -5,6 +5,8 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -18,6 +20,16 @@ from multitude.local import LocalConfig, LocalStack
 NUM_ADAPTERS, POOL_ADAPTERS, NUM_AT_ONCE = 1000, 50, 64
 HOST_CACHE_BYTES = 48 * MIB
 _PAGE_BYTES_SLACK = 64 * MIB  # interpreter and allocator growth of two processes over the whole run
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt for one adapter version, and its right answer."""
+
+    adapter_id: str
+    digest: str
+    prompt: str
+    expected: str
 
 
 def measure() -> list[Figure]:
@@ -44,27 +56,32 @@ async def _measure(stack: LocalStack, pool_bytes: int) -> list[Figure]:
         memory_before = _resident_bytes(stack)
         begin = time.perf_counter()
         limit = asyncio.Semaphore(NUM_AT_ONCE)
-        most_in_pool = 0
+        most_in_pool = most_bytes = 0
 
-        async def ask(adapter_id: str, prompt: str, expected: str) -> bool:
+        async def ask(question: Question) -> bool:
             async with limit:
                 result = await client.generate(
-                    prompt, adapter=adapter_id, max_tokens=64, sampling=SamplingParams(temperature=0), timeout_s=300
+                    question.prompt,
+                    adapter=question.adapter_id,
+                    max_tokens=64,
+                    sampling=SamplingParams(temperature=0),
+                    timeout_s=300,
                 )
-            return result.text.strip() == expected
+            return result.text.strip() == question.expected and result.adapter_digest == question.digest
 
         async def watch() -> None:
-            nonlocal most_in_pool
+            nonlocal most_in_pool, most_bytes
             while True:
                 (worker,) = (await client.fleet()).workers
                 most_in_pool = max(most_in_pool, sum(tier == "pool" for tier in worker.resident.values()))
+                most_bytes = max(most_bytes, _resident_bytes(stack))
                 await asyncio.sleep(0.2)
 
         watcher = asyncio.create_task(watch())
-        right = sum(await asyncio.gather(*(ask(*question) for question in questions)))
+        right = sum(await asyncio.gather(*map(ask, questions)))
         watcher.cancel()
         seconds = time.perf_counter() - begin
-        grown = _resident_bytes(stack) - memory_before
+        grown = max(most_bytes, _resident_bytes(stack)) - memory_before
     details = {
         "publish_s": round(publish_s, 1),
         "answer_s": round(seconds, 1),
@@ -83,7 +100,7 @@ async def _measure(stack: LocalStack, pool_bytes: int) -> list[Figure]:
             details=details,
         ),
         Figure(
-            "growth of the worker's memory while it serves them",
+            "peak growth of the worker's memory while it serves them",
             round(grown / MIB, 1),
             "MiB",
             budget / MIB,
@@ -98,7 +115,7 @@ def _sources() -> Iterator[Path]:
         yield directories[index % len(directories)]
 
 
-async def _publish(client: AsyncClient, folder: Path, index: int, source: Path) -> tuple[str, str, str]:
+async def _publish(client: AsyncClient, folder: Path, index: int, source: Path) -> Question:
     """Publishes a variant of an adapter with other weights and the same function; returns its question and answer.
 
     A is scaled by a power of two and B by its inverse, which changes no product: another version, the same answers.
@@ -110,12 +127,13 @@ async def _publish(client: AsyncClient, folder: Path, index: int, source: Path) 
     (folder / "adapter_config.json").write_bytes((source / "adapter_config.json").read_bytes())
     save_file(tensors, folder / "adapter_model.safetensors")
     adapter_id = f"many/{source.name}-{index}"
-    await client.adapters.create(adapter_id, folder)
-    question = _questions()[source.name][index // len(adapter_directories()) % 20]
-    return adapter_id, question["prompt"], question["expected"]
+    published = await client.adapters.create(adapter_id, folder)
+    row = _rows()[source.name][index // len(adapter_directories()) % 20]
+    return Question(adapter_id, published.version.digest, row["prompt"], row["expected"])
 
 
-def _questions() -> dict[str, list[dict[str, str]]]:
+@cache
+def _rows() -> dict[str, list[dict[str, str]]]:
     by_adapter: dict[str, list[dict[str, str]]] = {}
     for line in (DEMO_MODEL / "prompts.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)

@@ -80,6 +80,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
+    except UnicodeEncodeError as error:
+        click.echo(f"error an argument is not valid Unicode: {error.reason} at position {error.start}", err=True)
+        sys.exit(2)
     except (click.Abort, KeyboardInterrupt, CancelledByCallerError):
         sys.exit(_INTERRUPTED)
     except OSError as error:

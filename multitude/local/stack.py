@@ -5,6 +5,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from multitude.local.redis import redis_command
 
 TREE = Path(__file__).resolve().parents[2]
 _STOP_SECONDS = 10.0
+_RESTART_SECONDS, _MAX_RESTART_SECONDS = 5.0, 60.0  # from one start of a worker to its next
 _DRAIN_SECONDS = 1.0  # on one machine, who stops the services is who waits for them
 
 
@@ -74,6 +76,8 @@ class LocalStack:
         self._report = report
         self._services: dict[str, ServiceProcess] = {}
         self._failed = False
+        self._restart_times: dict[str, float] = {}
+        self._restart_pauses: dict[str, float] = {}
         self.run_dir = Path(tempfile.mkdtemp(prefix="multitude-"))
         self.address = _with_port(config.address)
         self.store_address = _with_port(config.store_address)
@@ -111,13 +115,20 @@ class LocalStack:
             raise
 
     def check(self) -> None:
-        """Restarts workers that ended. Errors: LocalStackError if another service ended."""
+        """Restarts workers that ended, one that keeps ending after longer and longer pauses.
+
+        Errors: LocalStackError if another service ended.
+        """
         self._expect_shared()
         for name, service in list(self._services.items()):
-            if service.exit_code is not None:
-                self._report(f"{name} ended with code {service.exit_code}; starting it again")
-                index = int(name.removeprefix("worker-"))
-                self._start(name, self._service("worker", self._worker_settings(index)))
+            if service.exit_code is None or time.monotonic() < self._restart_times.get(name, 0.0):
+                continue
+            pause = min(2 * self._restart_pauses.get(name, _RESTART_SECONDS / 2), _MAX_RESTART_SECONDS)
+            self._restart_pauses[name] = pause
+            self._restart_times[name] = time.monotonic() + pause
+            self._report(f"{name} ended with code {service.exit_code}; starting it again")
+            index = int(name.removeprefix("worker-"))
+            self._start(name, self._service("worker", self._worker_settings(index)))
 
     def stop(self) -> None:
         """Stops everything, the control plane first; safe to call twice."""

@@ -103,6 +103,13 @@ def test_status_and_policy(run, script, tmp_path):
     assert run("policy", "show").stdout == "name: default\n"
 
 
+def test_broken_unicode_in_an_argument_is_a_usage_error(run):
+    done = run("adapters", "show", "team/a\udcff")
+    assert done.returncode == 2
+    assert "not valid Unicode" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_usage_errors_exit_with_two(run):
     assert run("generate", "--nope").returncode == 2
     assert run("adapters", "add", "x").returncode == 2
