@@ -132,7 +132,7 @@ class AdapterStore:
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),
-                # gRPC drops calls of a burst at random from the first number on; maximum_concurrent_rpcs says so instead.
+                # gRPC drops calls of a burst at random beyond the first number; the limit above refuses them by name.
                 ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             ],
