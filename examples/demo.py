@@ -26,6 +26,7 @@ from multitude.local import LocalConfig, LocalStack
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 TEAM = "demo"
 BASE = "(base model)"
+_REPORT_POLLS, _REPORT_POLL_SECONDS = 20, 0.05  # workers report a few times a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ async def _ask_everything(stack: LocalStack, num_requests: int, console: Console
         with _progress(console, "answered", len(questions)) as advance:
             answers = await asyncio.gather(*(_ask(client, question, advance) for question in questions))
         seconds = time.monotonic() - begin
-        await _print_workers(client, console)
+        await _print_workers(client, sum(answer.num_tokens for answer in answers), console)
     _print_table(answers, ranks, console, show_all=show_all)
     return _print_totals(answers, seconds, console)
 
@@ -170,8 +171,14 @@ def _progress(console: Console, verb: str, total: int) -> Iterator[Callable[[], 
         yield lambda: bar.advance(task)
 
 
-async def _print_workers(client: AsyncClient, console: Console) -> None:
+async def _print_workers(client: AsyncClient, num_tokens: int, console: Console) -> None:
+    """Prints what each worker did, as soon as all of it is reported."""
     fleet = await client.fleet()
+    for _ in range(_REPORT_POLLS):
+        if sum(worker.num_output_tokens for worker in fleet.workers) >= num_tokens:
+            break
+        await asyncio.sleep(_REPORT_POLL_SECONDS)
+        fleet = await client.fleet()
     for worker in fleet.workers:
         resident = sum(tier == "pool" for tier in worker.resident.values())
         console.print(

@@ -12,12 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from multitude.client import Client
 from multitude.errors import LocalStackError
 from multitude.local.process import ServiceProcess
 from multitude.local.redis import redis_command
 
 TREE = Path(__file__).resolve().parents[2]
 _STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.05
 _RESTART_SECONDS, _MAX_RESTART_SECONDS = 5.0, 60.0  # from one start of a worker to its next
 _DRAIN_SECONDS = 1.0  # on one machine, who stops the services is who waits for them
 
@@ -109,6 +111,7 @@ class LocalStack:
                 if name != "redis":
                     self._report(f"{name} on {service.wait_ready(self._config.start_seconds)}")
                     self._expect_shared()  # Redis says nothing when it serves, and soon ends if it cannot
+            self._await_workers(time.monotonic() + self._config.start_seconds)
         except BaseException as error:
             self._failed = isinstance(error, LocalStackError)  # an interrupt leaves no logs to look at
             self.stop()
@@ -149,6 +152,17 @@ class LocalStack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _await_workers(self, deadline: float) -> None:
+        """Waits until the control plane found every worker, so that the first requests are spread over all."""
+        with Client(self.address, store_address=self.store_address) as client:
+            while sum(worker.is_attached for worker in client.fleet().workers) < self._config.num_workers:
+                if time.monotonic() > deadline:
+                    raise LocalStackError(
+                        f"the control plane did not find all {self._config.num_workers} workers; see {self.run_dir}",
+                        reason="SERVICE_NOT_STARTED",
+                    )
+                time.sleep(_POLL_SECONDS)
 
     def _expect_shared(self) -> None:
         """Fails if a service that all need ended."""
