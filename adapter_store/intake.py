@@ -1,5 +1,6 @@
 """Where adapters come in: a bounded number at a time, each in a folder of its own that does not outlive it."""
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -18,7 +19,9 @@ class Intake:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self._folder = folder
-        self._num_free = max_concurrent
+        self._max_concurrent = self._num_free = max_concurrent
+        self._all_free = asyncio.Event()
+        self._all_free.set()
         self._threads = threads
 
     @asynccontextmanager
@@ -31,6 +34,7 @@ class Intake:
         if not self._num_free:
             raise TooManyUploads("as many adapters as allowed are being published; try again in a moment")
         self._num_free -= 1
+        self._all_free.clear()
         try:
             folder = Path(tempfile.mkdtemp(dir=self._folder))
             try:
@@ -39,3 +43,9 @@ class Intake:
                 await self._threads.run(shutil.rmtree, folder)
         finally:
             self._num_free += 1
+            if self._num_free == self._max_concurrent:
+                self._all_free.set()
+
+    async def wait_empty(self) -> None:
+        """Waits until every folder is gone; a call that the server cancelled goes on until it has removed its own."""
+        await self._all_free.wait()

@@ -123,8 +123,8 @@ class AdapterStore:
         self._library = Library(config.data_dir, load_base_model(config.model), limits, now_us)
         self._reading = Threads(config.io_threads, "read")
         self._publishing = Threads(limits.max_concurrent_uploads, "publish")
-        intake = Intake(Path(config.data_dir) / "uploads", limits.max_concurrent_uploads, self._reading)
-        service = AdapterService(config, self._library, intake, self._reading, self._publishing)
+        self._intake = Intake(Path(config.data_dir) / "uploads", limits.max_concurrent_uploads, self._reading)
+        service = AdapterService(config, self._library, self._intake, self._reading, self._publishing)
         self._health = HealthServicer()
         self._server = grpc.aio.server(
             maximum_concurrent_rpcs=limits.max_concurrent_rpcs,
@@ -162,6 +162,7 @@ class AdapterStore:
         """Takes no more calls, gives those in flight `drain_seconds`, and closes everything."""
         await self._report(serving=False)
         await self._server.stop(self._config.drain_seconds)
+        await self._intake.wait_empty()
         for threads in (self._publishing, self._reading):
             await asyncio.to_thread(threads.close)
         self._library.close()

@@ -99,8 +99,8 @@ async def test_survives_a_restart_of_the_store() -> None:
         await reached.wait()
         await server.stop(None)
         server, _ = await serve(servicer, address)
-        while channel.get_state(try_to_connect=True) != grpc.ChannelConnectivity.READY:
-            await channel.wait_for_state_change(channel.get_state())
+        while (state := channel.get_state(try_to_connect=True)) != grpc.ChannelConnectivity.READY:
+            await channel.wait_for_state_change(state)
         restarted.set()
         assert await fetching == DATA
     assert servicer.offsets == [0, CHUNK]
