@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from multitude.errors import LocalStackError
@@ -100,6 +101,29 @@ class ServiceProcess:
                 self.address = words[2]
                 self._ready.set()
         self._ready.set()
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Holds Ctrl-C and SIGTERM back until the end of the block.
+
+    Raised in the middle of a fork they would be lost, and right after it the child would be nobody's.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for signal_number in arrived:
+        signal.raise_signal(signal_number)
 
 
 def _die_with_parent() -> None:

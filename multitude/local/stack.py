@@ -14,7 +14,7 @@ from typing import Self
 
 from multitude.client import Client
 from multitude.errors import LocalStackError
-from multitude.local.process import ServiceProcess
+from multitude.local.process import ServiceProcess, interrupts_deferred
 from multitude.local.redis import redis_command
 
 TREE = Path(__file__).resolve().parents[2]
@@ -177,7 +177,8 @@ class LocalStack:
 
     def _start(self, name: str, command: list[str], *, awaits_ready: bool = True) -> None:
         log = self.run_dir / f"{name}.log"
-        self._services[name] = ServiceProcess(name, command, log=log, folder=TREE, awaits_ready=awaits_ready)
+        with interrupts_deferred():
+            self._services[name] = ServiceProcess(name, command, log=log, folder=TREE, awaits_ready=awaits_ready)
 
     def _service(self, module: str, settings: dict[str, object]) -> list[str]:
         words = [f"{key}={value}" for key, value in settings.items()]

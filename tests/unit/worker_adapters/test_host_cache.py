@@ -292,12 +292,15 @@ async def test_a_hinted_load_goes_on_when_its_only_waiter_leaves(house) -> None:
 
 async def test_loads_at_once_are_bounded(house) -> None:
     house.close_source()
-    gets = [asyncio.create_task(house.cache.get(REFS[name])) for name in "abcdef"]
+
+    async def use(name: str) -> None:
+        (await house.cache.get(REFS[name])).release()
+
+    uses = [asyncio.create_task(use(name)) for name in "abcdef"]
     await settle()
     assert len(house.source.fetched) == LIMITS.max_loads
     house.source.open.set()
-    for get in gets:
-        (await get).release()
+    await asyncio.gather(*uses)
     assert len(house.source.fetched) == 6
 
 
