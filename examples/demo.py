@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGINT, SIGTERM, signal
+from signal import SIGTERM, signal
 
 from rich.console import Console
 from rich.markup import escape
@@ -64,21 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     signal(SIGTERM, lambda *_: signal_interrupt())
-    begin = time.monotonic()
-    config = LocalConfig(
-        model=DEMO_MODEL / "base",
-        model_name="demo",
-        num_workers=options.workers,
-        address="127.0.0.1:0",
-        store_address="127.0.0.1:0",
-        worker_settings={"threads": 1},
-    )
-    stack = LocalStack(config, report=lambda line: console.print(f"[dim]  {line}[/]"))
-    console.print("[bold]starting[/] Redis, the adapter store, the control plane and the workers")
     try:
-        with stack:
-            console.print(f"[bold]ready[/] after {time.monotonic() - begin:.1f} s")
-            return asyncio.run(_ask_everything(stack, options.requests, console, show_all=options.all))
+        return _run(options.workers, options.requests, console, show_all=options.all)
     except KeyboardInterrupt:
         console.print("interrupted; every service is stopped")
         return 130
@@ -86,13 +73,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"[bold red]{error.reason}[/]: ", end="")
         console.print(error.message, markup=False)
         return 1
-    finally:
-        signal(SIGINT, lambda *_: None)
 
 
 def signal_interrupt() -> None:
     """Ends the demo as Ctrl-C does."""
     raise KeyboardInterrupt
+
+
+def _run(num_workers: int, num_requests: int, console: Console, *, show_all: bool) -> int:
+    begin = time.monotonic()
+    config = LocalConfig(
+        model=DEMO_MODEL / "base",
+        model_name="demo",
+        num_workers=num_workers,
+        address="127.0.0.1:0",
+        store_address="127.0.0.1:0",
+        worker_settings={"threads": 1},
+    )
+    console.print("[bold]starting[/] Redis, the adapter store, the control plane and the workers")
+    with LocalStack(config, report=lambda line: console.print(f"[dim]  {line}[/]")) as stack:
+        console.print(f"[bold]ready[/] after {time.monotonic() - begin:.1f} s")
+        return asyncio.run(_ask_everything(stack, num_requests, console, show_all=show_all))
 
 
 async def _ask_everything(stack: LocalStack, num_requests: int, console: Console, *, show_all: bool) -> int:

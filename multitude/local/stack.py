@@ -134,15 +134,16 @@ class LocalStack:
             self._start(name, self._service("worker", self._worker_settings(index)))
 
     def stop(self) -> None:
-        """Stops everything, the control plane first; safe to call twice."""
-        services = list(self._services.values())
-        for service in reversed(services):
-            service.terminate()
-        for service in reversed(services):
-            service.wait(_STOP_SECONDS)
-        self._services.clear()
-        if not self._failed:
-            shutil.rmtree(self.run_dir, ignore_errors=True)
+        """Stops everything, the workers first; safe to call twice. An interrupt meanwhile comes at the end."""
+        with interrupts_deferred():
+            services = list(self._services.values())
+            for service in reversed(services):
+                service.terminate()
+            for service in reversed(services):
+                service.wait(_STOP_SECONDS)
+            self._services.clear()
+            if not self._failed:
+                shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def __enter__(self) -> Self:
         self.start()
