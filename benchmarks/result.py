@@ -70,7 +70,8 @@ def write(name: str, figures: Sequence[Figure]) -> Path:
 
 def _machine() -> dict[str, object]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
+    changes = ["git", "status", "--porcelain", "--", ".", ":!benchmarks/results"]
+    dirty = subprocess.run(changes, capture_output=True, text=True, check=False).stdout
     model = next(
         (
             line.partition(":")[2].strip()
