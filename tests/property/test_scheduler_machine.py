@@ -24,6 +24,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_waiting=st.integers(2, 12),
         max_skips=st.integers(0, 3),
         watermark=st.sampled_from([0.0, 0.1, 0.5]),
+        overlap=st.booleans(),
     )
     def start(
         self,
@@ -33,6 +34,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_waiting: int,
         max_skips: int,
         watermark: float,
+        overlap: bool,
     ) -> None:
         self.config = EngineConfig(
             context_length=40,
@@ -42,6 +44,7 @@ class EngineMachine(RuleBasedStateMachine):
             max_waiting=max_waiting,
             max_skips=max_skips,
             watermark=watermark,
+            overlap=overlap,
         )
         self.harness = Harness(self.config, num_pages)
         self.sent: dict[str, EngineRequest] = {}

@@ -17,6 +17,8 @@ class EngineConfig:
         max_skips: How often sequences may be admitted past one whose adapter finds no room, before nobody is.
         admission_window: How many waiting sequences a step looks at, at most.
         watermark: Share of the pool that an admission leaves free while others run, for their next blocks.
+        overlap: Whether a step is planned while the device runs the one before; of use where the two are not the same
+            processor.
     """
 
     context_length: int
@@ -27,6 +29,7 @@ class EngineConfig:
     max_skips: int = 32
     admission_window: int = 256
     watermark: float = 0.02
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         counts = (self.context_length, self.block_size, self.max_running, self.max_waiting, self.admission_window)

@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from worker.adapters.residency import Load, Residency
-from worker.engine.batch import BatchBuilder, StepBatch
+from worker.engine.batch import BatchBuilder
 from worker.engine.config import EngineConfig
 from worker.engine.sampler import SampledTokens, Sampler
 from worker.engine.scheduler import Plan, Scheduler
-from worker.engine.sequence import Sequence
+from worker.engine.sequence import Sequence, SequenceState
 from worker.errors import MaxTokensOutOfRangeError, PromptEmptyError, PromptTooLongError, WorkerError
 from worker.memory.pool import PagePool
 from worker.memory.storage import PageStorage
@@ -21,6 +22,7 @@ from worker.types import (
     EngineRequest,
     EngineStats,
     FinishReason,
+    PositionLogprobs,
     RequestFailure,
     SequenceOutput,
     StepResult,
@@ -41,10 +43,22 @@ class Loader(Protocol):
         """Do every copy before the next forward pass."""
 
 
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """A step that was given to the device: tokens of `sampled`, in row order, once they have arrived."""
+
+    sampled: list[Sequence]
+    tokens: SampledTokens
+
+
 class Engine:
     """Owns the sequences in flight. Not for several threads.
 
     Every request ends exactly once, in the result of some step: by an output with a finish reason, or by a failure.
+
+    With `overlap`, a step is planned and given to the device while the one before still runs there, so its result
+    tells the tokens of the one before. What is not known yet, whether a token ends its sequence, costs at most one
+    token computed in vain. Tokens that the host must know first, those of sequences with penalties, are waited for.
     """
 
     def __init__(
@@ -69,6 +83,7 @@ class Engine:
         self._scheduler = Scheduler(pool, residency, config)
         self._batches = BatchBuilder(config.block_size, residency, device)
         self._sampler = Sampler(device)
+        self._in_flight: _InFlight | None = None
         self._sequences: dict[str, Sequence] = {}
         self._outputs: list[SequenceOutput] = []  # of the next result
         self._failures: list[RequestFailure] = []
@@ -79,7 +94,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would do or tell anything."""
-        return bool(self._sequences or self._outputs or self._failures)
+        return bool(self._sequences or self._outputs or self._failures or self._in_flight)
 
     def add(self, request: EngineRequest) -> None:
         """Take a request; if it cannot be served, the next step's result says why."""
@@ -104,40 +119,61 @@ class Engine:
     def step(self) -> StepResult:
         """Compute the next tokens of as many sequences as the bounds allow."""
         started = self._clock()
+        if self._in_flight is not None and self._in_flight.tokens.shape_next:
+            self._land()
         plan = self._scheduler.schedule()
         self._loader.perform(self._residency.take_loads())
-        if plan.sequences:
-            batch, logits = self._forward(plan)
-            tokens = self._sampler.sample(logits, batch.sampled)
-            self._emit(plan, batch, tokens)
-        if not self._sequences:
+        launched = self._launch(plan) if plan.sequences else None
+        self._land()
+        self._take_off(launched)
+        if not self._config.overlap:
+            self._land()
+        if not self._sequences and self._in_flight is None:
             self._check_integrity()
         return self._result(started)
 
-    def _forward(self, plan: Plan) -> tuple[StepBatch, Tensor]:
-        batch = self._batches.build(plan)
-        return batch, self._model.forward(batch.forward, self._storage.pages)
-
-    def _emit(self, plan: Plan, batch: StepBatch, tokens: SampledTokens) -> None:
-        """Note what was computed, then give every sampled sequence its token."""
+    def _launch(self, plan: Plan) -> _InFlight:
+        """Give a step to the device, and note what it will have computed."""
+        pending = None if self._in_flight is None else self._in_flight.tokens.tokens
+        batch = self._batches.build(plan, pending)
+        logits = self._model.forward(batch.forward, self._storage.pages)
+        tokens = self._sampler.sample(logits, batch.sampled)
         for sequence, num_tokens in zip(plan.sequences, plan.num_tokens, strict=True):
             if sequence.num_computed < sequence.num_prompt:
                 self._num_prefill_tokens += min(num_tokens, sequence.num_prompt - sequence.num_computed)
             sequence.num_computed += num_tokens
-        for row, (sequence, token_id) in enumerate(zip(batch.sampled, tokens.token_ids, strict=True)):
-            request = sequence.request
-            if token_id in request.stop_token_ids:
-                self._outputs.append(SequenceOutput(request.request_id, finish_reason=FinishReason.STOP))
-                self._end(sequence)
-                continue
-            sequence.token_ids.append(token_id)
-            self._num_output_tokens += 1
-            is_full = sequence.num_tokens >= sequence.max_length
-            logprobs = (tokens.logprobs[row],) if row in tokens.logprobs else ()
-            finish_reason = FinishReason.LENGTH if is_full else None
-            self._outputs.append(SequenceOutput(request.request_id, (token_id,), logprobs, finish_reason))
-            if is_full:
-                self._end(sequence)
+        return _InFlight(batch.sampled, tokens)
+
+    def _take_off(self, launched: _InFlight | None) -> None:
+        """The step just launched is the one in flight from here on."""
+        self._in_flight = launched
+        for row, sequence in enumerate(launched.sampled if launched else ()):
+            if sequence.state is not SequenceState.FINISHED:
+                sequence.pending_row = row
+
+    def _land(self) -> None:
+        """Wait for the tokens in flight, and give each to its sequence, unless that has ended meanwhile."""
+        if self._in_flight is None:
+            return
+        sampled, tokens = self._in_flight.sampled, self._in_flight.tokens
+        self._in_flight = None
+        for row, (sequence, token_id) in enumerate(zip(sampled, tokens.token_ids, strict=True)):
+            if sequence.state is not SequenceState.FINISHED:
+                self._emit(sequence, token_id, (tokens.logprobs[row],) if row in tokens.logprobs else ())
+
+    def _emit(self, sequence: Sequence, token_id: int, logprobs: tuple[PositionLogprobs, ...]) -> None:
+        request = sequence.request
+        if token_id in request.stop_token_ids:
+            self._outputs.append(SequenceOutput(request.request_id, finish_reason=FinishReason.STOP))
+            self._end(sequence)
+            return
+        sequence.pending_row = None
+        sequence.token_ids.append(token_id)
+        self._num_output_tokens += 1
+        finish_reason = FinishReason.LENGTH if sequence.is_full else None
+        self._outputs.append(SequenceOutput(request.request_id, (token_id,), logprobs, finish_reason))
+        if sequence.is_full:
+            self._end(sequence)
 
     def _end(self, sequence: Sequence) -> None:
         self._scheduler.finish(sequence)

@@ -1,6 +1,7 @@
 """From logits to the next token of every sequence."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,18 +10,56 @@ from torch import Tensor
 from kernels.sampling import apply_penalties, draw, scale, truncate
 from worker.engine.noise import uniforms
 from worker.engine.sequence import Sequence
-from worker.engine.staging import joined, to_device
+from worker.engine.staging import HostCopy, joined, to_device
 from worker.types import PositionLogprobs, SamplingParams
 
 _MAX_SCORE = torch.finfo(torch.float32).max / 2  # so that the difference of two is finite, too
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SampledTokens:
-    """One token a row, and the log-probabilities of the rows that asked for them, by row."""
+    """One token a row. Asking for what the host knows of them waits for the device.
 
-    token_ids: list[int]
-    logprobs: dict[int, PositionLogprobs] = field(default_factory=dict)
+    Attributes:
+        tokens: `[num_rows]` int64 on the model's device; what the next step is fed.
+        shape_next: Whether the rows' next logits depend on these tokens' ids in the host's memory: their penalties do.
+    """
+
+    tokens: Tensor
+    shape_next: bool
+    _arriving: HostCopy
+    _logprobs: "_Logprobs | None" = None
+
+    @cached_property
+    def token_ids(self) -> list[int]:
+        """The tokens."""
+        return self._arriving.values()
+
+    @cached_property
+    def logprobs(self) -> dict[int, PositionLogprobs]:
+        """The log-probabilities of the rows that asked for them, by row."""
+        return {} if self._logprobs is None else self._logprobs.by_row(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Logprobs:
+    """Log-probabilities of `rows` on their way: the chosen tokens' and the largest, of which each row has `counts`."""
+
+    rows: list[int]
+    counts: list[int]
+    chosen: HostCopy  # [num_rows, 1]
+    top_values: HostCopy  # [num_rows, max(counts)]
+    top_ids: HostCopy
+
+    def by_row(self, token_ids: list[int]) -> dict[int, PositionLogprobs]:
+        found: dict[int, PositionLogprobs] = {}
+        top_values, top_ids = self.top_values.values(), self.top_ids.values()
+        for row, count, (chosen,), values, ids in zip(
+            self.rows, self.counts, self.chosen.values(), top_values, top_ids, strict=True
+        ):
+            ranked = sorted(zip(ids, values, strict=True), key=lambda pair: (-pair[1], pair[0]))
+            found[row] = PositionLogprobs(token_ids[row], chosen, tuple(ranked[:count]))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +96,6 @@ class _Table:
     draws: tuple[_Draws, ...]
     logprob_rows: list[int]
 
-    @property
-    def is_plain_greedy(self) -> bool:
-        return self.penalties is None and not self.draws and not self.logprob_rows
-
 
 class Sampler:
     """Chooses tokens; its only state is what it derived from the last list of sequences.
@@ -83,14 +118,12 @@ class Sampler:
         table = self._table
         if table is None or table.sequences != sequences:
             table = self._table = _tabulate(sequences, self._device)
-        if table.is_plain_greedy:
-            return SampledTokens(logits.argmax(dim=-1).tolist())
         scores = logits if table.penalties is None else _penalised(logits, table.penalties)
         tokens = scores.argmax(dim=-1)
         for draws in table.draws:
             tokens[draws.rows] = _drawn(scores, draws)
-        token_ids: list[int] = tokens.tolist()
-        return SampledTokens(token_ids, _logprobs(logits, token_ids, table))
+        logprobs = _logprobs(logits, tokens, table) if table.logprob_rows else None
+        return SampledTokens(tokens, table.penalties is not None, HostCopy(tokens), logprobs)
 
 
 def _penalised(logits: Tensor, penalties: _Penalties) -> Tensor:
@@ -127,22 +160,14 @@ def _drawn(scores: Tensor, draws: _Draws) -> Tensor:
     return draw(scaled, noise)
 
 
-def _logprobs(logits: Tensor, token_ids: list[int], table: _Table) -> dict[int, PositionLogprobs]:
+def _logprobs(logits: Tensor, tokens: Tensor, table: _Table) -> _Logprobs:
     """Of the model's own distribution: before penalties, temperature and truncation."""
     rows = table.logprob_rows
-    if not rows:
-        return {}
     logprobs = logits[rows].log_softmax(dim=-1)
     counts = [min(table.sequences[row].request.logprob_count or 0, logits.shape[-1]) for row in rows]
-    chosen = torch.tensor([[token_ids[row]] for row in rows], device=logits.device)
-    chosen_values = logprobs.gather(1, chosen)[:, 0].tolist()
+    chosen = logprobs.gather(1, tokens[rows][:, None])
     top = logprobs.topk(max(counts), dim=-1)
-    found: dict[int, PositionLogprobs] = {}
-    columns = zip(rows, counts, chosen_values, top.values.tolist(), top.indices.tolist(), strict=True)
-    for row, count, value, top_values, top_ids in columns:
-        ranked = sorted(zip(top_ids, top_values, strict=True), key=lambda pair: (-pair[1], pair[0]))
-        found[row] = PositionLogprobs(token_ids[row], value, tuple(ranked[:count]))
-    return found
+    return _Logprobs(rows, counts, HostCopy(chosen), HostCopy(top.values), HostCopy(top.indices))
 
 
 def _tabulate(sequences: list[Sequence], device: torch.device) -> _Table:

@@ -123,6 +123,8 @@ class Scheduler:
         for sequence in tuple(self._running):
             if sequence.num_uncomputed != 1 or sequence.state is not SequenceState.RUNNING:
                 continue
+            if sequence.is_full:  # its last token is pending
+                continue
             if sequence.num_tokens <= len(sequence.pages) * block_size or self._grow(sequence):
                 chunks.append((sequence, 1))
         return chunks

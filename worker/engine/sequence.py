@@ -25,7 +25,9 @@ class Sequence:
         token_ids: Prompt, resumed output, then own output.
         num_prompt: Tokens of the prompt.
         max_length: Tokens at which the sequence ends, prompt included.
-        num_computed: Leading tokens whose KV is in `pages`.
+        pending_row: While the sequence's newest token is on the device alone: its row among the tokens of the step in
+            flight. It counts as a token, whatever it is.
+        num_computed: Leading tokens whose KV is in `pages`, or will be once the step in flight has run.
         pages: Page ids, one for each block of tokens.
         was_preempted: Whether it ran before and lost its pages.
         num_passed: How often a sequence behind it was admitted before it.
@@ -39,6 +41,7 @@ class Sequence:
         "num_passed",
         "num_prompt",
         "pages",
+        "pending_row",
         "request",
         "state",
         "token_ids",
@@ -52,6 +55,7 @@ class Sequence:
         self.token_ids = array("q", request.prompt_token_ids + request.resumed_token_ids)
         self.num_prompt = len(request.prompt_token_ids)
         self.max_length = min(self.num_prompt + request.max_tokens, context_length)
+        self.pending_row: int | None = None
         self.num_computed = 0
         self.pages = array("i")
         self.state = SequenceState.WAITING
@@ -80,18 +84,23 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens known so far."""
-        return len(self.token_ids)
+        """Tokens so far, the pending one included."""
+        return len(self.token_ids) + (self.pending_row is not None)
 
     @property
     def num_output(self) -> int:
-        """Output tokens known so far, resumed ones included: the position of the next one."""
-        return len(self.token_ids) - self.num_prompt
+        """Output tokens so far, resumed ones included: the position of the next one."""
+        return self.num_tokens - self.num_prompt
 
     @property
     def num_uncomputed(self) -> int:
         """Tokens whose KV has yet to be computed; 1 in decode."""
-        return len(self.token_ids) - self.num_computed
+        return self.num_tokens - self.num_computed
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has all the tokens that it may have."""
+        return self.num_tokens >= self.max_length
 
     @property
     def max_computed(self) -> int:

@@ -1,4 +1,4 @@
-"""Host arrays on their way to the model's device."""
+"""Arrays on their way between the host and the model's device."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -33,3 +33,23 @@ def to_device(sources: Sequence[NDArray[Any]], device: torch.device) -> list[Ten
         moved[start : start + source.nbytes].view(torch.from_numpy(source).dtype).view(source.shape)
         for source, start in zip(sources, starts, strict=True)
     ]
+
+
+class HostCopy:
+    """A tensor on its way to the host; nobody waits before its values are asked for."""
+
+    def __init__(self, source: Tensor) -> None:
+        self._there = source
+        self._arrived: torch.cuda.Event | None = None
+        if source.device.type != "cpu":
+            self._there = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
+            self._there.copy_(source, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def values(self) -> list[Any]:
+        """The tensor as nested lists, once all that was queued on the device before it is done."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        values: list[Any] = self._there.tolist()
+        return values

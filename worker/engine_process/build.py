@@ -1,6 +1,6 @@
 """Builds the engine, in the engine process: model, pool, adapters' way into it, engine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ def build_from_spec(spec: EngineSpec) -> BuiltEngine:
     torch.set_num_threads(spec.num_threads)
     dtype, device = getattr(torch, spec.dtype), torch.device(spec.device)
     model = load_model(spec.model_path, dtype, device)
-    config = spec.engine.build(model.config.context_length)
+    config = replace(spec.engine.build(model.config.context_length), overlap=device.type != "cpu")
     geometry = PageGeometry(model.config.shape, config.block_size)
     pool_bytes = spec.pool_bytes or _default_pool_bytes(device, spec.pool_memory_share)
     arena = HostArena.open(ArenaFile.inherited(spec.arena_descriptor), spec.num_arena_pages, geometry, dtype)

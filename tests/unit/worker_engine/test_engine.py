@@ -30,17 +30,22 @@ def check(harness: Harness, requests: list[EngineRequest]) -> None:
         assert harness.endings[sent.request_id] == [reason]
 
 
-def test_a_mixed_batch_gives_each_its_own_tokens() -> None:
-    harness = Harness(CONFIG, num_pages=100)
+OVERLAP = pytest.mark.parametrize("overlap", [False, True])
+
+
+@OVERLAP
+def test_a_mixed_batch_gives_each_its_own_tokens(overlap: bool) -> None:
+    harness = Harness(replace(CONFIG, overlap=overlap), num_pages=100)
     requests = [request(f"r{i}", 3 + 7 * (i % 3), adapter=(None, RED, BLUE)[i % 3]) for i in range(12)]
     harness.run(requests)
     check(harness, requests)
     assert harness.engine.step().stats.num_prefill_tokens == sum(len(r.prompt_token_ids) for r in requests)
 
 
-def test_preemption_gives_the_same_tokens() -> None:
+@OVERLAP
+def test_preemption_gives_the_same_tokens(overlap: bool) -> None:
     requests = [request(f"r{i}", 6, 20, adapter=(None, RED)[i % 2]) for i in range(8)]
-    roomy, tight = Harness(CONFIG, num_pages=100), Harness(CONFIG, num_pages=14)
+    roomy, tight = (Harness(replace(CONFIG, overlap=overlap), num_pages) for num_pages in (100, 14))
     roomy.run(requests)
     tight.run(requests)
     assert tight.engine.step().stats.num_preemptions > 2
@@ -49,10 +54,11 @@ def test_preemption_gives_the_same_tokens() -> None:
     check(tight, requests)
 
 
-def test_preemption_and_company_change_no_seeded_draw() -> None:
+@OVERLAP
+def test_preemption_and_company_change_no_seeded_draw(overlap: bool) -> None:
     params = SamplingParams(temperature=2.0, top_p=0.95, frequency_penalty=0.5, repetition_penalty=1.2)
     requests = [request(f"r{i}", 6, 20, sampling=replace(params, seed=i), adapter=(None, RED)[i % 2]) for i in range(8)]
-    tight = Harness(CONFIG, num_pages=14)
+    tight = Harness(replace(CONFIG, overlap=overlap), num_pages=14)
     tight.run(requests)
     assert tight.engine.step().stats.num_preemptions > 2
     for sent in requests:
@@ -74,27 +80,30 @@ def test_a_resumed_request_goes_on_as_if_it_had_never_stopped(num_resumed: int) 
     assert second.endings["whole"] == [FinishReason.LENGTH]
 
 
-def test_a_stop_token_ends_the_output_and_is_not_part_of_it() -> None:
+@OVERLAP
+def test_a_stop_token_ends_the_output_and_is_not_part_of_it(overlap: bool) -> None:
     plain = request("plain")
     tokens, _ = expected_tokens(plain, 64)
     stopped = replace(plain, request_id="stopped", stop_token_ids=frozenset({tokens[4]}))
-    harness = Harness(CONFIG, num_pages=100)
+    harness = Harness(replace(CONFIG, overlap=overlap), num_pages=100)
     harness.run([plain, stopped])
     assert harness.tokens["stopped"] == tokens[: tokens.index(tokens[4])]
     assert harness.endings["stopped"] == [FinishReason.STOP]
 
 
-def test_the_context_ends_a_sequence() -> None:
+@OVERLAP
+def test_the_context_ends_a_sequence(overlap: bool) -> None:
     sent = request("long", 60, max_tokens=50)
-    harness = Harness(CONFIG, num_pages=100)
+    harness = Harness(replace(CONFIG, overlap=overlap), num_pages=100)
     harness.run([sent])
     assert len(harness.tokens["long"]) == 4
     assert harness.endings["long"] == [FinishReason.LENGTH]
 
 
+@OVERLAP
 @pytest.mark.parametrize("num_steps", [0, 1, 3, 6])
-def test_cancelling_frees_pages_before_the_next_step(num_steps: int) -> None:
-    harness = Harness(CONFIG, num_pages=100)
+def test_cancelling_frees_pages_before_the_next_step(num_steps: int, overlap: bool) -> None:
+    harness = Harness(replace(CONFIG, overlap=overlap), num_pages=100)
     victim, other = request("victim", 20, adapter=RED), request("other", 3)
     for sent in (other, victim):
         harness.engine.add(sent)
@@ -109,6 +118,33 @@ def test_cancelling_frees_pages_before_the_next_step(num_steps: int) -> None:
     check(harness, [other])
     harness.engine.cancel("other")
     assert not harness.engine.has_work, "cancelling what has ended does nothing"
+
+
+def test_the_step_in_flight_is_not_waited_for() -> None:
+    harness = Harness(replace(CONFIG, overlap=True), num_pages=100)
+    harness.engine.add(request("only", max_tokens=3))
+    told = [[token for output in harness.step().outputs for token in output.token_ids] for _ in range(4)]
+    tokens, _ = expected_tokens(request("only", max_tokens=3), 64)
+    assert told == [[], *([token] for token in tokens)]
+    assert harness.model.rows_per_step == [5, 1, 1], "no token is computed past the last"
+
+
+def test_a_stop_costs_one_token_in_vain_at_most() -> None:
+    tokens, _ = expected_tokens(request("plain"), 64)
+    stopped = request("plain", stop_token_ids=frozenset({tokens[2]}))
+    plain, ahead = (Harness(replace(CONFIG, overlap=overlap), num_pages=100) for overlap in (False, True))
+    plain.run([stopped])
+    ahead.run([stopped])
+    assert ahead.tokens == plain.tokens
+    assert ahead.model.rows_per_step == [*plain.model.rows_per_step, 1]
+
+
+def test_a_token_in_flight_survives_preemption() -> None:
+    requests = [request(f"r{i}", 4, 24, adapter=(None, RED)[i % 2]) for i in range(6)]
+    harness = Harness(replace(CONFIG, overlap=True), num_pages=12)
+    harness.run(requests)
+    assert harness.engine.step().stats.num_preemptions > 2
+    check(harness, requests)
 
 
 def test_cancelling_the_only_request_is_told_by_the_next_step() -> None:
