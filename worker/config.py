@@ -35,6 +35,8 @@ class ModelSection(Section):
     name: str = Field(default="", max_length=200)
     # Type of weights, KV and adapters. auto: float32 on a CPU, the type of the weights elsewhere.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    # safetensors, or dummy: random weights of the shapes in config.json, for measuring speed.
+    load_format: Literal["safetensors", "dummy"] = "safetensors"
     # cpu, cuda or cuda:<index>. auto: the first GPU if there is one.
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 

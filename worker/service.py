@@ -104,6 +104,7 @@ def _make_arena(config: WorkerConfig, model: ModelConfig, file: ArenaFile) -> Ho
 async def _build_engine(config: WorkerConfig, model: ModelConfig, launch: Launch, num_arena_pages: int) -> None:
     spec = EngineSpec(
         model_path=config.model.path.resolve(),
+        load_format=config.model.load_format,
         dtype=str(_dtype(config, model)).removeprefix("torch."),
         device=_device(config),
         engine=config.engine,

@@ -9,13 +9,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
+from torch import Tensor
+
 from worker.adapters.packing import pack_weights
 from worker.adapters.weights import parse_weights
 from worker.engine.build import build_engine
 from worker.engine.config import EngineConfig
 from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
-from worker.memory.layout import PageGeometry
+from worker.memory.layout import AdapterLayout, PageGeometry
 from worker.memory.storage import page_size_bytes
 from worker.model.loader import LoadedModel
 from worker.types import (
@@ -48,8 +51,16 @@ class Generation:
 class OfflineEngine:
     """An engine in this process, whose adapters come from memory and stay in a host arena until `close`."""
 
-    def __init__(self, model: LoadedModel, config: EngineConfig, *, pool_bytes: int, host_bytes: int) -> None:
-        """Allocates the pool and the arena.
+    def __init__(
+        self,
+        model: LoadedModel,
+        config: EngineConfig,
+        *,
+        pool_bytes: int,
+        host_bytes: int,
+        host_folder: Path | None = None,
+    ) -> None:
+        """Allocates the pool, and the arena in `host_folder`; None: where temporary files go.
 
         Raises:
             PoolTooSmall, HostArenaUnusable: a budget does not hold what it must.
@@ -58,10 +69,11 @@ class OfflineEngine:
         self._geometry = PageGeometry(model.config.shape, config.block_size)
         dtype = model.decoder.dtype
         num_host_pages = host_bytes // page_size_bytes(self._geometry, dtype)
-        self._file = ArenaFile.create(Path(tempfile.gettempdir()))
+        self._file = ArenaFile.create(Path(host_folder or tempfile.gettempdir()))
         self._arena = HostArena.create(self._file, num_host_pages, self._geometry, dtype)
         self._num_hosted_pages = 0
         self._hosted: dict[str, HostedAdapter] = {}
+        self._dummy: Tensor | None = None  # what a page of a dummy adapter holds
         self.engine = build_engine(model, self._arena, config, pool_bytes=pool_bytes)
 
     def __enter__(self) -> Self:
@@ -85,13 +97,29 @@ class OfflineEngine:
         digest = f"sha256:{hashlib.sha256(weights).hexdigest()}"
         if digest not in self._hosted:
             parsed = parse_weights(weights, self._model.config.shape, base_model)
-            first = self._num_hosted_pages
-            pages = tuple(range(first, first + parsed.layout.num_pages(self._geometry)))
-            assert pages[-1] < self._arena.num_pages, "the arena is full: give the engine more host_bytes"
+            pages = self._next_host_pages(parsed.layout)
             pack_weights(parsed, self._arena, pages)
-            self._num_hosted_pages += len(pages)
             self._hosted[digest] = HostedAdapter(digest, parsed.layout, pages)
         return self._hosted[digest]
+
+    def host_dummy(self, name: str, layout: AdapterLayout) -> HostedAdapter:
+        """An adapter of small numbers that mean nothing, for measuring speed; once for each name."""
+        if name not in self._hosted:
+            if self._dummy is None:
+                self._dummy = torch.empty_like(self._arena.page(0)).normal_(0.0, 0.02)
+            pages = self._next_host_pages(layout)
+            self._arena.reserve(pages)
+            for page in pages:
+                self._arena.page(page).copy_(self._dummy)
+            self._hosted[name] = HostedAdapter(name, layout, pages)
+        return self._hosted[name]
+
+    def _next_host_pages(self, layout: AdapterLayout) -> tuple[int, ...]:
+        first = self._num_hosted_pages
+        pages = tuple(range(first, first + layout.num_pages(self._geometry)))
+        assert pages[-1] < self._arena.num_pages, "the arena is full: give the engine more host_bytes"
+        self._num_hosted_pages += len(pages)
+        return pages
 
     def generate(
         self,

@@ -12,7 +12,7 @@ from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import PageGeometry
 from worker.memory.storage import page_size_bytes, pages_in_budget
-from worker.model.loader import load_model
+from worker.model.loader import LoadFormat, load_model
 
 _CPU_POOL_BYTES = 512 * 1024 * 1024
 
@@ -22,6 +22,7 @@ class EngineSpec:
     """What the engine process is told; `worker.config` says what each means. `dtype` is a torch type's name."""
 
     model_path: Path
+    load_format: str
     dtype: str
     device: str
     engine: EngineSection
@@ -36,7 +37,7 @@ def build_from_spec(spec: EngineSpec) -> BuiltEngine:
     """Loads the model and makes the engine. Raises WorkerError if model or memory do not allow it."""
     torch.set_num_threads(spec.num_threads)
     dtype, device = getattr(torch, spec.dtype), torch.device(spec.device)
-    model = load_model(spec.model_path, dtype, device)
+    model = load_model(spec.model_path, dtype, device, LoadFormat(spec.load_format))
     config = replace(spec.engine.build(model.config.context_length), overlap=device.type != "cpu")
     geometry = PageGeometry(model.config.shape, config.block_size)
     pool_bytes = spec.pool_bytes or _default_pool_bytes(device, spec.pool_memory_share)

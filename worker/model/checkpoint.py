@@ -19,9 +19,6 @@ _NAMES_SHOWN = 8
 class Checkpoint:
     """A directory's tensors by name; headers are read at once, a tensor when it is asked for.
 
-    Attributes:
-        shapes: Every tensor's shape.
-
     Raises:
         ModelNotFound: no safetensors.
         ModelUnsupported: tensors of a type that is not a plain floating-point one.
@@ -29,13 +26,18 @@ class Checkpoint:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._file_of: dict[str, Any] = {}
         index = _read_index(directory / _INDEX)
         for file_name in sorted(set(index.values())) if index else [_SINGLE]:
             self._add(directory, file_name)
-        if strays := [name for name in index if name not in self.shapes]:
+        if strays := [name for name in index if name not in self._shapes]:
             raise ModelWeightsInvalid(f"{_INDEX} names tensors that are in no file: {listed(strays)}")
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Every tensor's shape."""
+        return self._shapes
 
     def read(self, name: str) -> Tensor:
         """One tensor, on the CPU, in the type of the file."""
@@ -62,10 +64,10 @@ class Checkpoint:
             raise ModelUnsupported(
                 f"{file_name}: tensors of a type other than {', '.join(_DTYPES)} (quantized?): {listed(odd)}"
             )
-        if twice := [name for name in names if name in self.shapes]:
+        if twice := [name for name in names if name in self._shapes]:
             raise ModelWeightsInvalid(f"{file_name} has tensors that another file has too: {listed(twice)}")
         for name, header in headers.items():
-            self.shapes[name] = tuple(header.get_shape())
+            self._shapes[name] = tuple(header.get_shape())
             self._file_of[name] = opened
 
 

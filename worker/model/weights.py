@@ -3,18 +3,32 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from worker.model.checkpoint import Checkpoint, listed
+from worker.model.checkpoint import listed
 from worker.model.config import ModelConfig
 from worker.model.errors import ModelWeightsInvalid
 
 _IGNORED = re.compile(
     r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 )  # old checkpoints; follows from the config
+
+
+class Tensors(Protocol):
+    """A model's tensors by the names that Hugging Face gives them."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Every tensor's shape."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on any device."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,37 +100,36 @@ def expected_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
     return shapes
 
 
-def read_weights(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> ModelWeights:
+def read_weights(tensors: Tensors, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> ModelWeights:
     """Reads, casts and fuses all weights.
 
     Raises:
         ModelWeightsInvalid: tensors are missing, unexpected or of a wrong shape.
     """
-    _check_shapes(checkpoint, config)
+    _check_shapes(tensors, config)
 
     def read(name: str) -> Tensor:
-        return checkpoint.read(name).to(device=device, dtype=dtype).contiguous()
+        return tensors.read(name).to(device=device, dtype=dtype).contiguous()
 
     embedding = read("model.embed_tokens.weight")
-    is_doubled = config.tied_embeddings and "lm_head.weight" in checkpoint.shapes
+    is_doubled = config.tied_embeddings and "lm_head.weight" in tensors.shapes
     if is_doubled and not torch.equal(read("lm_head.weight"), embedding):
         raise ModelWeightsInvalid(
             "lm_head.weight differs from model.embed_tokens.weight, though config.json has tie_word_embeddings: "
             "set it to false, or remove lm_head.weight"
         )
     layers = tuple(
-        _read_layer(checkpoint, config, f"model.layers.{layer}", dtype, device)
-        for layer in range(config.shape.num_layers)
+        _read_layer(tensors, config, f"model.layers.{layer}", dtype, device) for layer in range(config.shape.num_layers)
     )
     output = embedding if config.tied_embeddings else read("lm_head.weight")
     return ModelWeights(embedding, layers, read("model.norm.weight"), output)
 
 
 def _read_layer(
-    checkpoint: Checkpoint, config: ModelConfig, prefix: str, dtype: torch.dtype, device: torch.device
+    tensors: Tensors, config: ModelConfig, prefix: str, dtype: torch.dtype, device: torch.device
 ) -> LayerWeights:
     def read(*names: str) -> Tensor:
-        parts = [checkpoint.read(f"{prefix}.{name}").to(device=device, dtype=dtype) for name in names]
+        parts = [tensors.read(f"{prefix}.{name}").to(device=device, dtype=dtype) for name in names]
         return torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
 
     def projection(*names: str, bias: bool) -> Projection:
@@ -140,11 +153,11 @@ def _read_layer(
     )
 
 
-def _check_shapes(checkpoint: Checkpoint, config: ModelConfig) -> None:
+def _check_shapes(tensors: Tensors, config: ModelConfig) -> None:
     expected = dict(expected_shapes(config))
-    if config.tied_embeddings and "lm_head.weight" in checkpoint.shapes:
+    if config.tied_embeddings and "lm_head.weight" in tensors.shapes:
         expected["lm_head.weight"] = expected["model.embed_tokens.weight"]
-    found = {name: shape for name, shape in checkpoint.shapes.items() if not _IGNORED.fullmatch(name)}
+    found = {name: shape for name, shape in tensors.shapes.items() if not _IGNORED.fullmatch(name)}
     problems = []
     if missing := [name for name in expected if name not in found]:
         problems.append(f"missing {listed(missing)}")

@@ -10,7 +10,7 @@ from tests.unit.worker_model.model_directories import write_config, write_index,
 from worker.model.checkpoint import Checkpoint
 from worker.model.config import read_config
 from worker.model.errors import ModelNotFound, ModelUnsupported, ModelWeightsInvalid
-from worker.model.loader import load_model
+from worker.model.loader import LoadFormat, load_model
 from worker.model.weights import ModelWeights, read_weights
 
 CPU = torch.device("cpu")
@@ -144,3 +144,11 @@ def test_a_tensor_in_two_shards(directory: Path) -> None:
     write_index(directory, {**weight_map, "model.norm.weight": "extra.safetensors"})
     with pytest.raises(ModelWeightsInvalid, match=r"another file has too: model\.norm\.weight"):
         read(directory)
+
+
+def test_dummy_weights_need_no_file_and_are_the_same_every_time(directory: Path) -> None:
+    first, second = (load_model(directory, torch.float32, CPU, LoadFormat.DUMMY).decoder._weights for _ in range(2))
+    assert torch.equal(first.layers[0].qkv.weight, second.layers[0].qkv.weight)
+    assert not torch.equal(first.layers[0].qkv.weight, first.layers[1].qkv.weight)
+    assert torch.equal(first.norm, torch.ones_like(first.norm))
+    assert 0.01 < float(first.embedding.std()) < 0.03

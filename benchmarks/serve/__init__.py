@@ -1,0 +1,1 @@
+"""Serving whole workloads: how many requests a second, how soon, and what adapters cost."""
