@@ -69,6 +69,7 @@ class EngineSection(Section):
     max_skips: int = Field(default=_ENGINE_DEFAULTS["max_skips"], ge=0)
     admission_window: PositiveInt = _ENGINE_DEFAULTS["admission_window"]
     watermark: float = Field(default=_ENGINE_DEFAULTS["watermark"], ge=0, lt=1)
+    max_step_load_bytes: PositiveInt = _ENGINE_DEFAULTS["max_step_load_bytes"]
 
     @model_validator(mode="after")
     def _steps_hold_the_batch(self) -> "EngineSection":

@@ -14,11 +14,15 @@ from worker.types import HostedAdapter, PoolResidency
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A copy to be done before the next forward pass: `host_pages[i]` of the arena to page `pool_pages[i]`."""
+    """A copy to be done before the next forward pass: `host_pages[i]` of the arena to page `pool_pages[i]`.
+
+    With `after_step` it has to wait until the step in flight is done, which may still write to one of the pages.
+    """
 
     digest: str
     host_pages: tuple[int, ...]
     pool_pages: tuple[int, ...]
+    after_step: bool = False
 
 
 @dataclass(slots=True)
@@ -35,9 +39,11 @@ class Residency:
     copy always belongs to an adapter in use, which holds both its pool pages and, by its request, its host pages.
     """
 
-    def __init__(self, pool: PagePool, geometry: PageGeometry) -> None:
+    def __init__(self, pool: PagePool, geometry: PageGeometry, max_queued_pages: int | None = None) -> None:
+        """`max_queued_pages` bounds what is copied before one step; a single adapter may be larger."""
         self._pool = pool
         self._geometry = geometry
+        self._max_queued_pages = max_queued_pages
         self._residents: dict[str, _Resident] = {}
         self._idle: dict[str, None] = {}  # in the order in which their last users left
         self._queued: dict[str, Load] = {}
@@ -59,11 +65,17 @@ class Residency:
 
     def can_acquire(self, adapter: HostedAdapter) -> bool:
         """Whether `acquire` would succeed now."""
-        return self.missing_pages(adapter) <= self._pool.free_pages + self._evictable_pages
+        missing = self.missing_pages(adapter)
+        if missing and self._queued and self._max_queued_pages is not None:
+            queued = sum(len(load.pool_pages) for load in self._queued.values())
+            if queued + missing > self._max_queued_pages:
+                return False
+        return missing <= self._pool.free_pages + self._evictable_pages
 
     def acquire(self, adapter: HostedAdapter) -> bool:
-        """Adds one user, making the adapter resident if it is not; false, and nothing done, if pages lack.
+        """Adds one user, making the adapter resident if it is not; false, and nothing done, if that cannot be now.
 
+        It cannot while pages lack, or while enough copies are queued for the next step.
         Idle adapters are evicted for it, never one in use.
         """
         resident = self._residents.get(adapter.digest)
@@ -142,7 +154,9 @@ class Residency:
         self.reclaim(num_pages)
         resident = _Resident(self._pool.allocate(num_pages, PageKind.ADAPTER), num_users=0)
         self._residents[adapter.digest] = resident
-        self._queued[adapter.digest] = Load(adapter.digest, adapter.host_pages, resident.pages)
+        self._queued[adapter.digest] = Load(
+            adapter.digest, adapter.host_pages, resident.pages, after_step=not self._pool.is_settled(resident.pages)
+        )
         return resident
 
 

@@ -1,13 +1,13 @@
 """Puts an engine together."""
 
-from worker.adapters.loader import AdapterLoader
+from worker.adapters.loader import loader_for
 from worker.adapters.residency import Residency
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import PageGeometry
 from worker.memory.pool import PagePool
-from worker.memory.storage import PageStorage, pages_in_budget
+from worker.memory.storage import PageStorage, page_size_bytes, pages_in_budget
 from worker.model.loader import LoadedModel
 
 
@@ -28,5 +28,6 @@ def build_engine(model: LoadedModel, arena: HostArena, config: EngineConfig, *, 
     num_pages = pages_in_budget(pool_bytes, geometry, decoder.dtype, min_tokens=config.context_length)
     storage = PageStorage(geometry, num_pages, decoder.dtype, decoder.device)
     pool = PagePool(num_pages)
-    residency = Residency(pool, geometry)
-    return Engine(decoder, storage, pool, residency, AdapterLoader(arena, storage), config)
+    max_load_pages = max(1, config.max_step_load_bytes // page_size_bytes(geometry, decoder.dtype))
+    residency = Residency(pool, geometry, max_load_pages)
+    return Engine(decoder, storage, pool, residency, loader_for(arena, storage), config)

@@ -17,6 +17,8 @@ class EngineConfig:
         max_skips: How often sequences may be admitted past one whose adapter finds no room, before nobody is.
         admission_window: How many waiting sequences a step looks at, at most.
         watermark: Share of the pool that an admission leaves free while others run, for their next blocks.
+        max_step_load_bytes: Adapters copied to the pool before one step, so that the copies are hidden under the step
+            before it; a single adapter may be larger.
         overlap: Whether a step is planned while the device runs the one before; of use where the two are not the same
             processor.
     """
@@ -29,10 +31,18 @@ class EngineConfig:
     max_skips: int = 32
     admission_window: int = 256
     watermark: float = 0.02
+    max_step_load_bytes: int = 256 * 1024 * 1024
     overlap: bool = False
 
     def __post_init__(self) -> None:
-        counts = (self.context_length, self.block_size, self.max_running, self.max_waiting, self.admission_window)
+        counts = (
+            self.context_length,
+            self.block_size,
+            self.max_running,
+            self.max_waiting,
+            self.admission_window,
+            self.max_step_load_bytes,
+        )
         if min(counts) < 1 or self.max_skips < 0:
             raise ValueError("every bound of the engine must be at least 1, and max_skips at least 0")
         if self.max_step_tokens < self.max_running:

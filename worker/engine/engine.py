@@ -157,7 +157,9 @@ class Engine:
             return
         sampled, tokens = self._in_flight.sampled, self._in_flight.tokens
         self._in_flight = None
-        for row, (sequence, token_id) in enumerate(zip(sampled, tokens.token_ids, strict=True)):
+        token_ids = tokens.token_ids
+        self._pool.settle()
+        for row, (sequence, token_id) in enumerate(zip(sampled, token_ids, strict=True)):
             if sequence.state is not SequenceState.FINISHED:
                 self._emit(sequence, token_id, (tokens.logprobs[row],) if row in tokens.logprobs else ())
 

@@ -76,7 +76,29 @@ class HostArena:
                 self._file.reserve(page * self._page_bytes, self._page_bytes)
                 self._reserved[page] = 1
 
+    def pin(self) -> None:
+        """Lets GPUs read the arena directly; all of it then takes memory.
+
+        Raises:
+            HostArenaUnusable: the driver does not allow it.
+        """
+        result = torch.cuda.cudart().cudaHostRegister(self._pages.data_ptr(), self._pages.nbytes, 0)
+        if int(result) != 0:
+            raise HostArenaUnusable(
+                f"the host cache of {self._pages.nbytes} bytes cannot be pinned (CUDA error {int(result)}): set a "
+                f"smaller host_cache_bytes, or raise the limit of locked memory (ulimit -l)"
+            )
+
     def copy_to_pool(self, storage: PageStorage, host_pages: Sequence[int], pool_pages: Sequence[int]) -> None:
-        """Copies `host_pages[i]` to page `pool_pages[i]` of the pool, all layers."""
-        for host_page, pool_page in zip(host_pages, pool_pages, strict=True):
-            storage.pages[:, pool_page].copy_(self._pages[host_page])
+        """Copies `host_pages[i]` to page `pool_pages[i]` of the pool, all layers; on a GPU, in its current stream."""
+        if storage.pages.device.type == "cpu":
+            for host_page, pool_page in zip(host_pages, pool_pages, strict=True):
+                storage.pages[:, pool_page].copy_(self._pages[host_page])
+            return
+        first, count = host_pages[0], len(host_pages)
+        is_block = tuple(host_pages) == tuple(range(first, first + count))
+        for start, stop in ((0, count),) if is_block else ((i, i + 1) for i in range(count)):
+            block = self._pages[host_pages[start] : host_pages[start] + stop - start]  # [pages, num_layers, elements]
+            moved = block.to(storage.pages.device, non_blocking=True)
+            ids = torch.tensor(pool_pages[start:stop], pin_memory=True).to(moved.device, non_blocking=True)
+            storage.pages.index_copy_(1, ids, moved.transpose(0, 1))

@@ -33,6 +33,7 @@ class PagePool:
         self._references = [0] * num_pages
         self._num_pages = {PageKind.KV: 0, PageKind.ADAPTER: 0}
         self._lowest_free = 0  # no page below it is free
+        self._unsettled: set[int] = set()
 
     @property
     def total_pages(self) -> int:
@@ -89,6 +90,15 @@ class PagePool:
                 self._num_pages[PageKind(self._kinds[page])] -= 1
                 self._kinds[page] = _FREE
                 self._lowest_free = min(self._lowest_free, page)
+                self._unsettled.add(page)
+
+    def settle(self) -> None:
+        """Note that what the device was given before the last releases is done."""
+        self._unsettled.clear()
+
+    def is_settled(self, pages: Iterable[int]) -> bool:
+        """Whether no step that runs on the device may still write to any of `pages`."""
+        return self._unsettled.isdisjoint(pages)
 
     def check_integrity(self) -> None:
         """Asserts that free + KV + adapters = all, and that exactly the pages in use have references."""

@@ -2,13 +2,13 @@ import pytest
 import torch
 from adapters_for_tests import GEOMETRY, SHAPE, hosted
 
-from worker.adapters.loader import AdapterLoader
+from worker.adapters.loader import HostLoader
 from worker.adapters.residency import Load, Residency
 from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
 from worker.memory.pool import PageKind, PagePool
 from worker.memory.storage import PageStorage
-from worker.types import PoolResidency
+from worker.types import HostedAdapter, PoolResidency
 
 A = hosted("a", num_ranks=4, first_host_page=0)  # 2 pages
 B = hosted("b", num_ranks=4, first_host_page=2)
@@ -103,5 +103,45 @@ def test_the_loader_copies_all_layers_of_every_page(tmp_path) -> None:
     for page in range(9):
         for layer in range(SHAPE.num_layers):
             arena.page(page)[layer] = 10 * page + layer
-    AdapterLoader(arena, storage).perform([Load("a", (8, 3), (1, 6)), Load("b", (4,), (0,))])
+    HostLoader(arena, storage).perform([Load("a", (8, 3), (1, 6)), Load("b", (4,), (0,))])
     assert storage.pages[:, :, 0].tolist() == [[40, 80, 0, 0, 0, 0, 30, 0], [41, 81, 0, 0, 0, 0, 31, 0]]
+
+
+def of_pages(name: str, num_pages: int) -> HostedAdapter:
+    return hosted(name, num_ranks=2 * num_pages, first_host_page=0)
+
+
+def test_copies_before_one_step_are_bounded_but_for_a_single_large_one() -> None:
+    pool = PagePool(40)
+    residency = Residency(pool, GEOMETRY, max_queued_pages=5)
+    large, small, other = of_pages("large", 6), of_pages("small", 2), of_pages("other", 3)
+    assert residency.acquire(large)
+    assert not residency.acquire(small)
+    residency.take_loads()
+    assert residency.acquire(small)
+    assert residency.acquire(other)
+    assert residency.acquire(small), "no copy is needed for a second user"
+    assert not residency.acquire(of_pages("more", 1))
+    assert {load.digest for load in residency.take_loads()} == {"small", "other"}
+    assert residency.acquire(of_pages("more", 1))
+
+
+def test_a_copy_waits_for_the_step_that_may_still_write_to_its_pages() -> None:
+    pool = PagePool(6)
+    residency = Residency(pool, GEOMETRY)
+    first = pool.allocate(4, PageKind.KV)
+    pool.settle()
+    pool.release(first[:2])
+    assert residency.acquire(of_pages("hot", 2))
+    assert residency.acquire(of_pages("cold", 2))
+    hot, cold = residency.take_loads()
+    assert hot.pool_pages == first[:2]
+    assert hot.after_step
+    assert not cold.after_step
+    residency.release("hot")
+    pool.settle()
+    residency.reclaim(3)
+    pool.settle()
+    assert residency.acquire(of_pages("next", 2))
+    (load,) = residency.take_loads()
+    assert not load.after_step
