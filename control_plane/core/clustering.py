@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass
 
-from control_plane.core.fleet import Worker
+from control_plane.core.fleet import Fleet
 from control_plane.core.ledger import TrackedRequest
 from control_plane.core.policy import ClusteringSettings
 from control_plane.core.queue import WaitingQueue
+from control_plane.core.rows import Bools
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A request to place now, and the workers with a free place that it may go to."""
+    """A request to place now, and the workers with a free place that it may go to, by row of the fleet's columns."""
 
     tracked: TrackedRequest
-    workers: tuple[Worker, ...]
+    among: Bools
 
 
 class Clustering:
@@ -25,20 +26,20 @@ class Clustering:
         self._run_digest: str | None = None
         self._run_length = 0
 
-    def next(self, open_workers: list[Worker], now: float) -> Candidate | None:
+    def next(self, fleet: Fleet, now: float) -> Candidate | None:
         """The next request to place; None if none waits, or if all that wait would exceed a bound on adapters."""
         head = self._queue.head()
-        if head is None or not open_workers:
+        if head is None or not fleet.has_open_worker:
             return None
         if now - head.arrived_at > self._settings.max_age_s:
-            return self._candidate(head, tuple(open_workers))
+            return self._candidate(head, fleet.columns.has_room)
         tracked = self._next_of_run(head) or head
-        workers = self._with_room(tracked, open_workers)
-        if not workers and tracked is not head:
-            tracked, workers = head, self._with_room(head, open_workers)
-        if not workers:
-            return self._next_for_adapters(open_workers)
-        return self._candidate(tracked, workers)
+        among = self._with_room(tracked, fleet)
+        if tracked is not head and not among.any():
+            tracked, among = head, self._with_room(head, fleet)
+        if not among.any():
+            return self._next_for_adapters(fleet)
+        return self._candidate(tracked, among)
 
     def _next_of_run(self, head: TrackedRequest) -> TrackedRequest | None:
         if head.is_requeued or self._run_digest is None or self._run_length >= self._settings.max_run:
@@ -48,26 +49,27 @@ class Clustering:
             return None
         return tracked
 
-    def _next_for_adapters(self, open_workers: list[Worker]) -> Candidate | None:
+    def _next_for_adapters(self, fleet: Fleet) -> Candidate | None:
         """The first request, in their order, whose adapter is in use on a worker with a free place, or of the base."""
-        digests = {digest for worker in open_workers for digest in worker.adapters}
+        digests = {digest for worker in fleet.open_workers for digest in worker.adapters}
         firsts = [self._queue.head_of_adapter(digest) for digest in (*digests, None)]
         found = [tracked for tracked in firsts if tracked is not None]
         if not found:
             return None
         # The base model's rows need no adapter: they have room everywhere.
         tracked = min(found, key=self._queue.key)
-        return self._candidate(tracked, self._with_room(tracked, open_workers))
+        return self._candidate(tracked, self._with_room(tracked, fleet))
 
-    def _with_room(self, tracked: TrackedRequest, open_workers: list[Worker]) -> tuple[Worker, ...]:
-        digest, bound = tracked.digest, self._settings.max_adapters_per_worker
+    def _with_room(self, tracked: TrackedRequest, fleet: Fleet) -> Bools:
+        digest, columns = tracked.digest, fleet.columns
         if digest is None:
-            return tuple(open_workers)
-        return tuple(worker for worker in open_workers if worker.num_adapters < bound or worker.has_adapter(digest))
+            return columns.has_room
+        is_below = columns.num_adapters < self._settings.max_adapters_per_worker
+        return columns.has_room & (is_below | columns.using(digest))
 
-    def _candidate(self, tracked: TrackedRequest, workers: tuple[Worker, ...]) -> Candidate:
+    def _candidate(self, tracked: TrackedRequest, among: Bools) -> Candidate:
         if tracked.digest == self._run_digest:
             self._run_length += 1
         else:
             self._run_digest, self._run_length = tracked.digest, 1
-        return Candidate(tracked, workers)
+        return Candidate(tracked, among)

@@ -10,8 +10,8 @@ from control_plane.core.errors import RequestError
 from control_plane.core.fairness import ArrivalOrder, Fairness
 from control_plane.core.fleet import Fleet
 from control_plane.core.ledger import Ledger, RequestState, TrackedRequest
+from control_plane.core.placement.explanation import Explanation
 from control_plane.core.placement.plugin import PlacementRequest, Rng
-from control_plane.core.placement.policy import Explanation
 from control_plane.core.placing import Placer
 from control_plane.core.policy import AdmissionMode, Policy
 from control_plane.core.queue import WaitingQueue
@@ -92,16 +92,16 @@ class Director:
         self._placer.place_parked(now)
         misses = 0
         while misses < self._policy.dispatch.lookahead:
-            candidate = self._clustering.next(self._fleet.open_workers, now)
+            candidate = self._clustering.next(self._fleet, now)
             if candidate is None:
                 break
             misses += not self._placer.place(candidate, now)
-        self._placer.hint_next()
+        self._placer.hint_next(now)
         return effects + self._dispatcher.flush()
 
-    def explain(self, request: Request, rng: Rng) -> Explanation:
-        """Where the policy would place a request now, of all workers that take requests, and why; changes nothing."""
-        return self._policy.placement.explain(PlacementRequest(request), self._fleet.accepting_workers, rng)
+    def explain(self, request: Request, rng: Rng, now: float) -> Explanation:
+        """Where the policy would place a request now, of all attached workers, and why; changes nothing."""
+        return self._policy.placement.explain(PlacementRequest(request, now=now), self._fleet.columns, rng)
 
     def snapshot(self) -> DirectorSnapshot:
         """The state to show."""

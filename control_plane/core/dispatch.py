@@ -47,7 +47,6 @@ class Dispatcher:
         tracked.attempts += 1
         tracked.unplaceable_since = None
         worker.take(tracked)
-        self._fleet.note_places(worker)
         self._outbox.setdefault(worker.worker_id, []).append(tracked)
 
     def hint(self, adapter: AdapterRef, worker: Worker) -> None:
@@ -73,7 +72,6 @@ class Dispatcher:
         worker = self._fleet.get(tracked.worker_id)
         assert worker is not None
         worker.release(tracked)
-        self._fleet.note_places(worker)
         self.admission.released(tracked, now)
         tracked.worker_id = None
 

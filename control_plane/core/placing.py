@@ -6,8 +6,10 @@ from control_plane.core.errors import NoWorker
 from control_plane.core.fairness import Fairness
 from control_plane.core.fleet import Fleet, Worker
 from control_plane.core.ledger import TrackedRequest
+from control_plane.core.placement.gates import HAS_ROOM
 from control_plane.core.placement.plugin import PlacementRequest, Rng
 from control_plane.core.policy import Policy
+from control_plane.core.rows import Bools
 
 
 class Placer:
@@ -23,8 +25,7 @@ class Placer:
     def place(self, candidate: Candidate, now: float) -> bool:
         """Give a candidate to a worker; False if none of its workers may have it, and it was parked."""
         tracked = candidate.tracked
-        workers = [worker for worker in candidate.workers if worker.worker_id not in tracked.avoid]
-        worker = self._choose(tracked, workers)
+        worker = self._choose(tracked, self._unfailed(tracked, candidate.among), now)
         if worker is None:
             self._park(tracked, now)
             return False
@@ -37,13 +38,12 @@ class Placer:
         if not queue.num_parked or not self._fleet.has_open_worker:
             return
         for tracked in queue.parked(self.policy.dispatch.lookahead):
-            open_workers = tuple(self._fleet.open_workers)
-            if tracked.not_before > now or not open_workers:
+            if tracked.not_before > now or not self._fleet.has_open_worker:
                 queue.park(tracked)
             else:
-                self.place(Candidate(tracked, open_workers), now)
+                self.place(Candidate(tracked, self._fleet.columns.has_room), now)
 
-    def hint_next(self) -> None:
+    def hint_next(self, now: float) -> None:
         """Tell workers of the adapters of the requests that go next, each where it would be placed now."""
         queue, depth = self._dispatcher.queue, self.policy.dispatch.prefetch_depth
         if not depth or not len(queue):
@@ -53,7 +53,7 @@ class Placer:
             if adapter is None or tracked.is_hinted:
                 continue
             tracked.is_hinted = True
-            worker = self._choose(tracked, self._others(tracked))
+            worker = self._choose(tracked, self._others(tracked), now)
             if worker is not None:
                 self._dispatcher.hint(adapter, worker)
 
@@ -71,22 +71,29 @@ class Placer:
 
     def no_worker(self, tracked: TrackedRequest, now: float) -> NoWorker:
         """The error of a request found to be without a worker."""
-        verdicts = self.policy.placement.verdicts(_placement_request(tracked), self._fleet.accepting_workers)
-        refused_by = sorted({name for verdict in verdicts for name in verdict.refused_by})
+        request, columns = _placement_request(tracked, now), self._fleet.columns
+        profile = self.policy.placement.profile_for(tracked.request)
+        verdicts = profile.verdicts(request, columns)
+        refused_by = sorted({name for verdict in verdicts for name in verdict.refused_by if name != HAS_ROOM.name})
         why = f"refused by {', '.join(refused_by)}" if refused_by else "none is attached"
         return NoWorker(
             f"no worker could take the request for {now - tracked.arrived_at:.3g} s ({why}): start a worker that can",
-            metadata={"refused_by": ",".join(refused_by), "worker_count": str(len(verdicts))},
+            metadata={
+                "refused_by": ",".join(refused_by),
+                "emptied_by": profile.emptied_by(request, columns, columns.is_attached) or "",
+                "worker_count": str(len(verdicts)),
+            },
             retry_after_s=self.policy.admission.default_retry_delay_s,
         )
 
-    def _choose(self, tracked: TrackedRequest, workers: list[Worker]) -> Worker | None:
-        worker_id = self.policy.placement.choose(_placement_request(tracked), workers, self._rng)
-        return self._fleet.get(worker_id) if worker_id is not None else None
+    def _choose(self, tracked: TrackedRequest, among: Bools, now: float) -> Worker | None:
+        choice = self.policy.placement.choose(_placement_request(tracked, now), self._fleet.columns, among, self._rng)
+        return self._fleet.at(choice.row) if choice.row is not None else None
 
     def _park(self, tracked: TrackedRequest, now: float) -> None:
         self._dispatcher.queue.park(tracked)
-        if self.policy.placement.is_placeable(_placement_request(tracked), self._others(tracked)):
+        request = _placement_request(tracked, now)
+        if self.policy.placement.is_placeable(request, self._fleet.columns, self._others(tracked)):
             tracked.unplaceable_since = None
         elif tracked.avoid:
             # Nobody else can take it: those that failed it get another chance.
@@ -94,10 +101,20 @@ class Placer:
         elif tracked.unplaceable_since is None:
             tracked.unplaceable_since = now
 
-    def _others(self, tracked: TrackedRequest) -> list[Worker]:
+    def _others(self, tracked: TrackedRequest) -> Bools:
         """The workers that take requests, but for those that failed this one."""
-        return [worker for worker in self._fleet.accepting_workers if worker.worker_id not in tracked.avoid]
+        return self._unfailed(tracked, self._fleet.columns.window > 0)
+
+    def _unfailed(self, tracked: TrackedRequest, among: Bools) -> Bools:
+        """Without the workers that failed the request."""
+        if tracked.avoid:
+            among = among.copy()
+            for worker_id in tracked.avoid:
+                worker = self._fleet.get(worker_id)
+                if worker is not None:
+                    among[worker.row] = False
+        return among
 
 
-def _placement_request(tracked: TrackedRequest) -> PlacementRequest:
-    return PlacementRequest(tracked.request, len(tracked.output_token_ids))
+def _placement_request(tracked: TrackedRequest, now: float) -> PlacementRequest:
+    return PlacementRequest(tracked.request, len(tracked.output_token_ids), now)

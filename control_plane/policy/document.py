@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 import yaml
 
 from control_plane.core.placement.plugin import Picker
-from control_plane.core.placement.policy import PlacementPolicy, WeightedScorer
+from control_plane.core.placement.policy import PlacementPolicy
+from control_plane.core.placement.profile import Profile, WeightedScorer
 from control_plane.core.placement.registry import FILTERS, PICKERS, SCORERS
 from control_plane.core.policy import AdmissionSettings, ClusteringSettings, DispatchSettings, Policy
 from control_plane.core.settings import Bounds
@@ -80,7 +81,7 @@ def _section(kind: type[T], key: str, found: Mapping[str, Entry], problems: Prob
 
 
 def _placement(root: yaml.Node, found: Mapping[str, Entry], problems: ProblemList) -> PlacementPolicy:
-    default = PlacementPolicy()
+    default = Profile()
     filters = default.filters
     if "filters" in found:
         filters = tuple(each.plugin for each in _plugins(FILTERS, "filters", found, problems) if each.plugin)
@@ -92,7 +93,7 @@ def _placement(root: yaml.Node, found: Mapping[str, Entry], problems: ProblemLis
         scorers = _scorers(found, problems)
     else:
         problems.add(root, "scorers", "is missing: name at least one scorer with a weight")
-    return PlacementPolicy(filters, scorers, picker)
+    return PlacementPolicy(Profile(filters, scorers, picker))
 
 
 def _scorers(found: Mapping[str, Entry], problems: ProblemList) -> tuple[WeightedScorer, ...]:

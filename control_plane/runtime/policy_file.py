@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from control_plane.core.placement.policy import PlacementPolicy
+from control_plane.core.placement.profile import Profile
 from control_plane.core.policy import Policy
 from control_plane.policy.document import PolicyError, load_policy
 from control_plane.types import PolicyVersion
@@ -74,5 +74,5 @@ class PolicyFile:
 
 def _built_in() -> str:
     """In force where no file is named: every default, the scorers written out because a policy must name its own."""
-    lines = [f"  - {{name: {each.scorer.name}, weight: {each.weight:g}}}" for each in PlacementPolicy().scorers]
+    lines = [f"  - {{name: {each.scorer.name}, weight: {each.weight:g}}}" for each in Profile().scorers]
     return "\n".join(["name: built-in", "scorers:", *lines, ""])

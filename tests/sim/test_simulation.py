@@ -7,6 +7,7 @@ import pytest
 from control_plane.core.errors import QueueFull, SloUnreachable
 from control_plane.core.placement.pickers.weighted_random import WeightedRandom
 from control_plane.core.placement.policy import PlacementPolicy
+from control_plane.core.placement.profile import Profile
 from control_plane.core.policy import AdmissionMode, AdmissionSettings, ClusteringSettings, Policy
 from control_plane.core.types import Failed, Finished, FinishReason
 from tests.sim.simulated_worker import WorkerModel
@@ -26,7 +27,7 @@ FAULTY = Scenario(
 POLICIES = {
     "default": Policy("default"),
     "lcfs": Policy("lcfs", admission=AdmissionSettings(mode=AdmissionMode.LCFS)),
-    "by chance": Policy("by chance", placement=PlacementPolicy(picker=WeightedRandom())),
+    "by chance": Policy("by chance", placement=PlacementPolicy(Profile(picker=WeightedRandom()))),
     "tight": Policy("tight", clustering=ClusteringSettings(max_adapters_per_worker=2, max_run=4, max_age_s=0.2)),
 }
 

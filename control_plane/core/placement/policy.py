@@ -1,117 +1,79 @@
-"""A placement policy: filters, then weighted scorers, then a picker."""
+"""A placement policy: profiles, and which requests each is for."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
-from control_plane.core.placement.filters.adapter_fits import AdapterFits
-from control_plane.core.placement.filters.sequence_fits import SequenceFits
-from control_plane.core.placement.pickers.max_score import MaxScore
-from control_plane.core.placement.plugin import Filter, Picker, PlacementRequest, Rng, ScoredWorker, Scorer, WorkerView
-from control_plane.core.placement.scorers.adapter_residency import AdapterResidency
-from control_plane.core.placement.scorers.free_pages import FreePages
-from control_plane.core.placement.scorers.load import Load
-from control_plane.core.placement.scorers.pending_prefill import PendingPrefill
-
-
-@dataclass(frozen=True, slots=True)
-class WeightedScorer:
-    """A scorer and how much it counts, at least 0."""
-
-    scorer: Scorer
-    weight: float
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.explanation import Choice, Explanation
+from control_plane.core.placement.plugin import PlacementRequest, Rng
+from control_plane.core.placement.profile import Profile
+from control_plane.core.rows import Bools
+from control_plane.core.types import Request
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """What one scorer said of a worker."""
+class Selector:
+    """Which requests a profile is for: those that meet every condition; an empty one is no condition.
 
-    scorer: str
-    weight: float
-    value: float
+    Patterns are those of a shell: `*` is any text, `?` any character. Requests of the base model have no adapter, and
+    match no pattern of one.
+    """
+
+    tenants: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    min_priority: int | None = None
+    max_priority: int | None = None
+    is_base_only: bool = False
+
+    def matches(self, request: Request) -> bool:
+        """Whether a request meets every condition."""
+        if self.is_base_only and request.adapter is not None:
+            return False
+        if self.min_priority is not None and request.priority < self.min_priority:
+            return False
+        if self.max_priority is not None and request.priority > self.max_priority:
+            return False
+        if self.tenants and not _matches_any(request.tenant, self.tenants):
+            return False
+        if not self.adapters:
+            return True
+        return request.adapter is not None and _matches_any(request.adapter.adapter_id, self.adapters)
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerVerdict:
-    """What a policy said of a worker: the filters that refused it, or its scores and their weighted mean."""
+class SelectedProfile:
+    """A profile for some requests."""
 
-    worker_id: str
-    refused_by: tuple[str, ...] = ()
-    scores: tuple[Score, ...] = ()
-    total: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """A whole decision; `worker_id` is None if every worker was refused."""
-
-    worker_id: str | None
-    picker: str
-    verdicts: tuple[WorkerVerdict, ...] = ()
-
-
-def _default_scorers() -> tuple[WeightedScorer, ...]:
-    scorers = ((AdapterResidency(), 2.0), (Load(), 4.0), (PendingPrefill(), 1.0), (FreePages(), 1.0))
-    return tuple(WeightedScorer(scorer, weight) for scorer, weight in scorers)
+    when: Selector
+    profile: Profile
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementPolicy:
-    """Filters in order, scorers with at least one positive weight, and a picker."""
+    """The first of `selected` whose selector matches a request places it, else the default profile."""
 
-    filters: tuple[Filter, ...] = (AdapterFits(), SequenceFits())
-    scorers: tuple[WeightedScorer, ...] = field(default_factory=_default_scorers)
-    picker: Picker = field(default_factory=MaxScore)
+    default: Profile = field(default_factory=Profile)
+    selected: tuple[SelectedProfile, ...] = ()
 
-    def choose(self, request: PlacementRequest, workers: Iterable[WorkerView], rng: Rng) -> str | None:
-        """The id of the worker that gets the request; None if the filters refuse every one."""
-        # Plain loops: this runs for every worker and request.
-        admits = [each.admits for each in self.filters]
-        scored = []
-        for worker in workers:
-            for is_admitted in admits:
-                if not is_admitted(request, worker):
-                    break
-            else:
-                scored.append(ScoredWorker(worker.worker_id, self._total(request, worker)))
-        return self._pick(scored, rng)
+    def profile_for(self, request: Request) -> Profile:
+        """The profile that places a request."""
+        for each in self.selected:
+            if each.when.matches(request):
+                return each.profile
+        return self.default
 
-    def is_placeable(self, request: PlacementRequest, workers: Iterable[WorkerView]) -> bool:
-        """Whether some worker could take the request once it has room: only lasting filters are asked."""
-        lasting = [each for each in self.filters if each.is_lasting]
-        return any(all(each.admits(request, worker) for each in lasting) for worker in workers)
+    def choose(self, request: PlacementRequest, fleet: FleetColumns, among: Bools, rng: Rng) -> Choice:
+        """The worker that gets the request, of the rows that `among` holds."""
+        return self.profile_for(request.request).choose(request, fleet, among, rng)
 
-    def explain(self, request: PlacementRequest, workers: Iterable[WorkerView], rng: Rng) -> Explanation:
-        """The decision that `choose` would make with the same chance, and everything that led to it."""
-        verdicts = self.verdicts(request, workers)
-        scored = [ScoredWorker(verdict.worker_id, verdict.total) for verdict in verdicts if not verdict.refused_by]
-        return Explanation(self._pick(scored, rng), self.picker.name, verdicts)
+    def is_placeable(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> bool:
+        """Whether one of the workers could take the request once it has room."""
+        return self.profile_for(request.request).is_placeable(request, fleet, among)
 
-    def verdicts(self, request: PlacementRequest, workers: Iterable[WorkerView]) -> tuple[WorkerVerdict, ...]:
-        """What the filters and scorers say of each worker, by id."""
-        return tuple(sorted((self._verdict(request, worker) for worker in workers), key=_worker_id))
-
-    def _pick(self, scored: Sequence[ScoredWorker], rng: Rng) -> str | None:
-        if not scored:
-            return None
-        return self.picker.pick(sorted(scored, key=_worker_id), rng).worker_id
-
-    def _total(self, request: PlacementRequest, worker: WorkerView) -> float:
-        weighted = total_weight = 0.0
-        for each in self.scorers:
-            weight = each.weight
-            weighted += weight * each.scorer.score(request, worker)
-            total_weight += weight
-        return weighted / total_weight
-
-    def _verdict(self, request: PlacementRequest, worker: WorkerView) -> WorkerVerdict:
-        refused_by = tuple(each.name for each in self.filters if not each.admits(request, worker))
-        if refused_by:
-            return WorkerVerdict(worker.worker_id, refused_by)
-        scores = tuple(
-            Score(each.scorer.name, each.weight, each.scorer.score(request, worker)) for each in self.scorers
-        )
-        return WorkerVerdict(worker.worker_id, (), scores, self._total(request, worker))
+    def explain(self, request: PlacementRequest, fleet: FleetColumns, rng: Rng) -> Explanation:
+        """The decision of now, and everything that led to it."""
+        return self.profile_for(request.request).explain(request, fleet, rng)
 
 
-def _worker_id(worker: ScoredWorker | WorkerVerdict) -> str:
-    return worker.worker_id
+def _matches_any(text: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)

@@ -1,6 +1,8 @@
 """Every filter, scorer and picker that a policy file can name."""
 
 from control_plane.core.placement.filters.adapter_fits import AdapterFits
+from control_plane.core.placement.filters.has_room import HasRoom
+from control_plane.core.placement.filters.lease import Lease
 from control_plane.core.placement.filters.max_load import MaxLoad
 from control_plane.core.placement.filters.min_free_pages import MinFreePages
 from control_plane.core.placement.filters.sequence_fits import SequenceFits
@@ -17,6 +19,8 @@ from control_plane.core.placement.scorers.rank_fit import RankFit
 
 FILTERS: dict[str, type[Filter]] = {
     "adapter_fits": AdapterFits,
+    "has_room": HasRoom,
+    "lease": Lease,
     "max_load": MaxLoad,
     "min_free_pages": MinFreePages,
     "sequence_fits": SequenceFits,

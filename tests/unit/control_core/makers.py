@@ -1,7 +1,8 @@
 """Requests and workers for tests of the core."""
 
-from control_plane.core.fleet import Worker
+from control_plane.core.fleet import Fleet, Worker
 from control_plane.core.ledger import TrackedRequest
+from control_plane.core.placement.plugin import Filter, PlacementRequest, Scorer
 from control_plane.core.types import AdapterRef, Request, ResidencyTier, WorkerStatus
 
 
@@ -42,11 +43,34 @@ def status(worker_id: str = "w", *, window: int = 4, residency: dict[str, Reside
     return WorkerStatus(worker_id, "base", window, residency=pairs, is_residency_snapshot=True, **values)
 
 
-def worker(worker_id: str = "w", *, window: int = 4, residency: dict[str, ResidencyTier] | None = None, **fields: int):
-    """A worker that has reported."""
-    made = Worker(status(worker_id, window=window))
-    made.merge(status(worker_id, window=window, residency=residency, **fields), 0.0, 0.1)
+def worker(
+    worker_id: str = "w",
+    *,
+    window: int = 4,
+    residency: dict[str, ResidencyTier] | None = None,
+    fleet: Fleet | None = None,
+    **fields: int,
+) -> Worker:
+    """A worker that has reported, alone if no fleet is named."""
+    fleet = fleet if fleet is not None else Fleet()
+    fleet.report(status(worker_id, window=window, residency=residency, **fields), 0.0, 0.1)
+    made = fleet.get(worker_id)
+    assert made is not None
     return made
+
+
+def admits(plugin: Filter, asked: PlacementRequest, made: Worker) -> bool:
+    """What a filter says of one worker."""
+    verdicts = plugin.admits(asked, made._columns)
+    assert verdicts.shape == (made._columns.num_rows,)
+    return bool(verdicts[made.row])
+
+
+def score(plugin: Scorer, asked: PlacementRequest, made: Worker) -> float:
+    """What a scorer says of one worker."""
+    values = plugin.score(asked, made._columns)
+    assert values.shape == (made._columns.num_rows,)
+    return float(values[made.row])
 
 
 def busy(made: Worker, *names: str | None, rank: int = 8) -> Worker:

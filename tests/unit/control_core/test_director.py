@@ -178,7 +178,7 @@ def test_an_idle_worker_takes_what_looks_hopeless() -> None:
 def test_explain_changes_nothing() -> None:
     made = make(w=1, v=1)
     before = made.snapshot()
-    explanation = made.explain(request("r"), random.Random(0))
+    explanation = made.explain(request("r"), random.Random(0), 0.0)
     assert (explanation.worker_id, len(explanation.verdicts)) == ("v", 2)
     assert made.snapshot() == before
 

@@ -81,7 +81,6 @@ def test_open_and_accepting_workers() -> None:
     only = fleet.get("a")
     assert only is not None
     only.take(tracked(1))
-    fleet.note_places(only)
     assert not fleet.has_open_worker
     assert [each.worker_id for each in fleet.accepting_workers] == ["a"]
     fleet.set_lease("a", is_live=False, now=3.0)

@@ -1,43 +1,33 @@
 import random
 from dataclasses import fields
+from enum import Enum
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.core.fleet import Worker
+from control_plane.core.fleet import Fleet
 from control_plane.core.placement.plugin import PlacementRequest
-from control_plane.core.placement.policy import PlacementPolicy, WeightedScorer
+from control_plane.core.placement.policy import PlacementPolicy, SelectedProfile, Selector
+from control_plane.core.placement.profile import Profile, WeightedScorer
 from control_plane.core.placement.registry import FILTERS, PICKERS, SCORERS
 from control_plane.core.settings import bounds_of
-from control_plane.core.types import ResidencyTier
+from control_plane.core.types import Request
+from tests.unit.control_core import naive_placement
+from tests.unit.control_core.fleets import REQUESTS, fleets
 from tests.unit.control_core.makers import busy, request, worker
-
-TIERS = st.dictionaries(st.sampled_from("abc"), st.sampled_from([ResidencyTier.HOST, ResidencyTier.POOL]))
 
 
 @st.composite
-def workers(draw: st.DrawFn) -> Worker:
-    window = draw(st.integers(0, 6))
-    made = worker(
-        draw(st.text("xyz", min_size=1, max_size=3)),
-        window=window,
-        residency=draw(TIERS),
-        total_pages=draw(st.integers(0, 50)),
-        kv_pages=draw(st.integers(0, 50)),
-        pending_prefill_tokens=draw(st.integers(0, 10_000)),
+def profiles(draw: st.DrawFn) -> Profile:
+    filters = draw(st.lists(st.sampled_from(sorted(FILTERS)), unique=True))
+    scorers = draw(st.lists(st.sampled_from(sorted(SCORERS)), unique=True, min_size=1))
+    weights = [draw(st.sampled_from([0.5, 1.0, 3.0])) for _ in scorers]
+    return Profile(
+        filters=tuple(FILTERS[name]() for name in filters),
+        scorers=tuple(WeightedScorer(SCORERS[name](), weight) for name, weight in zip(scorers, weights, strict=True)),
+        picker=PICKERS[draw(st.sampled_from(sorted(PICKERS)))](),
     )
-    names = draw(st.lists(st.sampled_from(["a", "b", None]), max_size=window))
-    return busy(made, *names, rank=draw(st.sampled_from([1, 8, 64])))
-
-
-FLEETS = st.lists(workers(), max_size=6, unique_by=lambda each: each.worker_id)
-REQUESTS = st.builds(
-    lambda name, rank, size: PlacementRequest(request(name=name, rank=rank, size_bytes=size)),
-    st.sampled_from(["a", "b", None]),
-    st.sampled_from([1, 8, 64]),
-    st.integers(1, 60_000),
-)
 
 
 @pytest.mark.parametrize("registry", [FILTERS, SCORERS, PICKERS])
@@ -47,57 +37,156 @@ def test_plugins_are_registered_by_name_with_bounded_settings(registry: dict[str
         assert plugin.__doc__
         for field in fields(plugin):
             bounds = bounds_of(field.metadata)
-            assert bounds is not None
-            assert field.default in bounds
+            assert field.default in bounds if bounds is not None else isinstance(field.default, Enum | tuple)
 
 
-@given(FLEETS, REQUESTS)
-def test_scores_are_between_0_and_1(fleet: list[Worker], asked: PlacementRequest) -> None:
-    for scorer in SCORERS.values():
+def test_each_filter_and_scorer_has_its_judge() -> None:
+    assert set(naive_placement.FILTERS) == set(FILTERS)
+    assert set(naive_placement.SCORERS) == set(SCORERS)
+
+
+@given(fleets(), REQUESTS)
+def test_each_plugin_says_of_all_workers_what_its_judge_says_of_each(fleet: Fleet, asked: PlacementRequest) -> None:
+    for name, kind in FILTERS.items():
+        verdicts = kind().admits(asked, fleet.columns)
         for each in fleet:
-            assert 0.0 <= scorer().score(asked, each) <= 1.0
+            assert verdicts[each.row] == naive_placement.FILTERS[name](kind(), asked, each, fleet), name
+    for name, kind in SCORERS.items():
+        values = kind().score(asked, fleet.columns)
+        for each in fleet:
+            assert 0.0 <= values[each.row] <= 1.0
+            assert values[each.row] == pytest.approx(naive_placement.SCORERS[name](kind(), asked, each, fleet)), name
 
 
-@given(FLEETS, REQUESTS, st.sampled_from(sorted(PICKERS)), st.integers(), st.randoms(use_true_random=False))
-def test_explain_decides_as_choose_does_whatever_the_order(
-    fleet: list[Worker], asked: PlacementRequest, picker: str, seed: int, shuffler: random.Random
-) -> None:
-    policy = PlacementPolicy(
-        filters=tuple(each() for each in FILTERS.values()),
-        scorers=tuple(WeightedScorer(each(), index + 1.0) for index, each in enumerate(SCORERS.values())),
-        picker=PICKERS[picker](),
+@given(fleets(), REQUESTS, profiles())
+def test_a_choice_is_the_best_that_the_judge_finds(fleet: Fleet, asked: PlacementRequest, profile: Profile) -> None:
+    profile = Profile(profile.filters, profile.scorers)
+    choice = profile.choose(asked, fleet.columns, fleet.columns.has_room, random.Random(0))
+    best = naive_placement.best(profile, asked, fleet)
+    assert (choice.row is None) == (best is None)
+    if choice.row is None or best is None:
+        assert (choice.emptied_by or ("has_room" if len(fleet) else None)) == naive_placement.emptied_by(
+            profile, asked, fleet
+        )
+        return
+    chosen, judged = fleet.at(choice.row), fleet.get(best)
+    assert judged is not None
+    assert chosen.num_free_places > 0
+    assert not naive_placement.refused_by(profile, asked, chosen, fleet)
+    # Sums in another order differ by a rounding.
+    assert naive_placement.total(profile, asked, chosen, fleet) == pytest.approx(
+        naive_placement.total(profile, asked, judged, fleet)
     )
-    explanation = policy.explain(asked, fleet, random.Random(seed))
-    shuffler.shuffle(fleet)
-    assert policy.choose(asked, fleet, random.Random(seed)) == explanation.worker_id
+
+
+@given(fleets(), REQUESTS, profiles(), st.integers())
+def test_explain_decides_as_choose_does(fleet: Fleet, asked: PlacementRequest, profile: Profile, seed: int) -> None:
+    columns = fleet.columns
+    explanation = profile.explain(asked, columns, random.Random(seed))
+    choice = profile.choose(asked, columns, columns.has_room, random.Random(seed))
+    assert explanation.worker_id == (None if choice.row is None else columns.worker_id(choice.row))
+    assert explanation.emptied_by == (
+        None if choice.row is not None else naive_placement.emptied_by(profile, asked, fleet)
+    )
     assert [each.worker_id for each in explanation.verdicts] == sorted(each.worker_id for each in fleet)
     refused = {each.worker_id for each in explanation.verdicts if each.refused_by}
     assert (explanation.worker_id is None) == (len(refused) == len(fleet))
     assert explanation.worker_id not in refused
     for verdict in explanation.verdicts:
         assert 0.0 <= verdict.total <= 1.0
-        assert bool(verdict.refused_by) != bool(verdict.scores)
+        assert [each.scorer for each in verdict.scores] == [each.scorer.name for each in profile.scorers]
+
+
+@given(fleets(), REQUESTS, profiles())
+def test_placeable_is_what_all_lasting_filters_admit(fleet: Fleet, asked: PlacementRequest, profile: Profile) -> None:
+    lasting = [each for each in profile.asked if each.is_lasting]
+    expected = any(
+        all(naive_placement.FILTERS[each.name](each, asked, made, fleet) for each in lasting) for made in fleet
+    )
+    assert profile.is_placeable(asked, fleet.columns, fleet.columns.is_attached) == expected
+
+
+@given(st.permutations([f"w{index}" for index in range(6)]), st.sampled_from(sorted(PICKERS)), st.integers())
+def test_the_order_in_which_workers_came_changes_nothing(ids: list[str], picker: str, seed: int) -> None:
+    def chosen(order: list[str]) -> str:
+        fleet = Fleet()
+        for worker_id in order:
+            busy(worker(worker_id, fleet=fleet), *[None] * (int(worker_id[1]) // 3))
+        profile = Profile(scorers=(WeightedScorer(SCORERS["load"](), 1.0),), picker=PICKERS[picker]())
+        columns = fleet.columns
+        row = profile.choose(PlacementRequest(request()), columns, columns.has_room, random.Random(seed)).row
+        assert row is not None
+        return columns.worker_id(row)
+
+    assert chosen(ids) == chosen(sorted(ids))
 
 
 def test_explain_says_everything() -> None:
-    policy = PlacementPolicy(
-        scorers=(WeightedScorer(SCORERS["load"](), 1.0), WeightedScorer(SCORERS["free_pages"](), 3.0))
-    )
-    fleet = [busy(worker("b", kv_pages=50), None, None), worker("a", total_pages=0)]
-    explanation = policy.explain(PlacementRequest(request()), fleet, random.Random(0))
-    first, second = explanation.verdicts
+    profile = Profile(scorers=(WeightedScorer(SCORERS["load"](), 1.0), WeightedScorer(SCORERS["free_pages"](), 3.0)))
+    fleet = Fleet()
+    busy(worker("b", kv_pages=50, fleet=fleet), None, None)
+    worker("a", total_pages=0, fleet=fleet)
+    busy(worker("c", window=1, fleet=fleet), None)
+    explanation = profile.explain(PlacementRequest(request()), fleet.columns, random.Random(0))
+    first, second, third = explanation.verdicts
     assert (first.worker_id, first.refused_by) == ("a", ("sequence_fits",))
     assert [(each.scorer, each.weight, each.value) for each in second.scores] == [
         ("load", 1, 0.5),
         ("free_pages", 3, 0.5),
     ]
     assert second.total == 0.5
-    assert (explanation.worker_id, explanation.picker) == ("b", "max_score")
+    assert third.refused_by == ("has_room",)
+    assert (explanation.worker_id, explanation.picker, explanation.profile) == ("b", "max_score", "default")
+    assert explanation.emptied_by is None
+
+
+def test_an_empty_result_names_the_filter_that_emptied_it() -> None:
+    profile = Profile(filters=(FILTERS["adapter_fits"](), FILTERS["max_load"](load=0.5)))
+    fleet, huge = Fleet(), PlacementRequest(request(name="a", size_bytes=10**9))
+    assert profile.explain(huge, fleet.columns, random.Random(0)).emptied_by is None
+    busy(worker("a", fleet=fleet), None, None)
+    assert profile.explain(huge, fleet.columns, random.Random(0)).emptied_by == "adapter_fits"
+    worker("b", page_size_bytes=0, fleet=fleet)
+    assert profile.explain(huge, fleet.columns, random.Random(0)).worker_id == "b"
+    busy(worker("b", page_size_bytes=0, fleet=fleet), None, None)
+    assert profile.explain(huge, fleet.columns, random.Random(0)).emptied_by == "max_load"
+    busy(worker("b", window=2, page_size_bytes=0, fleet=fleet))
+    fleet.set_lease("a", is_live=False, now=0.0)
+    assert profile.explain(huge, fleet.columns, random.Random(0)).emptied_by == "has_room"
 
 
 def test_transient_filters_do_not_make_a_request_unplaceable() -> None:
-    policy = PlacementPolicy(filters=tuple(each() for each in FILTERS.values()))
-    full = busy(worker(kv_pages=100), *[None] * 4)
-    assert policy.choose(PlacementRequest(request()), [full], random.Random(0)) is None
-    assert policy.is_placeable(PlacementRequest(request()), [full])
-    assert not policy.is_placeable(PlacementRequest(request(name="a", size_bytes=10**9)), [full])
+    profile, fleet = Profile(filters=tuple(each() for each in FILTERS.values())), Fleet()
+    busy(worker(kv_pages=100, fleet=fleet), *[None] * 4)
+    columns = fleet.columns
+    asked = PlacementRequest(request())
+    assert profile.choose(asked, columns, columns.is_attached, random.Random(0)).row is None
+    assert profile.is_placeable(asked, columns, columns.is_attached)
+    assert not profile.is_placeable(PlacementRequest(request(name="a", size_bytes=10**9)), columns, columns.is_attached)
+
+
+URGENT, BASE, ACME = (Profile(name=name) for name in ("urgent", "base", "acme"))
+POLICY = PlacementPolicy(
+    selected=(
+        SelectedProfile(Selector(min_priority=5, max_priority=9), URGENT),
+        SelectedProfile(Selector(is_base_only=True), BASE),
+        SelectedProfile(Selector(tenants=("acme", "ac-*"), adapters=("acme/*",)), ACME),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        (request(priority=5), "urgent"),
+        (request(priority=9, name="acme/x", tenant="acme"), "urgent"),
+        (request(priority=10, name="x"), "default"),
+        (request(), "base"),
+        (request(name="acme/x", tenant="acme"), "acme"),
+        (request(name="acme/x", tenant="ac-2"), "acme"),
+        (request(name="other/x", tenant="acme"), "default"),
+        (request(name="acme/x", tenant="other"), "default"),
+    ],
+)
+def test_the_first_profile_that_matches_places_a_request(asked: Request, name: str) -> None:
+    assert POLICY.profile_for(asked).name == name

@@ -8,65 +8,65 @@ from control_plane.core.placement.scorers.load import Load
 from control_plane.core.placement.scorers.pending_prefill import PendingPrefill
 from control_plane.core.placement.scorers.rank_fit import RankFit
 from control_plane.core.types import ResidencyTier
-from tests.unit.control_core.makers import adapter, busy, request, worker
+from tests.unit.control_core.makers import adapter, busy, request, score, worker
 
 BASE = PlacementRequest(request())
 WITH_A = PlacementRequest(request(name="a"))
 
 
 @pytest.mark.parametrize(
-    ("residency", "score"),
+    ("residency", "expected"),
     [({"a": ResidencyTier.POOL}, 1.0), ({"a": ResidencyTier.HOST}, 0.5), ({"b": ResidencyTier.POOL}, 0.0), ({}, 0.0)],
 )
-def test_adapter_residency(residency: dict[str, ResidencyTier], score: float) -> None:
-    assert AdapterResidency().score(WITH_A, worker(residency=residency)) == score
+def test_adapter_residency(residency: dict[str, ResidencyTier], expected: float) -> None:
+    assert score(AdapterResidency(), WITH_A, worker(residency=residency)) == expected
 
 
 def test_adapter_residency_of_what_is_under_way() -> None:
-    assert AdapterResidency().score(WITH_A, busy(worker(), "a")) == 1.0
+    assert score(AdapterResidency(), WITH_A, busy(worker(), "a")) == 1.0
     hinted = worker()
     assert hinted.hint(adapter("a"), 4)
-    assert AdapterResidency(host=0.25).score(WITH_A, hinted) == 0.25
-    assert AdapterResidency().score(BASE, worker()) == 1.0
+    assert score(AdapterResidency(host=0.25), WITH_A, hinted) == 0.25
+    assert score(AdapterResidency(), BASE, worker()) == 1.0
 
 
-@pytest.mark.parametrize(("num_busy", "score"), [(0, 1.0), (1, 0.75), (4, 0.0)])
-def test_load(num_busy: int, score: float) -> None:
-    assert Load().score(BASE, busy(worker(window=4), *[None] * num_busy)) == score
+@pytest.mark.parametrize(("num_busy", "expected"), [(0, 1.0), (1, 0.75), (4, 0.0)])
+def test_load(num_busy: int, expected: float) -> None:
+    assert score(Load(), BASE, busy(worker(window=4), *[None] * num_busy)) == expected
 
 
 @pytest.mark.parametrize(
-    ("total_pages", "kv_pages", "adapter_pages", "score"),
+    ("total_pages", "kv_pages", "adapter_pages", "expected"),
     [(100, 0, 100, 1.0), (100, 25, 75, 0.75), (100, 100, 0, 0.0), (0, 0, 0, 0.0)],
 )
-def test_free_pages(total_pages: int, kv_pages: int, adapter_pages: int, score: float) -> None:
+def test_free_pages(total_pages: int, kv_pages: int, adapter_pages: int, expected: float) -> None:
     made = worker(total_pages=total_pages, kv_pages=kv_pages, adapter_pages=adapter_pages)
-    assert FreePages().score(BASE, made) == score
+    assert score(FreePages(), BASE, made) == expected
 
 
-@pytest.mark.parametrize(("pending", "score"), [(0, 1.0), (100, 0.5), (300, 0.25)])
-def test_pending_prefill(pending: int, score: float) -> None:
-    assert PendingPrefill(tokens=100).score(BASE, worker(pending_prefill_tokens=pending)) == score
+@pytest.mark.parametrize(("pending", "expected"), [(0, 1.0), (100, 0.5), (300, 0.25)])
+def test_pending_prefill(pending: int, expected: float) -> None:
+    assert score(PendingPrefill(tokens=100), BASE, worker(pending_prefill_tokens=pending)) == expected
 
 
 def test_pending_prefill_counts_what_was_just_sent() -> None:
-    assert PendingPrefill(tokens=4).score(BASE, busy(worker(), None)) == 0.5
+    assert score(PendingPrefill(tokens=4), BASE, busy(worker(), None)) == 0.5
 
 
 @pytest.mark.parametrize(
-    ("rank", "ranks_in_flight", "score"), [(8, 8, 1.0), (32, 8, 0.5), (128, 8, 0.0), (2, 512, 0.0)]
+    ("rank", "ranks_in_flight", "expected"), [(8, 8, 1.0), (32, 8, 0.5), (128, 8, 0.0), (2, 512, 0.0)]
 )
-def test_rank_fit(rank: int, ranks_in_flight: int, score: float) -> None:
+def test_rank_fit(rank: int, ranks_in_flight: int, expected: float) -> None:
     asked = PlacementRequest(request(name="a", rank=rank))
-    assert RankFit(octaves=4).score(asked, busy(worker(), "b", "c", rank=ranks_in_flight)) == score
+    assert score(RankFit(octaves=4), asked, busy(worker(), "b", "c", rank=ranks_in_flight)) == expected
 
 
 def test_rank_fit_where_there_is_nothing_to_fit() -> None:
-    assert RankFit().score(BASE, busy(worker(), "b", rank=128)) == 1.0
-    assert RankFit().score(WITH_A, busy(worker(), None)) == 1.0
+    assert score(RankFit(), BASE, busy(worker(), "b", rank=128)) == 1.0
+    assert score(RankFit(), WITH_A, busy(worker(), None)) == 1.0
 
 
-@pytest.mark.parametrize(("num_busy", "score"), [(0, 0.0), (2, 0.5), (4, 1.0), (5, 0.0)])
-def test_consolidate(num_busy: int, score: float) -> None:
+@pytest.mark.parametrize(("num_busy", "expected"), [(0, 0.0), (2, 0.5), (4, 1.0), (5, 0.0)])
+def test_consolidate(num_busy: int, expected: float) -> None:
     made = busy(worker(window=5), *[None] * num_busy)
-    assert Consolidate(target=0.8).score(BASE, made) == pytest.approx(score)
+    assert score(Consolidate(target=0.8), BASE, made) == pytest.approx(expected)

@@ -24,8 +24,8 @@ def problems(text: str) -> tuple[PolicyProblem, ...]:
 def test_what_is_left_out_takes_its_default() -> None:
     policy = load_policy(GOOD).policy
     default = Policy("good")
-    assert policy.placement.filters == default.placement.filters
-    assert policy.placement.picker == default.placement.picker
+    assert policy.placement.default.filters == default.placement.default.filters
+    assert policy.placement.default.picker == default.placement.default.picker
     assert (policy.admission, policy.clustering, policy.dispatch) == (
         default.admission,
         default.clustering,
@@ -40,8 +40,8 @@ def test_everything_that_is_given_is_taken() -> None:
     policy = load_policy(text).policy
     assert policy.admission == AdmissionSettings(mode=AdmissionMode.LCFS, max_queued=7, no_worker_grace_s=3.0)
     assert isinstance(policy.admission.no_worker_grace_s, float)
-    assert policy.placement.filters == ()
-    assert policy.placement.picker == WeightedRandom(sharpness=2.0)
+    assert policy.placement.default.filters == ()
+    assert policy.placement.default.picker == WeightedRandom(sharpness=2.0)
 
 
 def test_a_digest_names_the_text() -> None:

@@ -1,10 +1,13 @@
 """Keep workers whose pool can hold the adapter."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import PlacementRequest, WorkerView
+import numpy as np
+
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.rows import Bools
 from control_plane.core.settings import bounded
 
 
@@ -19,10 +22,10 @@ class AdapterFits:
     is_lasting: ClassVar[bool] = True
     headroom: float = bounded(0.05, 0.0, 0.95)
 
-    def admits(self, request: PlacementRequest, worker: WorkerView) -> bool:
+    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether the adapter's pages fit in the pool."""
-        adapter, status = request.request.adapter, worker.status
-        if adapter is None or status.page_size_bytes <= 0:
-            return True
-        num_pages = math.ceil(adapter.size_bytes / status.page_size_bytes)
-        return num_pages <= status.total_pages * (1.0 - self.headroom)
+        if request.adapter is None:
+            return np.ones(fleet.num_rows, dtype=np.bool_)
+        page_size = fleet.page_size_bytes
+        num_pages = -(-request.adapter.size_bytes // np.maximum(page_size, 1))
+        return (num_pages <= fleet.total_pages * (1.0 - self.headroom)) | (page_size <= 0)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import PlacementRequest, WorkerView
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.rows import Bools
 from control_plane.core.settings import bounded
 
 
@@ -15,6 +17,6 @@ class MaxLoad:
     is_lasting: ClassVar[bool] = False
     load: float = bounded(0.9, 0.01, 1.0)
 
-    def admits(self, request: PlacementRequest, worker: WorkerView) -> bool:  # noqa: ARG002  (any request)
+    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:  # noqa: ARG002  (any request)
         """Whether the worker is below the load."""
-        return worker.load < self.load
+        return fleet.load < self.load

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import PlacementRequest, WorkerView
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.rows import Bools
 from control_plane.core.settings import bounded
 
 
@@ -18,7 +20,6 @@ class MinFreePages:
     is_lasting: ClassVar[bool] = False
     share: float = bounded(0.05, 0.0, 1.0)
 
-    def admits(self, request: PlacementRequest, worker: WorkerView) -> bool:  # noqa: ARG002  (any request)
+    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:  # noqa: ARG002  (any request)
         """Whether enough of the pool holds no KV."""
-        status = worker.status
-        return status.total_pages - status.kv_pages >= self.share * status.total_pages
+        return fleet.total_pages - fleet.kv_pages >= self.share * fleet.total_pages

@@ -1,10 +1,13 @@
 """Keep workers whose pool can hold the whole sequence."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import PlacementRequest, WorkerView
+import numpy as np
+
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.rows import Bools
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +20,10 @@ class SequenceFits:
     name: ClassVar[str] = "sequence_fits"
     is_lasting: ClassVar[bool] = True
 
-    def admits(self, request: PlacementRequest, worker: WorkerView) -> bool:
+    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether KV and adapter fit in the pool together."""
-        adapter, status = request.request.adapter, worker.status
-        if status.page_size_bytes <= 0 or status.block_size <= 0:
-            return True
-        num_pages = math.ceil(request.num_tokens / status.block_size)
-        if adapter is not None:
-            num_pages += math.ceil(adapter.size_bytes / status.page_size_bytes)
-        return num_pages <= status.total_pages
+        page_size, block_size = fleet.page_size_bytes, fleet.block_size
+        num_pages = -(-request.num_tokens // np.maximum(block_size, 1))
+        if request.adapter is not None:
+            num_pages -= -request.adapter.size_bytes // np.maximum(page_size, 1)
+        return (num_pages <= fleet.total_pages) | (page_size <= 0) | (block_size <= 0)

@@ -1,10 +1,10 @@
 """Take the best worker."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import Rng, ScoredWorker
+from control_plane.core.placement.plugin import Rng
+from control_plane.core.rows import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +13,6 @@ class MaxScore:
 
     name: ClassVar[str] = "max_score"
 
-    def pick(self, scored: Sequence[ScoredWorker], rng: Rng) -> ScoredWorker:  # noqa: ARG002  (no chance)
+    def pick(self, scores: Floats, rng: Rng) -> int:  # noqa: ARG002  (no chance)
         """The best."""
-        return max(scored, key=_score)
-
-
-def _score(worker: ScoredWorker) -> float:
-    return worker.score
+        return int(scores.argmax())

@@ -1,10 +1,10 @@
 """Take the better of two workers drawn by chance."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import Rng, ScoredWorker
+from control_plane.core.placement.plugin import Rng
+from control_plane.core.rows import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +16,13 @@ class PowerOfTwo:
 
     name: ClassVar[str] = "power_of_two"
 
-    def pick(self, scored: Sequence[ScoredWorker], rng: Rng) -> ScoredWorker:
+    def pick(self, scores: Floats, rng: Rng) -> int:
         """The better of two."""
-        if len(scored) == 1:
-            return scored[0]
-        first = int(rng.random() * len(scored))
-        second = int(rng.random() * (len(scored) - 1))
+        if len(scores) == 1:
+            return 0
+        first = int(rng.random() * len(scores))
+        second = int(rng.random() * (len(scores) - 1))
         if second >= first:
             second += 1
         low, high = sorted((first, second))
-        return scored[high] if scored[high].score > scored[low].score else scored[low]
+        return high if scores[high] > scores[low] else low

@@ -1,10 +1,10 @@
 """Take a worker by chance, better ones more often."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import Rng, ScoredWorker
+from control_plane.core.placement.plugin import Rng
+from control_plane.core.rows import Floats
 from control_plane.core.settings import bounded
 
 
@@ -18,15 +18,11 @@ class WeightedRandom:
     name: ClassVar[str] = "weighted_random"
     sharpness: float = bounded(4.0, 0.0, 64.0)
 
-    def pick(self, scored: Sequence[ScoredWorker], rng: Rng) -> ScoredWorker:
+    def pick(self, scores: Floats, rng: Rng) -> int:
         """One by chance."""
-        chances = [worker.score**self.sharpness for worker in scored]
-        total = sum(chances)
+        ends = (scores**self.sharpness).cumsum()
+        total = float(ends[-1])
         if total <= 0.0:
-            return scored[int(rng.random() * len(scored))]
-        point = rng.random() * total
-        for worker, chance in zip(scored, chances, strict=True):
-            point -= chance
-            if point < 0.0:
-                return worker
-        return scored[-1]
+            return int(rng.random() * len(scores))
+        # To the right of the point: a worker with no chance is never taken, nor is the end passed.
+        return min(int(ends.searchsorted(rng.random() * total, side="right")), int(ends.searchsorted(total)))

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import PlacementRequest, WorkerView
+import numpy as np
+
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.rows import Floats
 from control_plane.core.settings import bounded
-from control_plane.core.types import ResidencyTier
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +22,9 @@ class AdapterResidency:
     pool: float = bounded(1.0, 0.0, 1.0)
     host: float = bounded(0.5, 0.0, 1.0)
 
-    def score(self, request: PlacementRequest, worker: WorkerView) -> float:
+    def score(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:
         """The score of the adapter's tier."""
-        adapter = request.request.adapter
-        if adapter is None:
-            return 1.0
-        tier = worker.tier(adapter.digest)
-        if tier is ResidencyTier.POOL:
-            return self.pool
-        return self.host if tier is ResidencyTier.HOST else 0.0
+        if request.adapter is None:
+            return np.ones(fleet.num_rows)
+        # In the order of TierLevel.
+        return np.array((0.0, self.host, self.pool))[fleet.tiers(request.adapter.digest)]

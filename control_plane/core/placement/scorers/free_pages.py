@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import PlacementRequest, WorkerView
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.rows import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +17,6 @@ class FreePages:
 
     name: ClassVar[str] = "free_pages"
 
-    def score(self, request: PlacementRequest, worker: WorkerView) -> float:  # noqa: ARG002  (any request)
+    def score(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:  # noqa: ARG002  (any request)
         """The share without KV."""
-        status = worker.status
-        if status.total_pages <= 0:
-            return 0.0
-        return min(1.0, max(0.0, 1.0 - status.kv_pages / status.total_pages))
+        return fleet.free_share

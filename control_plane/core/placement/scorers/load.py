@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import PlacementRequest, WorkerView
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.rows import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +14,6 @@ class Load:
 
     name: ClassVar[str] = "load"
 
-    def score(self, request: PlacementRequest, worker: WorkerView) -> float:  # noqa: ARG002  (any request)
+    def score(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:  # noqa: ARG002  (any request)
         """The free share."""
-        return 1.0 - worker.load
+        return 1.0 - fleet.load

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import PlacementRequest, WorkerView
+import numpy as np
+
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.rows import Floats
 from control_plane.core.settings import bounded
 
 
@@ -17,6 +21,6 @@ class PendingPrefill:
     name: ClassVar[str] = "pending_prefill"
     tokens: float = bounded(2048.0, 1.0, 1e9)
 
-    def score(self, request: PlacementRequest, worker: WorkerView) -> float:  # noqa: ARG002  (any request)
+    def score(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:  # noqa: ARG002  (any request)
         """Falls with the tokens pending."""
-        return self.tokens / (self.tokens + worker.pending_prefill_tokens)
+        return self.tokens / (self.tokens + fleet.pending_prefill_tokens.astype(np.float64))

@@ -4,7 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from control_plane.core.placement.plugin import PlacementRequest, WorkerView
+import numpy as np
+
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.rows import Floats
 from control_plane.core.settings import bounded
 
 
@@ -18,10 +22,10 @@ class RankFit:
     name: ClassVar[str] = "rank_fit"
     octaves: float = bounded(4.0, 1.0, 16.0)
 
-    def score(self, request: PlacementRequest, worker: WorkerView) -> float:
+    def score(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:
         """Falls with the distance of the ranks' logarithms."""
-        adapter, mean = request.request.adapter, worker.mean_log2_rank
-        if adapter is None or mean is None:
-            return 1.0
-        distance = abs(math.log2(max(1, adapter.rank)) - mean)
-        return max(0.0, 1.0 - distance / self.octaves)
+        if request.adapter is None:
+            return np.ones(fleet.num_rows)
+        distance = np.abs(math.log2(max(1, request.adapter.rank)) - fleet.mean_log2_rank)
+        # fmin and fmax pass over the NaN of a worker without ranks.
+        return np.fmax(0.0, np.fmin(1.0, 1.0 - distance / self.octaves))

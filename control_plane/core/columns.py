@@ -1,0 +1,190 @@
+"""The fleet as columns: one row for each worker, kept up to date as things happen.
+
+Whatever placement asks is asked of all workers at once, so no decision touches a worker's object.
+"""
+
+from bisect import bisect_left
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from control_plane.core.rows import Bools, Floats, Ints, Rows, RowSets
+from control_plane.core.types import ResidencyTier
+
+_FIRST_ROWS = 16
+
+_COLUMNS: dict[str, tuple[type, float]] = {
+    "is_attached": (np.bool_, False),
+    "has_lease": (np.bool_, False),
+    "is_draining": (np.bool_, False),
+    "has_room": (np.bool_, False),
+    "is_restricted": (np.bool_, False),
+    "window": (np.int64, 0),
+    "num_in_flight": (np.int64, 0),
+    "num_adapters": (np.int64, 0),
+    "num_reported": (np.int64, 0),
+    "pending_prefill_tokens": (np.int64, 0),
+    "total_pages": (np.int64, 0),
+    "kv_pages": (np.int64, 0),
+    "page_size_bytes": (np.int64, 0),
+    "block_size": (np.int64, 0),
+    "base_model": (np.int64, -1),
+    "load": (np.float64, 1.0),
+    "free_share": (np.float64, 0.0),
+    "mean_log2_rank": (np.float64, np.nan),
+    "prefill_tokens_per_s": (np.float64, np.nan),
+    "reported_at": (np.float64, 0.0),
+}
+
+
+class TierLevel(IntEnum):
+    """Residency tiers as numbers, nearer to the arithmetic is larger."""
+
+    NONE = 0
+    HOST = 1
+    POOL = 2
+
+
+_LEVELS = {
+    ResidencyTier.NONE: TierLevel.NONE,
+    ResidencyTier.HOST: TierLevel.HOST,
+    ResidencyTier.POOL: TierLevel.POOL,
+}
+
+
+class FleetColumns:
+    """What placement may know of the workers. A worker keeps its row while it is attached; then another may get it.
+
+    All columns are of one length, and a row without a worker has a window of 0. Workers write their own rows.
+    """
+
+    is_attached: Bools
+    has_lease: Bools
+    is_draining: Bools
+    has_room: Bools
+    """A place is free, the lease is there, and the worker is not draining."""
+    is_restricted: Bools
+    """Only some tenants may use the worker."""
+    window: Ints
+    """Most requests that the worker may hold; 0 while it is to get none."""
+    num_in_flight: Ints
+    """Our requests there."""
+    num_adapters: Ints
+    """Distinct adapters among them."""
+    num_reported: Ints
+    """Requests running and waiting there, everybody's, as last reported."""
+    pending_prefill_tokens: Ints
+    total_pages: Ints
+    """0 if the worker has not told."""
+    kv_pages: Ints
+    page_size_bytes: Ints
+    block_size: Ints
+    base_model: Ints
+    """A number for each name; see `base_model_number`."""
+    load: Floats
+    """Share of the window that is taken; 1 where the window is 0."""
+    free_share: Floats
+    """Share of the page pool that holds no KV; 0 where the pool is not known."""
+    mean_log2_rank: Floats
+    """Mean log2 of the adapter ranks in flight; NaN if there are none."""
+    prefill_tokens_per_s: Floats
+    """NaN before it was measured."""
+    reported_at: Floats
+
+    def __init__(self) -> None:
+        for name, (kind, empty) in _COLUMNS.items():
+            setattr(self, name, np.full(_FIRST_ROWS, empty, dtype=kind))
+        self._ids: list[str] = [""] * _FIRST_ROWS
+        self._free = list(range(_FIRST_ROWS))[::-1]
+        self._sorted_ids: list[str] = []
+        self._sorted_rows: list[int] = []
+        self._base_models: dict[str, int] = {}
+        self._tiers: dict[ResidencyTier, RowSets[str]] = {
+            ResidencyTier.HOST: RowSets(),
+            ResidencyTier.POOL: RowSets(),
+        }
+        self._users: RowSets[str] = RowSets()
+        self.labels: RowSets[tuple[str, str]] = RowSets()
+        """Rows by label, as key and value."""
+        self.tenants: RowSets[str] = RowSets()
+        """Rows by the tenants that a restricted worker is for."""
+        self.order: Rows = np.zeros(0, dtype=np.intp)
+        """The rows that have a worker, by worker id."""
+
+    @property
+    def num_rows(self) -> int:
+        """The length of every column."""
+        return len(self._ids)
+
+    def worker_id(self, row: int) -> str:
+        """Whose row it is."""
+        return self._ids[row]
+
+    def attach(self, worker_id: str) -> int:
+        """A row for a worker that has none."""
+        if not self._free:
+            self._grow()
+        row = self._free.pop()
+        self._ids[row] = worker_id
+        self.is_attached[row] = True
+        index = bisect_left(self._sorted_ids, worker_id)
+        self._sorted_ids.insert(index, worker_id)
+        self._sorted_rows.insert(index, row)
+        self.order = np.array(self._sorted_rows, dtype=np.intp)
+        return row
+
+    def detach(self, row: int) -> None:
+        """Give a row back; its adapters, labels and tenants were taken out."""
+        for name, (_, empty) in _COLUMNS.items():
+            getattr(self, name)[row] = empty
+        index = bisect_left(self._sorted_ids, self._ids[row])
+        del self._sorted_ids[index], self._sorted_rows[index]
+        self.order = np.array(self._sorted_rows, dtype=np.intp)
+        self._ids[row] = ""
+        self._free.append(row)
+
+    def base_model_number(self, name: str) -> int:
+        """The number that stands for a base model in its column."""
+        return self._base_models.setdefault(name, len(self._base_models))
+
+    def set_tier(self, digest: str, row: int, tier: ResidencyTier) -> None:
+        """Note where an adapter is on a worker."""
+        for each, rows in self._tiers.items():
+            if each is tier:
+                rows.add(digest, row)
+            else:
+                rows.discard(digest, row)
+
+    def set_used(self, digest: str, row: int, *, is_used: bool) -> None:
+        """Note whether a request in flight on a worker uses an adapter."""
+        if is_used:
+            self._users.add(digest, row)
+        else:
+            self._users.discard(digest, row)
+
+    def using(self, digest: str) -> Bools:
+        """Whether each worker has requests in flight for an adapter."""
+        return self._users.mask(digest, self.num_rows)
+
+    def tiers(self, digest: str) -> npt.NDArray[np.int8]:
+        """Where an adapter is on each worker, as `TierLevel`."""
+        found = np.zeros(self.num_rows, dtype=np.int8)
+        for tier, sets in self._tiers.items():
+            rows = sets.of(digest)
+            if rows is not None:
+                found[rows] = _LEVELS[tier]
+        return found
+
+    def num_holders(self, digest: str) -> int:
+        """How many workers have an adapter, or are about to."""
+        return sum(sets.count(digest) for sets in self._tiers.values())
+
+    def _grow(self) -> None:
+        old = self.num_rows
+        for name, (kind, empty) in _COLUMNS.items():
+            column: npt.NDArray[np.generic] = np.full(2 * old, empty, dtype=kind)
+            column[:old] = getattr(self, name)
+            setattr(self, name, column)
+        self._ids += [""] * old
+        self._free = list(range(old, 2 * old))[::-1]

@@ -1,0 +1,20 @@
+"""Keep workers with a free place."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.rows import Bools
+
+
+@dataclass(frozen=True, slots=True)
+class HasRoom:
+    """Keeps workers that hold fewer requests than their window. Always asked."""
+
+    name: ClassVar[str] = "has_room"
+    is_lasting: ClassVar[bool] = False
+
+    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:  # noqa: ARG002  (any request)
+        """Whether a place is free."""
+        return fleet.has_room

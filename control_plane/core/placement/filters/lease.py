@@ -1,0 +1,20 @@
+"""Keep workers that hold a lease."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.rows import Bools
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Keeps workers whose lease has not run out, and that take requests at all. Always asked."""
+
+    name: ClassVar[str] = "lease"
+    is_lasting: ClassVar[bool] = True
+
+    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:  # noqa: ARG002  (any request)
+        """Whether the worker may hold any request."""
+        return fleet.window > 0

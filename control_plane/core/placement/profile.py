@@ -1,0 +1,118 @@
+"""One way to place requests: filters, then weighted scorers, then a picker."""
+
+from dataclasses import dataclass, field
+
+from control_plane.core.columns import FleetColumns
+from control_plane.core.placement.explanation import Choice, Explanation, Score, WorkerVerdict
+from control_plane.core.placement.filters.adapter_fits import AdapterFits
+from control_plane.core.placement.filters.sequence_fits import SequenceFits
+from control_plane.core.placement.gates import GATES, HAS_ROOM
+from control_plane.core.placement.pickers.max_score import MaxScore
+from control_plane.core.placement.plugin import Filter, Picker, PlacementRequest, Rng, Scorer
+from control_plane.core.placement.scorers.adapter_residency import AdapterResidency
+from control_plane.core.placement.scorers.free_pages import FreePages
+from control_plane.core.placement.scorers.load import Load
+from control_plane.core.placement.scorers.pending_prefill import PendingPrefill
+from control_plane.core.rows import Bools, Floats
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedScorer:
+    """A scorer and how much it counts, at least 0."""
+
+    scorer: Scorer
+    weight: float
+
+
+def _default_scorers() -> tuple[WeightedScorer, ...]:
+    scorers = ((AdapterResidency(), 2.0), (Load(), 4.0), (PendingPrefill(), 1.0), (FreePages(), 1.0))
+    return tuple(WeightedScorer(scorer, weight) for scorer, weight in scorers)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Filters in order, scorers with at least one positive weight, and a picker.
+
+    The gates are asked before the filters. What concerns workers is an array with a value for each row of the fleet's
+    columns; `among` says which rows may be considered at all.
+    """
+
+    filters: tuple[Filter, ...] = (AdapterFits(), SequenceFits())
+    scorers: tuple[WeightedScorer, ...] = field(default_factory=_default_scorers)
+    picker: Picker = field(default_factory=MaxScore)
+    name: str = "default"
+    asked: tuple[Filter, ...] = field(init=False, repr=False, compare=False)
+    """The gates and the filters, but for the free place, which is for `among` to say."""
+
+    def __post_init__(self) -> None:
+        names = {each.name for each in GATES} | {HAS_ROOM.name}
+        asked = (*GATES, *(each for each in self.filters if each.name not in names))
+        object.__setattr__(self, "asked", asked)
+
+    def choose(self, request: PlacementRequest, fleet: FleetColumns, among: Bools, rng: Rng) -> Choice:
+        """The worker that gets the request."""
+        left = among
+        for each in self.asked:
+            still_left = left & each.admits(request, fleet)
+            if not still_left.any():
+                return Choice(None, each.name if left.any() else None)
+            left = still_left
+        return self._pick(self._totals(request, fleet), fleet, left, rng)
+
+    def emptied_by(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> str | None:
+        """The filter that refuses the last worker left; None if some are left, or there were none."""
+        left = among
+        for each in self.asked:
+            still_left = left & each.admits(request, fleet)
+            if not still_left.any():
+                return each.name if left.any() else None
+            left = still_left
+        return None
+
+    def is_placeable(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> bool:
+        """Whether some worker could take the request once it has room: only lasting filters are asked."""
+        left = among
+        for each in self.asked:
+            if each.is_lasting:
+                left = left & each.admits(request, fleet)
+        return bool(left.any())
+
+    def explain(self, request: PlacementRequest, fleet: FleetColumns, rng: Rng) -> Explanation:
+        """The decision of now among all attached workers, with everything that led to it."""
+        verdicts = self.verdicts(request, fleet)
+        choice = self.choose(request, fleet, fleet.has_room, rng)
+        emptied_by = None
+        if choice.row is None:
+            emptied_by = choice.emptied_by or HAS_ROOM.name if verdicts else None
+        worker_id = None if choice.row is None else fleet.worker_id(choice.row)
+        return Explanation(worker_id, self.picker.name, verdicts, self.name, emptied_by)
+
+    def verdicts(self, request: PlacementRequest, fleet: FleetColumns) -> tuple[WorkerVerdict, ...]:
+        """What the filters and scorers say of each attached worker, by id."""
+        asked = [(each.name, each.admits(request, fleet)) for each in (HAS_ROOM, *self.asked)]
+        scored = [(each.scorer.name, each.weight, each.scorer.score(request, fleet)) for each in self.scorers]
+        totals = self._totals(request, fleet)
+        return tuple(
+            WorkerVerdict(
+                fleet.worker_id(row),
+                tuple(name for name, admitted in asked if not admitted[row]),
+                tuple(Score(name, weight, float(values[row])) for name, weight, values in scored),
+                float(totals[row]),
+            )
+            for row in fleet.order.tolist()
+        )
+
+    def _totals(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:
+        """Each worker's weighted mean."""
+        first, *others = self.scorers
+        weighted = first.weight * first.scorer.score(request, fleet)
+        total_weight = first.weight
+        for each in others:
+            weighted += each.weight * each.scorer.score(request, fleet)
+            total_weight += each.weight
+        weighted /= total_weight
+        return weighted
+
+    def _pick(self, totals: Floats, fleet: FleetColumns, left: Bools, rng: Rng) -> Choice:
+        rows = fleet.order[left[fleet.order]]
+        return Choice(int(rows[self.picker.pick(totals[rows], rng)]))

@@ -1,0 +1,113 @@
+"""What the placement plugins mean, one worker at a time and without columns: the judge of the vectorised ones."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from control_plane.core.fleet import Fleet, Worker
+from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.placement.profile import Profile
+from control_plane.core.types import ResidencyTier
+
+Verdict = Callable[[Any, PlacementRequest, Worker, Fleet], bool]
+Scoring = Callable[[Any, PlacementRequest, Worker, Fleet], float]
+
+
+def adapter_fits(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> bool:
+    status = worker.status
+    if asked.adapter is None or status.page_size_bytes <= 0:
+        return True
+    return math.ceil(asked.adapter.size_bytes / status.page_size_bytes) <= status.total_pages * (1.0 - plugin.headroom)
+
+
+def sequence_fits(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> bool:
+    status = worker.status
+    if status.page_size_bytes <= 0 or status.block_size <= 0:
+        return True
+    num_pages = math.ceil(asked.num_tokens / status.block_size)
+    if asked.adapter is not None:
+        num_pages += math.ceil(asked.adapter.size_bytes / status.page_size_bytes)
+    return num_pages <= status.total_pages
+
+
+def adapter_residency(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> float:
+    if asked.adapter is None:
+        return 1.0
+    tier = worker.tier(asked.adapter.digest)
+    return {ResidencyTier.POOL: plugin.pool, ResidencyTier.HOST: plugin.host, ResidencyTier.NONE: 0.0}[tier]
+
+
+def free_pages(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> float:
+    status = worker.status
+    if status.total_pages <= 0:
+        return 0.0
+    return min(1.0, max(0.0, 1.0 - status.kv_pages / status.total_pages))
+
+
+def consolidate(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> float:
+    if worker.load <= plugin.target:
+        return worker.load / plugin.target
+    return (1.0 - worker.load) / (1.0 - plugin.target)
+
+
+def rank_fit(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> float:
+    if asked.adapter is None or worker.mean_log2_rank is None:
+        return 1.0
+    distance = abs(math.log2(max(1, asked.adapter.rank)) - worker.mean_log2_rank)
+    return max(0.0, 1.0 - distance / plugin.octaves)
+
+
+FILTERS: dict[str, Verdict] = {
+    "adapter_fits": adapter_fits,
+    "has_room": lambda plugin, asked, worker, fleet: worker.num_free_places > 0,
+    "lease": lambda plugin, asked, worker, fleet: worker.window > 0,
+    "max_load": lambda plugin, asked, worker, fleet: worker.load < plugin.load,
+    "min_free_pages": lambda plugin, asked, worker, fleet: (
+        worker.status.total_pages - worker.status.kv_pages >= plugin.share * worker.status.total_pages
+    ),
+    "sequence_fits": sequence_fits,
+}
+
+SCORERS: dict[str, Scoring] = {
+    "adapter_residency": adapter_residency,
+    "consolidate": consolidate,
+    "free_pages": free_pages,
+    "load": lambda plugin, asked, worker, fleet: 1.0 - worker.load,
+    "pending_prefill": lambda plugin, asked, worker, fleet: (
+        plugin.tokens / (plugin.tokens + worker.pending_prefill_tokens)
+    ),
+    "rank_fit": rank_fit,
+}
+
+
+def refused_by(profile: Profile, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> list[str]:
+    """The filters that refuse a worker, of those that are asked of one that has room or not."""
+    return [each.name for each in profile.asked if not FILTERS[each.name](each, asked, worker, fleet)]
+
+
+def total(profile: Profile, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> float:
+    """The weighted mean of a worker's scores."""
+    weighted = total_weight = 0.0
+    for each in profile.scorers:
+        weighted += each.weight * SCORERS[each.scorer.name](each.scorer, asked, worker, fleet)
+        total_weight += each.weight
+    return weighted / total_weight
+
+
+def best(profile: Profile, asked: PlacementRequest, fleet: Fleet) -> str | None:
+    """The worker with a free place and the highest score, of equals the first by id."""
+    left = [each for each in fleet if each.num_free_places > 0 and not refused_by(profile, asked, each, fleet)]
+    ranked = sorted((-total(profile, asked, each, fleet), each.worker_id) for each in left)
+    return ranked[0][1] if ranked else None
+
+
+def emptied_by(profile: Profile, asked: PlacementRequest, fleet: Fleet) -> str | None:
+    """The filter that refuses the last worker with a free place."""
+    left = [each for each in fleet if each.num_free_places > 0]
+    if not left:
+        return "has_room" if len(fleet) else None
+    for plugin in profile.asked:
+        left = [each for each in left if FILTERS[plugin.name](plugin, asked, each, fleet)]
+        if not left:
+            return plugin.name
+    return None
