@@ -1,0 +1,65 @@
+"""What serving costs on a worker: a step's time, and the room that sequences and adapters take."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceModel:
+    """A worker as numbers. Times are seconds, room is counted in tokens of KV.
+
+    A decode step takes `step_s` + `sequence_s` for each sequence + `context_s` for each token of their contexts +
+    `rank_s` for each rank of the different adapters in the batch. Prompts take `prefill_s` + `token_s` for each token.
+    """
+
+    step_s: float = 0.005
+    sequence_s: float = 0.00001
+    context_s: float = 1.2e-7
+    rank_s: float = 1.0e-6
+    prefill_s: float = 0.005
+    token_s: float = 0.00002
+    pool_tokens: int = 200_000
+    bytes_per_token: int = 131_072
+    max_running: int = 256
+    window: int = 256
+    """Requests that the worker takes, running or not; 0: one more than it runs, and that one only between steps."""
+    steps_between: int = 1
+    """Decode steps before waiting requests are looked at again."""
+    batch_tokens: int = 8192
+    """Prompt tokens that are computed together."""
+    load_s_per_gb: float = 0.02
+    """From host memory to the pool."""
+    fetch_s_per_gb: float = 1.0
+    """From the store to host memory."""
+    fetch_s: float = 0.01
+    host_adapters: int = 10_000
+    """Adapters that host memory keeps."""
+    is_host_warm: bool = False
+    """Whether host memory holds every adapter from the start."""
+    is_load_blocking: bool = False
+    """Whether the worker computes nothing as an adapter comes from host memory."""
+
+    def decode_s(self, num_sequences: int, num_context_tokens: int, sum_ranks: int) -> float:
+        """Time of one decode step."""
+        return (
+            self.step_s
+            + self.sequence_s * num_sequences
+            + self.context_s * num_context_tokens
+            + self.rank_s * sum_ranks
+        )
+
+    def adapter_tokens(self, size_bytes: int) -> int:
+        """Room of an adapter in the pool."""
+        return -(-size_bytes // self.bytes_per_token)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetModel:
+    """Equal workers, and how often they fail: `losses` are spread over the run, each worker is back after `loss_s`."""
+
+    num_workers: int = 1
+    service: ServiceModel = ServiceModel()
+    latency_s: float = 0.0
+    """One way between control plane and worker."""
+    status_s: float = 0.25
+    losses: int = 0
+    loss_s: float = 5.0
