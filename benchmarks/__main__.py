@@ -6,13 +6,14 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import adapters, many_adapters, result, stack, start
+from benchmarks import adapters, many_adapters, relay, result, stack, start
 
 BENCHMARKS = {
     "adapters": adapters.measure,
     "stack": stack.measure,
     "start": start.measure,
     "many_adapters": many_adapters.measure,
+    "relay": relay.measure,
 }
 
 

@@ -49,6 +49,8 @@ async def _serve(config: ControlPlaneConfig) -> None:
     # What was loaded so far stays for ever; the collector would walk it again and again, 50 ms at a time.
     gc.collect()
     gc.freeze()
+    # Messages are freed as they are sent and hardly any is part of a cycle: the default, 700, takes 8 % of the CPU.
+    gc.set_threshold(50_000, 20, 50)
     print(f"ready control_plane {control_plane.address}", flush=True)
     await stop.wait()
     logger.info("draining")

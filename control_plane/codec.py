@@ -114,13 +114,16 @@ def encode_started(request: Request) -> generation_pb2.GenerateResponse:
 
 def encode_chunk(chunk: Chunk) -> generation_pb2.GenerateResponse:
     """New tokens."""
-    return generation_pb2.GenerateResponse(
-        chunk=generation_pb2.TokenChunk(
-            token_ids=chunk.token_ids,
-            text=chunk.text,
-            logprobs=[_encode_logprobs(position) for position in chunk.logprobs],
-        )
-    )
+    # Filled in place: for one token that is half the cost of messages made first and copied in.
+    message = generation_pb2.GenerateResponse()
+    new = message.chunk
+    new.token_ids.extend(chunk.token_ids)
+    new.text = chunk.text
+    if chunk.logprobs:
+        new.logprobs.extend(_encode_logprobs(position) for position in chunk.logprobs)
+    # A chunk without tokens and text is a chunk all the same.
+    new.SetInParent()
+    return message
 
 
 def encode_finished(finished: Finished) -> generation_pb2.GenerateResponse:

@@ -1,13 +1,14 @@
 """Between the loop and one client's stream: what the client has not been sent yet, joined while it waits."""
 
 import asyncio
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from control_plane.core.types import Failed, Finished, PositionLogprobs, Request, SequenceOutput
 
+# Named tuples: one of each is made for every message to a client, and they cost a third of frozen dataclasses.
 
-@dataclass(frozen=True, slots=True)
-class PendingChunk:
+
+class PendingChunk(NamedTuple):
     """All new tokens since the last delivery."""
 
     token_ids: list[int]
@@ -15,8 +16,7 @@ class PendingChunk:
     logprobs: list[PositionLogprobs]
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """What to send now, in this order; at least one of the three is there."""
 
     is_started: bool

@@ -59,16 +59,7 @@ def decode_step(worker_id: str, step: worker_pb2.StepOutput) -> TokensProduced:
     """The tokens of one message."""
     return TokensProduced(
         worker_id=worker_id,
-        outputs=tuple(
-            SequenceOutput(
-                request_id=output.request_id,
-                token_ids=tuple(output.token_ids),
-                text=output.text,
-                logprobs=tuple(_decode_logprobs(position) for position in output.logprobs) if output.logprobs else (),
-                finish_reason=FINISH_REASONS.get(output.finish_reason),
-            )
-            for output in step.outputs
-        ),
+        outputs=tuple([_decode_output(output) for output in step.outputs]),
         failures=tuple(_decode_failure(failure) for failure in step.failures),
     )
 
@@ -167,6 +158,17 @@ def _encode_sampling(sampling: SamplingParams) -> sampling_pb2.SamplingParams:
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
         seed=sampling.seed,
+    )
+
+
+def _decode_output(output: worker_pb2.SequenceOutput) -> SequenceOutput:
+    logprobs = output.logprobs
+    return SequenceOutput(
+        output.request_id,
+        tuple(output.token_ids),
+        output.text,
+        tuple([_decode_logprobs(position) for position in logprobs]) if logprobs else (),
+        FINISH_REASONS.get(output.finish_reason),
     )
 
 
