@@ -77,7 +77,11 @@ class BatchBuilder:
             token_ids=tensors[0],
             positions=tensors[1],
             attention=AttentionBatch(
-                query_start=tensors[2], context_lens=tensors[3], block_table=tensors[4], kv_slots=tensors[5]
+                query_start=tensors[2],
+                context_lens=tensors[3],
+                block_table=tensors[4],
+                kv_slots=tensors[5],
+                max_query_len=int(num_tokens.max()),
             ),
             lora=self._tables.batch(live, tensors[7]) if live else None,
             logit_rows=tensors[6],
