@@ -34,4 +34,5 @@ def complete(
         stop=call.stop,
         logprob_count=call.logprob_count,
         priority=call.priority,
+        base_model=facts.name,
     )

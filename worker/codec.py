@@ -149,18 +149,22 @@ def status_to_proto(status: WorkerStatus) -> worker_pb2.DispatchResponse:
                 worker_pb2.Residency(digest=digest, tier=_TIERS[tier]) for digest, tier in status.residency.items()
             ],
             is_residency_snapshot=status.is_residency_snapshot,
+            labels=status.labels,
+            tenants=status.tenants,
         )
     )
 
 
-def lease_to_json(*, worker_id: str, address: str, base_model: str, context_length: int, start_time_ms: int) -> str:
+def lease_to_json(status: WorkerStatus, *, address: str, context_length: int, start_time_ms: int) -> str:
     """The worker's lease, as it stands in Redis."""
     lease = worker_pb2.WorkerLease(
-        worker_id=worker_id,
+        worker_id=status.worker_id,
         address=address,
-        base_model=base_model,
+        base_model=status.base_model,
         context_length=context_length,
         start_time_ms=start_time_ms,
+        labels=status.labels,
+        tenants=status.tenants,
     )
     return json_format.MessageToJson(lease, indent=None)
 

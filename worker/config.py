@@ -16,6 +16,7 @@ from worker.errors import ConfigInvalidError
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
+LabelText = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,64}$")]
 
 _ENGINE_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(EngineConfig)}
 
@@ -111,6 +112,10 @@ class WorkerConfig(Section):
     listen: str = Field(default="127.0.0.1:7002", pattern=r"^.+:\d+$")
     # Where control planes reach this worker, "host:port". Empty: the address it listens on.
     advertise_address: str = Field(default="", pattern=r"^(.+:\d+)?$")
+    # What placement policies may ask for, such as zone: a.
+    labels: dict[LabelText, LabelText] = Field(default={}, max_length=32)
+    # The tenants that may use this worker. Empty: all.
+    tenants: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=1000)
     # The adapter store. Empty: the base model only.
     store_address: str = "127.0.0.1:7001"
     model: ModelSection

@@ -55,7 +55,8 @@ async def serve(config: WorkerConfig, launch: Launch, stop: asyncio.Event, ready
 
         board = ResidencyBoard()
         host = await parts.enter_async_context(_host_cache(config, arena, _geometry(config, model), board))
-        status = StatusBoard(_fixed_status(config, engine.facts), board)
+        fixed_status = _fixed_status(config, engine.facts)
+        status = StatusBoard(fixed_status, board)
         limits = DeskLimits(config.request_window, config.message_tokens)
         desk = RequestDesk(limits, engine.facts, engine, vocabulary, host, status)
         engine.listen(desk)
@@ -64,7 +65,7 @@ async def serve(config: WorkerConfig, launch: Launch, stop: asyncio.Event, ready
         address = await server.start()
         parts.push_async_callback(server.stop)
         await parts.enter_async_context(_running(_tell_status(desk, config.status_interval_s)))
-        async with _lease(config, engine.facts, address):
+        async with _lease(config, engine.facts, fixed_status, address):
             ready(address)
             await _first_of(stop.wait(), engine.wait_gone())
         await server.set_serving(serving=False)
@@ -151,6 +152,8 @@ def _fixed_status(config: WorkerConfig, facts: EngineFacts) -> WorkerStatus:
         page_size_bytes=facts.page_size_bytes,
         block_size=facts.block_size,
         stats=EngineStats(total_pages=facts.total_pages, free_pages=facts.total_pages),
+        labels=config.labels,
+        tenants=config.tenants,
     )
 
 
@@ -161,15 +164,14 @@ async def _tell_status(desk: RequestDesk, interval_s: float) -> None:
 
 
 @asynccontextmanager
-async def _lease(config: WorkerConfig, facts: EngineFacts, address: str) -> AsyncIterator[None]:
+async def _lease(config: WorkerConfig, facts: EngineFacts, status: WorkerStatus, address: str) -> AsyncIterator[None]:
     """Lets control planes find the worker, if there is a Redis to tell them."""
     if not config.redis.url:
         yield
         return
     value = lease_to_json(
-        worker_id=config.worker_id,
+        status,
         address=config.advertise_address or address,
-        base_model=config.model.served_name,
         context_length=facts.context_length,
         start_time_ms=int(time.time() * 1000),
     )

@@ -202,3 +202,5 @@ class WorkerStatus:
     stats: EngineStats = field(default_factory=EngineStats)
     residency: Mapping[str, ResidencyTier] = field(default_factory=dict)
     is_residency_snapshot: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    tenants: tuple[str, ...] = ()

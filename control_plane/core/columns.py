@@ -12,6 +12,8 @@ import numpy.typing as npt
 from control_plane.core.rows import Bools, Floats, Ints, Rows, RowSets
 from control_plane.core.types import ResidencyTier
 
+FAILURE_HALF_LIFE_S = 30.0
+
 _FIRST_ROWS = 16
 
 _COLUMNS: dict[str, tuple[type, float]] = {
@@ -29,12 +31,13 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "kv_pages": (np.int64, 0),
     "page_size_bytes": (np.int64, 0),
     "block_size": (np.int64, 0),
-    "base_model": (np.int64, -1),
     "load": (np.float64, 1.0),
     "free_share": (np.float64, 0.0),
     "mean_log2_rank": (np.float64, np.nan),
     "prefill_tokens_per_s": (np.float64, np.nan),
     "reported_at": (np.float64, 0.0),
+    "failures": (np.float64, 0.0),
+    "failed_at": (np.float64, 0.0),
 }
 
 
@@ -62,6 +65,7 @@ class FleetColumns:
     is_attached: Bools
     has_lease: Bools
     is_draining: Bools
+    """An operator marked the worker, or it takes itself out of service: its own window is 0."""
     has_room: Bools
     """A place is free, the lease is there, and the worker is not draining."""
     is_restricted: Bools
@@ -80,8 +84,6 @@ class FleetColumns:
     kv_pages: Ints
     page_size_bytes: Ints
     block_size: Ints
-    base_model: Ints
-    """A number for each name; see `base_model_number`."""
     load: Floats
     """Share of the window that is taken; 1 where the window is 0."""
     free_share: Floats
@@ -91,6 +93,9 @@ class FleetColumns:
     prefill_tokens_per_s: Floats
     """NaN before it was measured."""
     reported_at: Floats
+    failures: Floats
+    """Requests that the worker failed lately, as of `failed_at`; half are forgotten every FAILURE_HALF_LIFE_S."""
+    failed_at: Floats
 
     def __init__(self) -> None:
         for name, (kind, empty) in _COLUMNS.items():
@@ -99,12 +104,13 @@ class FleetColumns:
         self._free = list(range(_FIRST_ROWS))[::-1]
         self._sorted_ids: list[str] = []
         self._sorted_rows: list[int] = []
-        self._base_models: dict[str, int] = {}
         self._tiers: dict[ResidencyTier, RowSets[str]] = {
             ResidencyTier.HOST: RowSets(),
             ResidencyTier.POOL: RowSets(),
         }
         self._users: RowSets[str] = RowSets()
+        self.base_models: RowSets[str] = RowSets()
+        """Rows by what the worker serves."""
         self.labels: RowSets[tuple[str, str]] = RowSets()
         """Rows by label, as key and value."""
         self.tenants: RowSets[str] = RowSets()
@@ -144,24 +150,14 @@ class FleetColumns:
         self._ids[row] = ""
         self._free.append(row)
 
-    def base_model_number(self, name: str) -> int:
-        """The number that stands for a base model in its column."""
-        return self._base_models.setdefault(name, len(self._base_models))
-
     def set_tier(self, digest: str, row: int, tier: ResidencyTier) -> None:
         """Note where an adapter is on a worker."""
         for each, rows in self._tiers.items():
-            if each is tier:
-                rows.add(digest, row)
-            else:
-                rows.discard(digest, row)
+            rows.put(digest, row, is_in=each is tier)
 
     def set_used(self, digest: str, row: int, *, is_used: bool) -> None:
         """Note whether a request in flight on a worker uses an adapter."""
-        if is_used:
-            self._users.add(digest, row)
-        else:
-            self._users.discard(digest, row)
+        self._users.put(digest, row, is_in=is_used)
 
     def using(self, digest: str) -> Bools:
         """Whether each worker has requests in flight for an adapter."""

@@ -19,6 +19,7 @@ from control_plane.core.snapshot import DirectorSnapshot, WorkerSnapshot
 from control_plane.core.types import (
     Accepted,
     BatchAcked,
+    DrainChanged,
     Effect,
     Emitted,
     Event,
@@ -66,6 +67,7 @@ class Director:
             WorkerReported: self._on_worker_reported,
             WorkerLost: self._on_worker_lost,
             LeaseChanged: self._on_lease_changed,
+            DrainChanged: self._on_drain_changed,
             BatchAcked: self._on_batch_acked,
             TokensProduced: self._on_tokens_produced,
             PolicyChanged: self._on_policy_changed,
@@ -140,6 +142,11 @@ class Director:
 
     def _on_lease_changed(self, event: LeaseChanged, now: float) -> list[Effect]:
         self._fleet.set_lease(event.worker_id, is_live=event.is_live, now=now)
+        self._may_place = True
+        return []
+
+    def _on_drain_changed(self, event: DrainChanged, now: float) -> list[Effect]:
+        self._fleet.set_drain(event.worker_id, is_draining=event.is_draining, now=now)
         self._may_place = True
         return []
 

@@ -112,6 +112,7 @@ class Dispatcher:
         error = WorkerRequestFailed(failure, metadata={"worker_id": worker.worker_id})
         if not failure.retryable and tracked.state is not RequestState.ENDED:
             return self._end(tracked, error)
+        worker.note_failure(now)
         tracked.avoid |= {worker.worker_id}
         return self._again(tracked, error, now, delay_s=self.settings.retry_delay_s)
 

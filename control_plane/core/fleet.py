@@ -9,12 +9,17 @@ from control_plane.core.worker import Worker
 __all__ = ["Fleet", "Worker"]
 
 
+# Marks of workers that are not attached are forgotten, oldest first, beyond so many marks.
+_MAX_DRAINING = 10_000
+
+
 class Fleet:
     """The attached workers."""
 
     def __init__(self) -> None:
         self.columns = FleetColumns()
         self._workers: dict[str, Worker] = {}
+        self._draining: dict[str, None] = {}
         self.unable_since: float | None = None
         """Since when no worker takes requests at all; None while one does, and before the first event."""
 
@@ -53,6 +58,7 @@ class Fleet:
         worker = self._workers.get(status.worker_id)
         if worker is None:
             worker = self._workers[status.worker_id] = Worker(status, self.columns)
+            worker.set_drain(is_draining=status.worker_id in self._draining)
         worker.merge(status, now, smoothing)
         self._note_ability(now)
 
@@ -61,6 +67,18 @@ class Fleet:
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.set_lease(is_live=is_live)
+        self._note_ability(now)
+
+    def set_drain(self, worker_id: str, *, is_draining: bool, now: float) -> None:
+        """An operator takes a worker out of service, or puts it back; that outlives the worker's stream."""
+        self._draining.pop(worker_id, None)
+        if is_draining:
+            self._draining[worker_id] = None
+        if len(self._draining) > _MAX_DRAINING:
+            self._draining.pop(next((each for each in self._draining if each not in self._workers), worker_id))
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            worker.set_drain(is_draining=is_draining)
         self._note_ability(now)
 
     def remove(self, worker_id: str, now: float) -> Worker | None:

@@ -51,6 +51,13 @@ class RowSets(Generic[K]):
             if not rows:
                 del self._rows[key]
 
+    def put(self, key: K, row: int, *, is_in: bool) -> None:
+        """Add or discard."""
+        if is_in:
+            self.add(key, row)
+        else:
+            self.discard(key, row)
+
     def count(self, key: K) -> int:
         """How many rows a key has."""
         rows = self._rows.get(key)

@@ -20,6 +20,13 @@ class Bounds:
         return f"from {self.low:.12g} to {self.high:.12g}"
 
 
+@dataclass(frozen=True, slots=True)
+class LabelMatch:
+    """Labels that a worker must have: of each key one of the values."""
+
+    values_of: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
 def bounded(default: float, low: float, high: float) -> Any:
     """A dataclass field with a default and a range; the policy decoder refuses what lies outside."""
     return field(default=default, metadata={_BOUNDS: Bounds(low, high)})

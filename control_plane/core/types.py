@@ -63,6 +63,7 @@ class Request:
     """A request: validated, tokenised, its adapter resolved.
 
     `first_token_deadline_s` is the longest wait for the first token: 0 for the policy's default, infinity for none.
+    `base_model` is the model that must serve it; empty for whichever the workers have.
     """
 
     request_id: str
@@ -75,6 +76,7 @@ class Request:
     logprob_count: int | None = None
     priority: int = 0
     tenant: str = "default"
+    base_model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,8 @@ class WorkerFailure:
 class WorkerStatus:
     """What a worker last said of itself; the fields are those of WorkerStatus in worker.proto.
 
-    `residency` holds changes, or everything if `is_residency_snapshot`.
+    `residency` holds changes, or everything if `is_residency_snapshot`. `tenants` are those that may use the worker;
+    all if none is named.
     """
 
     worker_id: str
@@ -141,6 +144,8 @@ class WorkerStatus:
     num_preemptions: int = 0
     residency: tuple[tuple[str, ResidencyTier], ...] = ()
     is_residency_snapshot: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+    tenants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +208,17 @@ class LeaseChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainChanged:
+    """An operator takes a worker out of service, attached or not, or puts it back.
+
+    A draining worker gets no new request; what runs there ends there, and the adapters in demand go to other workers.
+    """
+
+    worker_id: str
+    is_draining: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BatchAcked:
     """A worker answered its oldest unanswered batch; a request of it that is named nowhere is not on the worker."""
 
@@ -238,6 +254,7 @@ Event = (
     | WorkerReported
     | WorkerLost
     | LeaseChanged
+    | DrainChanged
     | BatchAcked
     | TokensProduced
     | PolicyChanged

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from control_plane.core.columns import FleetColumns
+from control_plane.core.columns import FAILURE_HALF_LIFE_S, FleetColumns
 from control_plane.core.estimators import PrefillRate
 from control_plane.core.ledger import TrackedRequest
 from control_plane.core.types import AdapterRef, ResidencyTier, WorkerStatus
@@ -17,6 +17,7 @@ class Worker:
         self.status = status
         self.row = columns.attach(status.worker_id)
         self.has_lease = True
+        self.is_draining = False
         self.residency: dict[str, ResidencyTier] = {}
         self.in_flight: dict[str, TrackedRequest] = {}
         self.prefill_rate = PrefillRate()
@@ -27,12 +28,13 @@ class Worker:
         self._num_prefill_tokens = 0
         self._hinted: dict[str, None] = {}
         self._is_attached = True
+        self._note_identity(status, is_here=True)
         self._note()
 
     @property
     def window(self) -> int:
         """Most requests that the worker may hold; 0 while it is to get none."""
-        return max(0, self.status.request_window) if self.has_lease else 0
+        return max(0, self.status.request_window) if self.has_lease and not self.is_draining else 0
 
     @property
     def num_free_places(self) -> int:
@@ -87,6 +89,18 @@ class Worker:
         self.has_lease = is_live
         self._note()
 
+    def set_drain(self, *, is_draining: bool) -> None:
+        """An operator takes the worker out of service, or puts it back."""
+        self.is_draining = is_draining
+        self._note()
+
+    def note_failure(self, now: float) -> None:
+        """The worker failed or refused a request that another might have served."""
+        columns, row = self._columns, self.row
+        forgotten = 0.5 ** ((now - columns.failed_at[row]) / FAILURE_HALF_LIFE_S)
+        columns.failures[row] = columns.failures[row] * forgotten + 1.0
+        columns.failed_at[row] = now
+
     def merge(self, status: WorkerStatus, now: float, smoothing: float) -> None:
         """Take a report in."""
         changed = dict.fromkeys(digest for digest, _ in status.residency)
@@ -102,6 +116,9 @@ class Worker:
         self.prefill_rate.add(
             status.num_prefill_tokens, is_pending=status.pending_prefill_tokens > 0, now=now, weight=smoothing
         )
+        if _identity(status) != _identity(self.status):
+            self._note_identity(self.status, is_here=False)
+            self._note_identity(status, is_here=True)
         self.status = status
         for digest in changed:
             self._note_tier(digest)
@@ -165,6 +182,7 @@ class Worker:
         for digest in dict.fromkeys((*self.residency, *self._num_requests_of, *self._hinted)):
             self._columns.set_tier(digest, self.row, ResidencyTier.NONE)
             self._columns.set_used(digest, self.row, is_used=False)
+        self._note_identity(self.status, is_here=False)
         self._columns.detach(self.row)
 
     def _note(self) -> None:
@@ -173,6 +191,7 @@ class Worker:
             return
         columns, row, window, num_in_flight = self._columns, self.row, self.window, len(self.in_flight)
         columns.has_lease[row] = self.has_lease
+        columns.is_draining[row] = self.is_draining or self.status.request_window <= 0
         columns.window[row] = window
         columns.num_in_flight[row] = num_in_flight
         columns.num_adapters[row] = len(self._num_requests_of)
@@ -190,12 +209,21 @@ class Worker:
         columns.page_size_bytes[row] = status.page_size_bytes
         columns.block_size[row] = status.block_size
         columns.num_reported[row] = status.num_running + status.num_waiting
-        columns.base_model[row] = columns.base_model_number(status.base_model)
         columns.reported_at[row] = now
         is_known = status.total_pages > 0
         columns.free_share[row] = min(1.0, max(0.0, 1.0 - status.kv_pages / status.total_pages)) if is_known else 0.0
         rate = self.prefill_rate.tokens_per_s
         columns.prefill_tokens_per_s[row] = math.nan if rate is None else rate
+
+    def _note_identity(self, status: WorkerStatus, *, is_here: bool) -> None:
+        """Put what the worker serves, its labels and its tenants in the columns, or take them out."""
+        columns, row = self._columns, self.row
+        columns.base_models.put(status.base_model, row, is_in=is_here)
+        for label in status.labels:
+            columns.labels.put(label, row, is_in=is_here)
+        for tenant in status.tenants:
+            columns.tenants.put(tenant, row, is_in=is_here)
+        columns.is_restricted[row] = is_here and bool(status.tenants)
 
     def _note_use(self, digest: str) -> None:
         if not self._is_attached:
@@ -205,3 +233,7 @@ class Worker:
 
     def _note_tier(self, digest: str) -> None:
         self._columns.set_tier(digest, self.row, self.tier(digest))
+
+
+def _identity(status: WorkerStatus) -> tuple[object, ...]:
+    return status.base_model, status.labels, status.tenants

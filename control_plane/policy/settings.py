@@ -7,9 +7,9 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from control_plane.core.settings import Bounds, bounds_of
+from control_plane.core.settings import Bounds, LabelMatch, bounds_of
 from control_plane.policy.problems import ProblemList
-from control_plane.policy.tree import Entry, joined, refuse_unknown, scalar, suggestion
+from control_plane.policy.tree import Entry, entries, items, joined, refuse_unknown, scalar, suggestion
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ _BAD: Any = object()
 def decode_settings(
     kind: type[T], found: Mapping[str, Entry], path: str, problems: ProblemList, *, other_keys: tuple[str, ...] = ()
 ) -> T | None:
-    """An instance of a dataclass of numbers and enums from a mapping's entries; what is left out takes its default.
+    """An instance of a dataclass of numbers, enums and labels from a mapping; what is left out takes its default.
 
     `other_keys` are the mapping's keys that are no settings. None, and a problem for each fault, if there is one.
     """
@@ -43,6 +43,8 @@ def decode_number(
 
 
 def _value(kind: Any, bounds: Bounds | None, node: yaml.Node, path: str, problems: ProblemList) -> Any:
+    if kind is LabelMatch:
+        return _labels(node, path, problems)
     value = scalar(node)
     if issubclass(kind, Enum):
         return _enum(kind, value, node, path, problems)
@@ -65,6 +67,29 @@ def _enum(kind: type[Enum], value: object, node: yaml.Node, path: str, problems:
     shown = value if isinstance(value, str) else ""
     problems.add(node, path, f"cannot be {_shown(node)}: {suggestion(shown, known)}")
     return _BAD
+
+
+def _labels(node: yaml.Node, path: str, problems: ProblemList) -> Any:
+    found = entries(node, path, problems)
+    if found is None:
+        return _BAD
+    values_of = [(key, decode_texts(entry.value, joined(path, key), problems)) for key, entry in found.items()]
+    if not values_of:
+        problems.add(node, path, "must hold at least one label, such as `zone: a`")
+        return _BAD
+    is_good = all(values for _, values in values_of)
+    return LabelMatch(tuple((key, values) for key, values in values_of if values)) if is_good else _BAD
+
+
+def decode_texts(node: yaml.Node, path: str, problems: ProblemList) -> tuple[str, ...] | None:
+    """A text, or a list of at least one; None, and a problem, if it is not."""
+    nodes = items(node, path, problems) if isinstance(node, yaml.SequenceNode) else [node]
+    values = [scalar(each) for each in nodes or ()]
+    texts = tuple(value for value in values if isinstance(value, str) and value)
+    if not nodes or len(texts) < len(values):
+        problems.add(node, path, "must be text, or a list of texts; put what looks like a number in quotes")
+        return None
+    return texts
 
 
 def _shown(node: yaml.Node) -> str:

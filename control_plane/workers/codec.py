@@ -94,6 +94,8 @@ def decode_status(status: worker_pb2.WorkerStatus) -> WorkerStatus:
         num_preemptions=status.preemption_count,
         residency=tuple((entry.digest, TIERS.get(entry.tier, ResidencyTier.NONE)) for entry in status.residency),
         is_residency_snapshot=status.is_residency_snapshot,
+        labels=tuple(sorted(status.labels.items())),
+        tenants=tuple(status.tenants),
     )
 
 
@@ -122,6 +124,8 @@ def encode_status(status: WorkerStatus) -> worker_pb2.WorkerStatus:
             if tier in TIER_NUMBERS
         ],
         is_residency_snapshot=status.is_residency_snapshot,
+        labels=dict(status.labels),
+        tenants=status.tenants,
     )
 
 

@@ -162,7 +162,14 @@ class Residency(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., tier: _Optional[_Union[ResidencyTier, str]] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("worker_id", "base_model", "request_window", "total_page_count", "free_page_count", "kv_page_count", "adapter_page_count", "page_size_bytes", "block_size_tokens", "running_count", "waiting_count", "pending_prefill_token_count", "step_ms", "output_token_count", "prefill_token_count", "preemption_count", "residency", "is_residency_snapshot")
+    __slots__ = ("worker_id", "base_model", "request_window", "total_page_count", "free_page_count", "kv_page_count", "adapter_page_count", "page_size_bytes", "block_size_tokens", "running_count", "waiting_count", "pending_prefill_token_count", "step_ms", "output_token_count", "prefill_token_count", "preemption_count", "residency", "is_residency_snapshot", "labels", "tenants")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_WINDOW_FIELD_NUMBER: _ClassVar[int]
@@ -181,6 +188,8 @@ class WorkerStatus(_message.Message):
     PREEMPTION_COUNT_FIELD_NUMBER: _ClassVar[int]
     RESIDENCY_FIELD_NUMBER: _ClassVar[int]
     IS_RESIDENCY_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     base_model: str
     request_window: int
@@ -199,18 +208,31 @@ class WorkerStatus(_message.Message):
     preemption_count: int
     residency: _containers.RepeatedCompositeFieldContainer[Residency]
     is_residency_snapshot: bool
-    def __init__(self, worker_id: _Optional[str] = ..., base_model: _Optional[str] = ..., request_window: _Optional[int] = ..., total_page_count: _Optional[int] = ..., free_page_count: _Optional[int] = ..., kv_page_count: _Optional[int] = ..., adapter_page_count: _Optional[int] = ..., page_size_bytes: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., running_count: _Optional[int] = ..., waiting_count: _Optional[int] = ..., pending_prefill_token_count: _Optional[int] = ..., step_ms: _Optional[float] = ..., output_token_count: _Optional[int] = ..., prefill_token_count: _Optional[int] = ..., preemption_count: _Optional[int] = ..., residency: _Optional[_Iterable[_Union[Residency, _Mapping]]] = ..., is_residency_snapshot: _Optional[bool] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, worker_id: _Optional[str] = ..., base_model: _Optional[str] = ..., request_window: _Optional[int] = ..., total_page_count: _Optional[int] = ..., free_page_count: _Optional[int] = ..., kv_page_count: _Optional[int] = ..., adapter_page_count: _Optional[int] = ..., page_size_bytes: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., running_count: _Optional[int] = ..., waiting_count: _Optional[int] = ..., pending_prefill_token_count: _Optional[int] = ..., step_ms: _Optional[float] = ..., output_token_count: _Optional[int] = ..., prefill_token_count: _Optional[int] = ..., preemption_count: _Optional[int] = ..., residency: _Optional[_Iterable[_Union[Residency, _Mapping]]] = ..., is_residency_snapshot: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., tenants: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WorkerLease(_message.Message):
-    __slots__ = ("worker_id", "address", "base_model", "context_length", "start_time_ms")
+    __slots__ = ("worker_id", "address", "base_model", "context_length", "start_time_ms", "labels", "tenants")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     START_TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     address: str
     base_model: str
     context_length: int
     start_time_ms: int
-    def __init__(self, worker_id: _Optional[str] = ..., address: _Optional[str] = ..., base_model: _Optional[str] = ..., context_length: _Optional[int] = ..., start_time_ms: _Optional[int] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, worker_id: _Optional[str] = ..., address: _Optional[str] = ..., base_model: _Optional[str] = ..., context_length: _Optional[int] = ..., start_time_ms: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., tenants: _Optional[_Iterable[str]] = ...) -> None: ...

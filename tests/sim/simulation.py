@@ -11,6 +11,7 @@ from control_plane.core.policy import Policy
 from control_plane.core.types import (
     AdapterRef,
     BatchAcked,
+    DrainChanged,
     Effect,
     Event,
     LeaseChanged,
@@ -48,6 +49,7 @@ class Scenario:
     losses: int = 0
     loss_s: float = 1.0
     lease_faults: int = 0
+    drains: int = 0
     late_message_share: float = 0.0
     policy_changes: tuple[Policy, ...] = ()
     tick_s: float = 0.05
@@ -126,6 +128,8 @@ class Simulation:
             self._later(self._rng.random() * at, self._lose_some_worker)
         for _ in range(scenario.lease_faults):
             self._later(self._rng.random() * at, self._suspend_some_lease)
+        for _ in range(scenario.drains):
+            self._later(self._rng.random() * at, self._drain_some_worker)
         for policy in scenario.policy_changes:
             self._later(self._rng.random() * at, lambda policy=policy: self._deliver(PolicyChanged(policy)))
         self._later(scenario.tick_s, self._tick)
@@ -174,6 +178,11 @@ class Simulation:
         worker_id = self._rng.choice(sorted(self._workers)) if self._workers else "worker-000"
         self._deliver(LeaseChanged(worker_id, is_live=False))
         self._later(self._rng.random(), lambda: self._deliver(LeaseChanged(worker_id, is_live=True)))
+
+    def _drain_some_worker(self) -> None:
+        worker_id = self._rng.choice(sorted(self._workers)) if self._workers else "worker-000"
+        self._deliver(DrainChanged(worker_id, is_draining=True))
+        self._later(self._rng.random(), lambda: self._deliver(DrainChanged(worker_id, is_draining=False)))
 
     def _from_worker(self, worker: SimulatedWorker, event: Event) -> None:
         """What a worker sent arrives. After its loss it is dropped, or comes late while the worker is away."""

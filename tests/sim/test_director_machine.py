@@ -11,6 +11,7 @@ from control_plane.core.policy import AdmissionMode, AdmissionSettings, Clusteri
 from control_plane.core.types import (
     AdapterRef,
     BatchAcked,
+    DrainChanged,
     Event,
     FinishReason,
     LeaseChanged,
@@ -95,6 +96,10 @@ class DirectorMachine(RuleBasedStateMachine):
     @rule(worker_id=WORKER_IDS, is_live=st.booleans())
     def lease(self, worker_id: str, is_live: bool) -> None:
         self.deliver(LeaseChanged(worker_id, is_live))
+
+    @rule(worker_id=WORKER_IDS, is_draining=st.booleans())
+    def drain(self, worker_id: str, is_draining: bool) -> None:
+        self.deliver(DrainChanged(worker_id, is_draining))
 
     @rule(worker_id=WORKER_IDS, accepted=st.sets(REQUEST_IDS, max_size=3), data=st.data())
     def ack(self, worker_id: str, accepted: set[str], data: st.DataObject) -> None:

@@ -21,6 +21,7 @@ FAULTY = Scenario(
     cancel_share=0.15,
     losses=12,
     lease_faults=6,
+    drains=6,
     late_message_share=0.5,
 )
 

@@ -3,12 +3,13 @@
 A scenario is commands, each with its effects indented below; `python -m tests.sim.transcript` writes the effects anew.
 
     policy mode=fcfs max_attempts=2            settings of admission, clustering and dispatch, by name
-    0.5 worker w0 window=2 adapters=a:pool     a status; `adapters` is a snapshot, `changes` are deltas
+    0.5 worker w0 window=2 adapters=a:pool     a status; `adapters` is a snapshot, `changes` are deltas; also
+                                               labels=zone:a and tenants=t,u
     0.5 arrive r1 adapter=a tokens=4 max=8 deadline=1 priority=1 tenant=t
     0.5 cancel r1
     0.5 ack w0 r1 r2   /   0.5 reject w0 r1   /   0.5 reject-for-good w0 r1
     0.5 tokens w0 r1=3 r2=1.                   so many tokens; `.` ends with STOP, `!` with CANCELLED, `?` fails
-    0.5 lost w0   /   0.5 lease w0 live=0   /   0.5 tick
+    0.5 lost w0   /   0.5 lease w0 live=0   /   0.5 drain w0 on=1   /   0.5 tick
 """
 
 import random
@@ -22,6 +23,7 @@ from control_plane.core.types import (
     Accepted,
     AdapterRef,
     BatchAcked,
+    DrainChanged,
     Effect,
     Emitted,
     Event,
@@ -87,7 +89,7 @@ def name_event(event: Event) -> str:
         case TokensProduced(worker_id, outputs, failures):
             done = [f"{each.request_id}={_numbers(each.token_ids)}{each.finish_reason}" for each in outputs]
             return f"tokens {worker_id} {done} {[each.request_id for each in failures]}"
-        case WorkerLost(worker_id) | LeaseChanged(worker_id):
+        case WorkerLost(worker_id) | LeaseChanged(worker_id) | DrainChanged(worker_id):
             return f"{type(event).__name__} {worker_id}"
         case _:
             return type(event).__name__
@@ -135,6 +137,8 @@ class Script:
                 return WorkerLost(words[0])
             case "lease":
                 return LeaseChanged(words[0], is_live=_options(words[1:])["live"] == "1")
+            case "drain":
+                return DrainChanged(words[0], is_draining=_options(words[1:])["on"] == "1")
             case "ack":
                 return BatchAcked(words[0], accepted_request_ids=tuple(words[1:]))
             case "reject" | "reject-for-good":
@@ -170,6 +174,8 @@ class Script:
             request_window=int(options.get("window", status.request_window)),
             num_prefill_tokens=int(options.get("prefilled", status.num_prefill_tokens)),
             pending_prefill_tokens=int(options.get("pending", status.pending_prefill_tokens)),
+            labels=_labels(options["labels"]) if "labels" in options else status.labels,
+            tenants=tuple(options["tenants"].split(",")) if "tenants" in options else status.tenants,
             residency=tuple((f"sha256:{name}", ResidencyTier(tier)) for name, tier in pairs),
             is_residency_snapshot="adapters" in options,
         )
@@ -203,6 +209,10 @@ def play(text: str) -> str:
 
 def _options(words: list[str]) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
+
+
+def _labels(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, _, value in (each.partition(":") for each in text.split(",")))
 
 
 def _failure(request_id: str, *, retryable: bool) -> WorkerFailure:

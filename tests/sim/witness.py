@@ -7,6 +7,7 @@ from itertools import pairwise
 from control_plane.core.types import (
     Accepted,
     BatchAcked,
+    DrainChanged,
     Effect,
     Emitted,
     Event,
@@ -51,6 +52,7 @@ class Witness:
     windows: dict[str, int] = field(default_factory=dict)
     held: dict[str, set[str]] = field(default_factory=dict)
     without_lease: set[str] = field(default_factory=set)
+    draining: set[str] = field(default_factory=set)
 
     def see(self, event: Event, effects: list[Effect], now: float) -> None:
         self._see_event(event, now)
@@ -86,6 +88,8 @@ class Witness:
                 self.held.setdefault(status.worker_id, set())
             case LeaseChanged(worker_id, is_live) if worker_id in self.held:
                 (self.without_lease.discard if is_live else self.without_lease.add)(worker_id)
+            case DrainChanged(worker_id, is_draining):
+                (self.draining.add if is_draining else self.draining.discard)(worker_id)
             case WorkerLost(worker_id):
                 self.held.pop(worker_id, None)
                 self.without_lease.discard(worker_id)
@@ -104,6 +108,7 @@ class Witness:
         assert batch.requests or batch.prefetch, "an empty message"
         assert batch.worker_id in self.held, f"sent to {batch.worker_id}, which is not attached"
         assert not batch.requests or batch.worker_id not in self.without_lease, "sent to a worker without a lease"
+        assert batch.worker_id not in self.draining, "sent to a worker that is draining"
         held = self.held[batch.worker_id]
         digests = []
         for dispatched in batch.requests:

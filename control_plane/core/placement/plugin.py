@@ -57,8 +57,8 @@ class Scorer(Protocol):
 
     name: ClassVar[str]
 
-    def score(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:
-        """From 0, worst, to 1, best; rows without a worker may hold any number."""
+    def score(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Floats:
+        """From 0, worst, to 1, best; `among` holds the rows that the filters left, of which one will be chosen."""
 
 
 class Picker(Protocol):

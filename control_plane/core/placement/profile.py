@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from control_plane.core.columns import FleetColumns
 from control_plane.core.placement.explanation import Choice, Explanation, Score, WorkerVerdict
 from control_plane.core.placement.filters.adapter_fits import AdapterFits
@@ -45,9 +47,9 @@ class Profile:
     """The gates and the filters, but for the free place, which is for `among` to say."""
 
     def __post_init__(self) -> None:
-        names = {each.name for each in GATES} | {HAS_ROOM.name}
-        asked = (*GATES, *(each for each in self.filters if each.name not in names))
-        object.__setattr__(self, "asked", asked)
+        named = {each.name: each for each in self.filters if each.name != HAS_ROOM.name}
+        gates = [named.pop(gate.name, gate) for gate in GATES]
+        object.__setattr__(self, "asked", (*gates, *named.values()))
 
     def choose(self, request: PlacementRequest, fleet: FleetColumns, among: Bools, rng: Rng) -> Choice:
         """The worker that gets the request."""
@@ -57,7 +59,8 @@ class Profile:
             if not still_left.any():
                 return Choice(None, each.name if left.any() else None)
             left = still_left
-        return self._pick(self._totals(request, fleet), fleet, left, rng)
+        rows = fleet.order[left[fleet.order]]
+        return Choice(int(rows[self.picker.pick(self._totals(request, fleet, left)[rows], rng)]))
 
     def emptied_by(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> str | None:
         """The filter that refuses the last worker left; None if some are left, or there were none."""
@@ -90,8 +93,9 @@ class Profile:
     def verdicts(self, request: PlacementRequest, fleet: FleetColumns) -> tuple[WorkerVerdict, ...]:
         """What the filters and scorers say of each attached worker, by id."""
         asked = [(each.name, each.admits(request, fleet)) for each in (HAS_ROOM, *self.asked)]
-        scored = [(each.scorer.name, each.weight, each.scorer.score(request, fleet)) for each in self.scorers]
-        totals = self._totals(request, fleet)
+        left = np.logical_and.reduce([fleet.is_attached, *(admitted for _, admitted in asked)])
+        scored = [(each.scorer.name, each.weight, each.scorer.score(request, fleet, left)) for each in self.scorers]
+        totals = self._totals(request, fleet, left)
         return tuple(
             WorkerVerdict(
                 fleet.worker_id(row),
@@ -102,17 +106,13 @@ class Profile:
             for row in fleet.order.tolist()
         )
 
-    def _totals(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:
+    def _totals(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Floats:
         """Each worker's weighted mean."""
         first, *others = self.scorers
-        weighted = first.weight * first.scorer.score(request, fleet)
+        weighted = first.weight * first.scorer.score(request, fleet, among)
         total_weight = first.weight
         for each in others:
-            weighted += each.weight * each.scorer.score(request, fleet)
+            weighted += each.weight * each.scorer.score(request, fleet, among)
             total_weight += each.weight
         weighted /= total_weight
         return weighted
-
-    def _pick(self, totals: Floats, fleet: FleetColumns, left: Bools, rng: Rng) -> Choice:
-        rows = fleet.order[left[fleet.order]]
-        return Choice(int(rows[self.picker.pick(totals[rows], rng)]))

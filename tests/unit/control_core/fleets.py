@@ -1,5 +1,7 @@
 """Fleets that came to be what they are through events, drawn by Hypothesis."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from control_plane.core.fleet import Fleet
@@ -13,11 +15,22 @@ NAMES = st.sampled_from(["a", "b", None])
 RANKS = st.sampled_from([1, 8, 64])
 TIERS = st.dictionaries(st.sampled_from("abc"), st.sampled_from([ResidencyTier.HOST, ResidencyTier.POOL]))
 
+TENANTS = st.sampled_from(["t", "u"])
+LABELS = st.dictionaries(st.sampled_from(["zone", "gpu"]), st.sampled_from(["a", "x"])).map(
+    lambda labels: tuple(sorted(labels.items()))
+)
+MODELS = st.sampled_from(["base", "base", "other"])
+NOW = 10.0
+
 REQUESTS = st.builds(
-    lambda name, rank, size: PlacementRequest(request(name=name, rank=rank, size_bytes=size), now=10.0),
+    lambda name, rank, size, tenant, model: PlacementRequest(
+        replace(request(name=name, rank=rank, size_bytes=size, tenant=tenant), base_model=model), now=NOW
+    ),
     NAMES,
     RANKS,
     st.integers(1, 60_000),
+    TENANTS,
+    MODELS | st.just(""),
 )
 
 
@@ -43,6 +56,10 @@ def fleets(draw: st.DrawFn) -> Fleet:
             page_size_bytes=draw(st.sampled_from([0, 1000])),
             pending_prefill_tokens=draw(st.integers(0, 10_000)),
             num_running=draw(st.integers(0, 20)),
+            base_model=draw(MODELS),
+            labels=draw(LABELS),
+            tenants=tuple(draw(st.sets(TENANTS))),
+            now=draw(st.sampled_from([0.0, NOW])),
         )
         for index in range(draw(st.integers(0, max(0, made.num_free_places)))):
             asked = request(f"{number}-{index}", draw(NAMES), rank=draw(RANKS))
@@ -51,5 +68,8 @@ def fleets(draw: st.DrawFn) -> Fleet:
             made.release(made.in_flight[each])
         if draw(st.booleans()):
             made.hint(adapter(draw(st.sampled_from("abcd"))), 1)
+        if draw(st.booleans()):
+            made.note_failure(draw(st.sampled_from([0.0, NOW])))
+        fleet.set_drain(worker_id, is_draining=draw(st.sampled_from([True, False, False])), now=0.0)
         fleet.set_lease(worker_id, is_live=draw(st.sampled_from([True, True, False])), now=0.0)
     return fleet

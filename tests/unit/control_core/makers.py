@@ -1,5 +1,7 @@
 """Requests and workers for tests of the core."""
 
+from typing import Any
+
 from control_plane.core.fleet import Fleet, Worker
 from control_plane.core.ledger import TrackedRequest
 from control_plane.core.placement.plugin import Filter, PlacementRequest, Scorer
@@ -37,10 +39,10 @@ def tracked(number: int, name: str | None = None, *, now: float = 0.0, priority:
     return TrackedRequest(request(f"r{number}", name, priority=priority, tenant=tenant), number, now, float("inf"))
 
 
-def status(worker_id: str = "w", *, window: int = 4, residency: dict[str, ResidencyTier] | None = None, **fields: int):
+def status(worker_id: str = "w", *, window: int = 4, residency: dict[str, ResidencyTier] | None = None, **fields: Any):
     pairs = tuple((f"sha256:{name}", tier) for name, tier in (residency or {}).items())
-    values = {"total_pages": 100, "page_size_bytes": 1000} | fields
-    return WorkerStatus(worker_id, "base", window, residency=pairs, is_residency_snapshot=True, **values)
+    values = {"base_model": "base", "total_pages": 100, "page_size_bytes": 1000} | fields
+    return WorkerStatus(worker_id, request_window=window, residency=pairs, is_residency_snapshot=True, **values)
 
 
 def worker(
@@ -49,11 +51,12 @@ def worker(
     window: int = 4,
     residency: dict[str, ResidencyTier] | None = None,
     fleet: Fleet | None = None,
-    **fields: int,
+    now: float = 0.0,
+    **fields: Any,
 ) -> Worker:
     """A worker that has reported, alone if no fleet is named."""
     fleet = fleet if fleet is not None else Fleet()
-    fleet.report(status(worker_id, window=window, residency=residency, **fields), 0.0, 0.1)
+    fleet.report(status(worker_id, window=window, residency=residency, **fields), now, 0.1)
     made = fleet.get(worker_id)
     assert made is not None
     return made
@@ -67,8 +70,8 @@ def admits(plugin: Filter, asked: PlacementRequest, made: Worker) -> bool:
 
 
 def score(plugin: Scorer, asked: PlacementRequest, made: Worker) -> float:
-    """What a scorer says of one worker."""
-    values = plugin.score(asked, made._columns)
+    """What a scorer says of one worker, if all were left."""
+    values = plugin.score(asked, made._columns, made._columns.is_attached)
     assert values.shape == (made._columns.num_rows,)
     return float(values[made.row])
 

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 from control_plane.core.fleet import Fleet, Worker
+from control_plane.core.placement.filters.tenants import TenantMode
 from control_plane.core.placement.plugin import PlacementRequest
 from control_plane.core.placement.profile import Profile
 from control_plane.core.types import ResidencyTier
 
 Verdict = Callable[[Any, PlacementRequest, Worker, Fleet], bool]
-Scoring = Callable[[Any, PlacementRequest, Worker, Fleet], float]
+# Of one worker; the list holds all that the filters left.
+Left = list[Worker]
+Scoring = Callable[[Any, PlacementRequest, Worker, Left], float]
 
 
 def adapter_fits(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> bool:
@@ -30,51 +33,83 @@ def sequence_fits(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: F
     return num_pages <= status.total_pages
 
 
-def adapter_residency(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> float:
+def tenants(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> bool:
+    named, tenant = worker.status.tenants, asked.request.tenant
+    if plugin.mode is TenantMode.OWN and any(tenant in each.status.tenants for each in fleet):
+        return tenant in named
+    return not named or tenant in named
+
+
+def health(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> bool:
+    columns, row = worker._columns, worker.row
+    failures = columns.failures[row] * 0.5 ** ((asked.now - columns.failed_at[row]) / 30.0)
+    return asked.now - columns.reported_at[row] <= plugin.max_silence_s and failures < plugin.max_failures
+
+
+def adapter_residency(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -> float:
     if asked.adapter is None:
         return 1.0
     tier = worker.tier(asked.adapter.digest)
     return {ResidencyTier.POOL: plugin.pool, ResidencyTier.HOST: plugin.host, ResidencyTier.NONE: 0.0}[tier]
 
 
-def free_pages(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> float:
+def free_pages(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -> float:
     status = worker.status
     if status.total_pages <= 0:
         return 0.0
     return min(1.0, max(0.0, 1.0 - status.kv_pages / status.total_pages))
 
 
-def consolidate(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> float:
+def consolidate(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -> float:
     if worker.load <= plugin.target:
         return worker.load / plugin.target
     return (1.0 - worker.load) / (1.0 - plugin.target)
 
 
-def rank_fit(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> float:
+def rank_fit(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -> float:
     if asked.adapter is None or worker.mean_log2_rank is None:
         return 1.0
     distance = abs(math.log2(max(1, asked.adapter.rank)) - worker.mean_log2_rank)
     return max(0.0, 1.0 - distance / plugin.octaves)
 
 
+def load_spread(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -> float:
+    loads = [each.load for each in left]
+    if not loads or min(loads) == max(loads):
+        return 1.0
+    return min(1.0, max(0.0, (max(loads) - worker.load) / (max(loads) - min(loads))))
+
+
 FILTERS: dict[str, Verdict] = {
     "adapter_fits": adapter_fits,
+    "base_model": lambda plugin, asked, worker, fleet: asked.request.base_model in ("", worker.status.base_model),
+    "drain": lambda plugin, asked, worker, fleet: not worker.is_draining and worker.status.request_window > 0,
     "has_room": lambda plugin, asked, worker, fleet: worker.num_free_places > 0,
-    "lease": lambda plugin, asked, worker, fleet: worker.window > 0,
+    "health": health,
+    "labels": lambda plugin, asked, worker, fleet: all(
+        dict(worker.status.labels).get(key) in values for key, values in plugin.match.values_of
+    ),
+    "lease": lambda plugin, asked, worker, fleet: worker.has_lease,
     "max_load": lambda plugin, asked, worker, fleet: worker.load < plugin.load,
     "min_free_pages": lambda plugin, asked, worker, fleet: (
         worker.status.total_pages - worker.status.kv_pages >= plugin.share * worker.status.total_pages
     ),
     "sequence_fits": sequence_fits,
+    "tenants": tenants,
 }
 
 SCORERS: dict[str, Scoring] = {
     "adapter_residency": adapter_residency,
     "consolidate": consolidate,
     "free_pages": free_pages,
-    "load": lambda plugin, asked, worker, fleet: 1.0 - worker.load,
-    "pending_prefill": lambda plugin, asked, worker, fleet: (
+    "load": lambda plugin, asked, worker, left: 1.0 - worker.load,
+    "load_spread": load_spread,
+    "pending_prefill": lambda plugin, asked, worker, left: (
         plugin.tokens / (plugin.tokens + worker.pending_prefill_tokens)
+    ),
+    "queue_depth": lambda plugin, asked, worker, left: (
+        plugin.requests
+        / (plugin.requests + max(len(worker.in_flight), worker.status.num_running + worker.status.num_waiting))
     ),
     "rank_fit": rank_fit,
 }
@@ -85,20 +120,18 @@ def refused_by(profile: Profile, asked: PlacementRequest, worker: Worker, fleet:
     return [each.name for each in profile.asked if not FILTERS[each.name](each, asked, worker, fleet)]
 
 
-def total(profile: Profile, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> float:
+def total(profile: Profile, asked: PlacementRequest, worker: Worker, left: Left) -> float:
     """The weighted mean of a worker's scores."""
     weighted = total_weight = 0.0
     for each in profile.scorers:
-        weighted += each.weight * SCORERS[each.scorer.name](each.scorer, asked, worker, fleet)
+        weighted += each.weight * SCORERS[each.scorer.name](each.scorer, asked, worker, left)
         total_weight += each.weight
     return weighted / total_weight
 
 
-def best(profile: Profile, asked: PlacementRequest, fleet: Fleet) -> str | None:
-    """The worker with a free place and the highest score, of equals the first by id."""
-    left = [each for each in fleet if each.num_free_places > 0 and not refused_by(profile, asked, each, fleet)]
-    ranked = sorted((-total(profile, asked, each, fleet), each.worker_id) for each in left)
-    return ranked[0][1] if ranked else None
+def left_by(profile: Profile, asked: PlacementRequest, fleet: Fleet) -> Left:
+    """The workers with a free place that no filter refuses."""
+    return [each for each in fleet if each.num_free_places > 0 and not refused_by(profile, asked, each, fleet)]
 
 
 def emptied_by(profile: Profile, asked: PlacementRequest, fleet: Fleet) -> str | None:

@@ -91,3 +91,69 @@ def test_open_and_accepting_workers() -> None:
     assert fleet.remove("a", 5.0) is only
     assert fleet.remove("a", 6.0) is None
     assert fleet.unable_since == 5.0
+
+
+def test_a_draining_worker_takes_nothing_even_when_it_comes_back() -> None:
+    fleet = Fleet()
+    fleet.set_drain("a", is_draining=True, now=0.0)
+    fleet.report(status("a"), 1.0, 0.1)
+    assert not fleet.has_open_worker
+    assert fleet.unable_since == 0.0
+    fleet.remove("a", 2.0)
+    fleet.report(status("a"), 3.0, 0.1)
+    assert not fleet.has_open_worker
+    fleet.set_drain("a", is_draining=False, now=4.0)
+    assert [each.worker_id for each in fleet.open_workers] == ["a"]
+
+
+def test_marks_of_workers_that_are_away_are_bounded() -> None:
+    fleet = Fleet()
+    fleet.report(status("here"), 0.0, 0.1)
+    fleet.set_drain("here", is_draining=True, now=0.0)
+    for index in range(10_001):
+        fleet.set_drain(f"away-{index}", is_draining=True, now=0.0)
+    assert len(fleet._draining) == 10_000
+    assert "here" in fleet._draining
+    assert "away-0" not in fleet._draining
+
+
+def test_rows_are_given_back_and_the_columns_grow() -> None:
+    fleet = Fleet()
+    for index in range(40):
+        fleet.report(status(f"w{index:02}", window=index, residency={"a": POOL, "b": HOST}), 0.0, 0.1)
+    columns = fleet.columns
+    assert columns.num_rows == 64
+    assert columns.num_holders("sha256:a") == 40
+    assert columns.window[columns.order].tolist() == list(range(40))
+    for index in range(39):
+        fleet.remove(f"w{index:02}", 1.0)
+    assert [columns.worker_id(row) for row in columns.order.tolist()] == ["w39"]
+    assert (columns.num_holders("sha256:a"), columns.num_holders("sha256:b")) == (1, 1)
+    assert int(columns.has_room.sum()) == 1
+    for index in range(63):
+        fleet.report(status(f"x{index:02}"), 2.0, 0.1)
+    assert columns.num_rows == 64
+
+
+def test_a_worker_that_is_gone_leaves_nothing_behind() -> None:
+    fleet = Fleet()
+    made = worker(residency={"a": POOL}, fleet=fleet)
+    requests = [tracked(1, "a"), tracked(2, "b")]
+    for each in requests:
+        made.take(each)
+    made.hint(adapter("c"), 4)
+    assert fleet.remove("w", 1.0) is made
+    for each in requests:
+        made.release(each)
+    columns = fleet.columns
+    assert not columns.has_room.any()
+    assert not columns.num_in_flight.any()
+    assert [columns.num_holders(f"sha256:{name}") for name in "abc"] == [0, 0, 0]
+    assert not columns.using("sha256:a").any()
+
+
+def test_a_worker_that_reports_nonsense_gets_nothing() -> None:
+    fleet = Fleet()
+    fleet.report(status(window=-5, total_pages=-1, kv_pages=7, page_size_bytes=-3, num_running=-9), 0.0, 0.1)
+    assert not fleet.has_open_worker
+    assert fleet.unable_since == 0.0

@@ -1,6 +1,7 @@
 import random
 from dataclasses import fields
 from enum import Enum
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,11 +12,25 @@ from control_plane.core.placement.plugin import PlacementRequest
 from control_plane.core.placement.policy import PlacementPolicy, SelectedProfile, Selector
 from control_plane.core.placement.profile import Profile, WeightedScorer
 from control_plane.core.placement.registry import FILTERS, PICKERS, SCORERS
-from control_plane.core.settings import bounds_of
+from control_plane.core.settings import LabelMatch, bounds_of
 from control_plane.core.types import Request
 from tests.unit.control_core import naive_placement
 from tests.unit.control_core.fleets import REQUESTS, fleets
 from tests.unit.control_core.makers import busy, request, worker
+
+
+def plugins(kind: type) -> st.SearchStrategy[Any]:
+    """A plugin with any settings that a policy file may give it."""
+    drawn = {}
+    for field in fields(kind):
+        bounds = bounds_of(field.metadata)
+        if bounds is not None:
+            drawn[field.name] = st.floats(bounds.low, min(bounds.high, 1e4))
+        elif isinstance(field.default, Enum):
+            drawn[field.name] = st.sampled_from(type(field.default))
+        else:
+            drawn[field.name] = st.just(LabelMatch((("zone", ("a", "b")), ("gpu", ("x",))))) | st.just(LabelMatch())
+    return st.builds(kind, **drawn)
 
 
 @st.composite
@@ -24,8 +39,10 @@ def profiles(draw: st.DrawFn) -> Profile:
     scorers = draw(st.lists(st.sampled_from(sorted(SCORERS)), unique=True, min_size=1))
     weights = [draw(st.sampled_from([0.5, 1.0, 3.0])) for _ in scorers]
     return Profile(
-        filters=tuple(FILTERS[name]() for name in filters),
-        scorers=tuple(WeightedScorer(SCORERS[name](), weight) for name, weight in zip(scorers, weights, strict=True)),
+        filters=tuple(draw(plugins(FILTERS[name])) for name in filters),
+        scorers=tuple(
+            WeightedScorer(draw(plugins(SCORERS[name])), weight) for name, weight in zip(scorers, weights, strict=True)
+        ),
         picker=PICKERS[draw(st.sampled_from(sorted(PICKERS)))](),
     )
 
@@ -37,7 +54,7 @@ def test_plugins_are_registered_by_name_with_bounded_settings(registry: dict[str
         assert plugin.__doc__
         for field in fields(plugin):
             bounds = bounds_of(field.metadata)
-            assert field.default in bounds if bounds is not None else isinstance(field.default, Enum | tuple)
+            assert field.default in bounds if bounds is not None else isinstance(field.default, Enum | LabelMatch)
 
 
 def test_each_filter_and_scorer_has_its_judge() -> None:
@@ -45,38 +62,41 @@ def test_each_filter_and_scorer_has_its_judge() -> None:
     assert set(naive_placement.SCORERS) == set(SCORERS)
 
 
-@given(fleets(), REQUESTS)
-def test_each_plugin_says_of_all_workers_what_its_judge_says_of_each(fleet: Fleet, asked: PlacementRequest) -> None:
-    for name, kind in FILTERS.items():
-        verdicts = kind().admits(asked, fleet.columns)
+@given(fleets(), REQUESTS, st.data())
+def test_each_plugin_says_of_all_workers_what_its_judge_says_of_each(
+    fleet: Fleet, asked: PlacementRequest, data: st.DataObject
+) -> None:
+    for name in FILTERS:
+        plugin = data.draw(plugins(FILTERS[name]))
+        verdicts = plugin.admits(asked, fleet.columns)
         for each in fleet:
-            assert verdicts[each.row] == naive_placement.FILTERS[name](kind(), asked, each, fleet), name
-    for name, kind in SCORERS.items():
-        values = kind().score(asked, fleet.columns)
+            assert verdicts[each.row] == naive_placement.FILTERS[name](plugin, asked, each, fleet), name
+    left = [each for each in fleet if each.num_free_places > 0]
+    for name in SCORERS:
+        plugin = data.draw(plugins(SCORERS[name]))
+        values = plugin.score(asked, fleet.columns, fleet.columns.has_room)
         for each in fleet:
-            assert 0.0 <= values[each.row] <= 1.0
-            assert values[each.row] == pytest.approx(naive_placement.SCORERS[name](kind(), asked, each, fleet)), name
+            assert 0.0 <= values[each.row] <= 1.0, name
+            assert values[each.row] == pytest.approx(naive_placement.SCORERS[name](plugin, asked, each, left)), name
 
 
 @given(fleets(), REQUESTS, profiles())
 def test_a_choice_is_the_best_that_the_judge_finds(fleet: Fleet, asked: PlacementRequest, profile: Profile) -> None:
     profile = Profile(profile.filters, profile.scorers)
     choice = profile.choose(asked, fleet.columns, fleet.columns.has_room, random.Random(0))
-    best = naive_placement.best(profile, asked, fleet)
-    assert (choice.row is None) == (best is None)
-    if choice.row is None or best is None:
+    left = naive_placement.left_by(profile, asked, fleet)
+    if choice.row is None:
+        assert not left
         assert (choice.emptied_by or ("has_room" if len(fleet) else None)) == naive_placement.emptied_by(
             profile, asked, fleet
         )
         return
-    chosen, judged = fleet.at(choice.row), fleet.get(best)
-    assert judged is not None
-    assert chosen.num_free_places > 0
-    assert not naive_placement.refused_by(profile, asked, chosen, fleet)
+    totals = {each: naive_placement.total(profile, asked, each, left) for each in left}
+    chosen = fleet.at(choice.row)
     # Sums in another order differ by a rounding.
-    assert naive_placement.total(profile, asked, chosen, fleet) == pytest.approx(
-        naive_placement.total(profile, asked, judged, fleet)
-    )
+    assert totals[chosen] == pytest.approx(max(totals.values()))
+    ties = [each.worker_id for each in left if totals[each] == totals[chosen]]
+    assert chosen.worker_id == min(ties)
 
 
 @given(fleets(), REQUESTS, profiles(), st.integers())

@@ -1,11 +1,14 @@
 import pytest
 
+from control_plane.core.fleet import Fleet
 from control_plane.core.placement.plugin import PlacementRequest
 from control_plane.core.placement.scorers.adapter_residency import AdapterResidency
 from control_plane.core.placement.scorers.consolidate import Consolidate
 from control_plane.core.placement.scorers.free_pages import FreePages
 from control_plane.core.placement.scorers.load import Load
+from control_plane.core.placement.scorers.load_spread import LoadSpread
 from control_plane.core.placement.scorers.pending_prefill import PendingPrefill
+from control_plane.core.placement.scorers.queue_depth import QueueDepth
 from control_plane.core.placement.scorers.rank_fit import RankFit
 from control_plane.core.types import ResidencyTier
 from tests.unit.control_core.makers import adapter, busy, request, score, worker
@@ -70,3 +73,31 @@ def test_rank_fit_where_there_is_nothing_to_fit() -> None:
 def test_consolidate(num_busy: int, expected: float) -> None:
     made = busy(worker(window=5), *[None] * num_busy)
     assert score(Consolidate(target=0.8), BASE, made) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("num_running", "num_waiting", "num_busy", "expected"),
+    [(0, 0, 0, 1.0), (5, 5, 0, 0.5), (10, 20, 3, 0.25), (1, 0, 10, 0.5)],
+)
+def test_queue_depth(num_running: int, num_waiting: int, num_busy: int, expected: float) -> None:
+    made = busy(worker(window=16, num_running=num_running, num_waiting=num_waiting), *[None] * num_busy)
+    assert score(QueueDepth(requests=10), BASE, made) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_busy", "expected"), [([0, 1, 2], [1.0, 0.5, 0.0]), ([3, 3], [1.0, 1.0]), ([1], [1.0]), ([10, 11], [1.0, 0.0])]
+)
+def test_load_spread(num_busy: list[int], expected: list[float]) -> None:
+    fleet = Fleet()
+    made = [busy(worker(f"w{index}", window=20, fleet=fleet), *[None] * num) for index, num in enumerate(num_busy)]
+    assert [score(LoadSpread(), BASE, each) for each in made] == expected
+
+
+def test_load_spread_compares_those_that_are_left() -> None:
+    fleet = Fleet()
+    made = [busy(worker(f"w{index}", window=4, fleet=fleet), *[None] * index) for index in range(4)]
+    among = fleet.columns.is_attached.copy()
+    among[made[0].row] = False
+    values = LoadSpread().score(BASE, fleet.columns, among)
+    assert [values[each.row] for each in made] == [1.0, 1.0, 0.5, 0.0]
+    assert LoadSpread().score(BASE, fleet.columns, among & False).tolist() == [1.0] * fleet.columns.num_rows

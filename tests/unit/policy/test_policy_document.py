@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane.core.placement.filters.labels import Labels
+from control_plane.core.placement.filters.tenants import TenantMode, Tenants
 from control_plane.core.placement.pickers.weighted_random import WeightedRandom
 from control_plane.core.policy import AdmissionMode, AdmissionSettings, Policy
+from control_plane.core.settings import LabelMatch
 from control_plane.policy.document import PolicyError, PolicyProblem, load_policy
 
 GOOD = """\
@@ -44,6 +47,14 @@ def test_everything_that_is_given_is_taken() -> None:
     assert policy.placement.default.picker == WeightedRandom(sharpness=2.0)
 
 
+def test_labels_and_tenants_are_taken() -> None:
+    text = GOOD + "filters: [{name: labels, match: {zone: a, gpu: [h100, '3']}}, {name: tenants, mode: own}]\n"
+    assert load_policy(text).policy.placement.default.filters == (
+        Labels(match=LabelMatch((("zone", ("a",)), ("gpu", ("h100", "3"))))),
+        Tenants(mode=TenantMode.OWN),
+    )
+
+
 def test_a_digest_names_the_text() -> None:
     first, second = load_policy(GOOD), load_policy(GOOD + "# a comment\n")
     assert first.policy.digest.startswith("sha256:")
@@ -76,6 +87,12 @@ FAULTS = [
     ("filters: [{headroom: 1}]", "filters[0].name", "is missing: use one of `adapter_fits`"),
     ("filters: [{name: adapter_fits, headroom: 2}]", "filters[0].headroom", "must be from 0 to 0.95, not 2"),
     ("filters: [{name: sequence_fits, weight: 2}]", "filters[0].weight", "unknown setting"),
+    ("filters: [{name: labels, match: a}]", "filters[0].match", "must be a mapping"),
+    ("filters: [{name: labels, match: {}}]", "filters[0].match", "must hold at least one label"),
+    ("filters: [{name: labels, match: {zone: 3}}]", "filters[0].match.zone", "must be text, or a list of texts"),
+    ("filters: [{name: labels, match: {zone: [a, 3]}}]", "filters[0].match.zone", "must be text"),
+    ("filters: [{name: labels, match: {zone: []}}]", "filters[0].match.zone", "must be text"),
+    ("filters: [{name: tenants, mode: owned}]", "filters[0].mode", "cannot be `owned`: did you mean `own`?"),
     ("filters: [5]", "filters[0]", "must be a mapping"),
     ("picker: best", "picker.name", "`best` is not known: use one of `max_score`"),
     ("picker: [max_score]", "picker", "must be a mapping"),

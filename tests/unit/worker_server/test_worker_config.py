@@ -1,13 +1,16 @@
 """The configuration is strict, and says what to change."""
 
+import json
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from worker.codec import lease_to_json, status_to_proto
 from worker.config import load_config
 from worker.engine.config import EngineConfig
 from worker.errors import ConfigInvalidError
+from worker.types import WorkerStatus
 
 MODEL = ("--set", "model.path=/models/tiny")
 
@@ -29,6 +32,15 @@ def test_settings_override_the_file(tmp_path: Path) -> None:
     assert (config.listen, config.model.served_name, config.redis.url) == ("127.0.0.1:9", "base", "")
     engine = config.engine.build(2048)
     assert (engine.max_running, engine.context_length) == (4, 64)
+
+
+def test_labels_and_tenants_are_told_to_control_planes() -> None:
+    config = load_config([*MODEL, "--set", "labels={zone: a}", "--set", "tenants=[t, u]"])
+    status = WorkerStatus("w", "base", 1, 1, 16, labels=config.labels, tenants=config.tenants)
+    told = status_to_proto(status).status
+    assert (dict(told.labels), list(told.tenants)) == ({"zone": "a"}, ["t", "u"])
+    lease = json.loads(lease_to_json(status, address="h:1", context_length=64, start_time_ms=1))
+    assert (lease["labels"], lease["tenants"]) == ({"zone": "a"}, ["t", "u"])
 
 
 def test_a_context_beyond_the_models_is_not_served() -> None:

@@ -15,6 +15,6 @@ class HasRoom:
     name: ClassVar[str] = "has_room"
     is_lasting: ClassVar[bool] = False
 
-    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:  # noqa: ARG002  (any request)
+    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether a place is free."""
         return fleet.has_room

@@ -10,11 +10,11 @@ from control_plane.core.rows import Bools
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Keeps workers whose lease has not run out, and that take requests at all. Always asked."""
+    """Keeps workers whose lease has not run out. Always asked."""
 
     name: ClassVar[str] = "lease"
     is_lasting: ClassVar[bool] = True
 
-    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:  # noqa: ARG002  (any request)
-        """Whether the worker may hold any request."""
-        return fleet.window > 0
+    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
+        """Whether the lease is there."""
+        return fleet.has_lease

@@ -17,6 +17,6 @@ class MaxLoad:
     is_lasting: ClassVar[bool] = False
     load: float = bounded(0.9, 0.01, 1.0)
 
-    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:  # noqa: ARG002  (any request)
+    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether the worker is below the load."""
         return fleet.load < self.load

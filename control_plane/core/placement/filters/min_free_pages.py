@@ -20,6 +20,6 @@ class MinFreePages:
     is_lasting: ClassVar[bool] = False
     share: float = bounded(0.05, 0.0, 1.0)
 
-    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:  # noqa: ARG002  (any request)
+    def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether enough of the pool holds no KV."""
         return fleet.total_pages - fleet.kv_pages >= self.share * fleet.total_pages

@@ -13,6 +13,6 @@ class MaxScore:
 
     name: ClassVar[str] = "max_score"
 
-    def pick(self, scores: Floats, rng: Rng) -> int:  # noqa: ARG002  (no chance)
+    def pick(self, scores: Floats, rng: Rng) -> int:
         """The best."""
         return int(scores.argmax())

@@ -7,7 +7,7 @@ import numpy as np
 
 from control_plane.core.columns import FleetColumns
 from control_plane.core.placement.plugin import PlacementRequest
-from control_plane.core.rows import Floats
+from control_plane.core.rows import Bools, Floats
 from control_plane.core.settings import bounded
 
 
@@ -22,7 +22,7 @@ class AdapterResidency:
     pool: float = bounded(1.0, 0.0, 1.0)
     host: float = bounded(0.5, 0.0, 1.0)
 
-    def score(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:
+    def score(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Floats:
         """The score of the adapter's tier."""
         if request.adapter is None:
             return np.ones(fleet.num_rows)

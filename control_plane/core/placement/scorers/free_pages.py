@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from control_plane.core.columns import FleetColumns
 from control_plane.core.placement.plugin import PlacementRequest
-from control_plane.core.rows import Floats
+from control_plane.core.rows import Bools, Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,6 @@ class FreePages:
 
     name: ClassVar[str] = "free_pages"
 
-    def score(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:  # noqa: ARG002  (any request)
+    def score(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Floats:
         """The share without KV."""
         return fleet.free_share

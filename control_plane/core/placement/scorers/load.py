@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from control_plane.core.columns import FleetColumns
 from control_plane.core.placement.plugin import PlacementRequest
-from control_plane.core.rows import Floats
+from control_plane.core.rows import Bools, Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,6 @@ class Load:
 
     name: ClassVar[str] = "load"
 
-    def score(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:  # noqa: ARG002  (any request)
+    def score(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Floats:
         """The free share."""
         return 1.0 - fleet.load

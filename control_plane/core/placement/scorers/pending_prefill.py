@@ -7,7 +7,7 @@ import numpy as np
 
 from control_plane.core.columns import FleetColumns
 from control_plane.core.placement.plugin import PlacementRequest
-from control_plane.core.rows import Floats
+from control_plane.core.rows import Bools, Floats
 from control_plane.core.settings import bounded
 
 
@@ -21,6 +21,6 @@ class PendingPrefill:
     name: ClassVar[str] = "pending_prefill"
     tokens: float = bounded(2048.0, 1.0, 1e9)
 
-    def score(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:  # noqa: ARG002  (any request)
+    def score(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Floats:
         """Falls with the tokens pending."""
         return self.tokens / (self.tokens + fleet.pending_prefill_tokens.astype(np.float64))

@@ -8,7 +8,7 @@ import numpy as np
 
 from control_plane.core.columns import FleetColumns
 from control_plane.core.placement.plugin import PlacementRequest
-from control_plane.core.rows import Floats
+from control_plane.core.rows import Bools, Floats
 from control_plane.core.settings import bounded
 
 
@@ -22,7 +22,7 @@ class RankFit:
     name: ClassVar[str] = "rank_fit"
     octaves: float = bounded(4.0, 1.0, 16.0)
 
-    def score(self, request: PlacementRequest, fleet: FleetColumns) -> Floats:
+    def score(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Floats:
         """Falls with the distance of the ranks' logarithms."""
         if request.adapter is None:
             return np.ones(fleet.num_rows)
