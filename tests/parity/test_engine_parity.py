@@ -28,7 +28,13 @@ from worker.types import EngineRequest, FinishReason, HostedAdapter, SamplingPar
 BLOCK_SIZE = 4
 MAX_TOKENS = 20
 CONFIG = EngineConfig(
-    context_length=48, block_size=BLOCK_SIZE, max_step_tokens=20, max_running=10, max_skips=3, watermark=0.0
+    context_length=48,
+    block_size=BLOCK_SIZE,
+    max_step_tokens=20,
+    max_running=10,
+    max_skips=3,
+    watermark=0.0,
+    overlap=True,
 )
 
 
