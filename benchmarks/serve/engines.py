@@ -18,7 +18,6 @@ from worker.model.loader import LoadFormat, load_model
 from worker.types import HostedAdapter
 
 _CONTEXT = 1024  # the longest request of the workloads
-_MEMORY_FILES = Path("/dev/shm")
 _POOL_SHARE = 0.88  # of what the weights leave; the rest is for workspaces and graphs
 _CPU_POOL_BYTES = 1 << 28
 
@@ -54,7 +53,6 @@ def engine_of(
         config,
         pool_bytes=_CPU_POOL_BYTES if device.type == "cpu" else int(torch.cuda.mem_get_info(device)[0] * _POOL_SHARE),
         host_bytes=num_pages * page_size_bytes(geometry, dtype),
-        host_folder=_MEMORY_FILES if _MEMORY_FILES.is_dir() else None,
     ) as offline:
         hosted = {number: offline.host_dummy(f"dummy-{number}", layout) for number, layout in layouts.items()}
         yield offline.engine, hosted

@@ -1,11 +1,9 @@
 """An engine without a server: for tests, benchmarks and experiments."""
 
 import hashlib
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -51,16 +49,8 @@ class Generation:
 class OfflineEngine:
     """An engine in this process, whose adapters come from memory and stay in a host arena until `close`."""
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        config: EngineConfig,
-        *,
-        pool_bytes: int,
-        host_bytes: int,
-        host_folder: Path | None = None,
-    ) -> None:
-        """Allocates the pool, and the arena in `host_folder`; None: where temporary files go.
+    def __init__(self, model: LoadedModel, config: EngineConfig, *, pool_bytes: int, host_bytes: int) -> None:
+        """Allocates the pool and the arena.
 
         Raises:
             PoolTooSmall, HostArenaUnusable: a budget does not hold what it must.
@@ -69,7 +59,7 @@ class OfflineEngine:
         self._geometry = PageGeometry(model.config.shape, config.block_size)
         dtype = model.decoder.dtype
         num_host_pages = host_bytes // page_size_bytes(self._geometry, dtype)
-        self._file = ArenaFile.create(Path(host_folder or tempfile.gettempdir()))
+        self._file = ArenaFile.create()
         self._arena = HostArena.create(self._file, num_host_pages, self._geometry, dtype)
         self._num_hosted_pages = 0
         self._hosted: dict[str, HostedAdapter] = {}

@@ -8,6 +8,8 @@ from typing import BinaryIO, Self, cast
 
 from worker.memory.errors import HostArenaUnusable, HostMemoryFull
 
+_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - a file system in memory, where there is one
+
 
 class ArenaFile:
     """A sparse file without a name, known by its descriptor alone: however its processes end, nothing is left behind.
@@ -20,12 +22,13 @@ class ArenaFile:
         self._place = place  # for messages
 
     @classmethod
-    def create(cls, folder: Path) -> Self:
-        """Makes an empty file on the file system of `folder`.
+    def create(cls, folder: Path | None = None) -> Self:
+        """Makes an empty file on the file system of `folder`; None: one in memory if there is one.
 
         Raises:
             HostArenaUnusable: the folder cannot be written.
         """
+        folder = folder or _memory_folder()
         try:
             file = tempfile.TemporaryFile(buffering=0, prefix="multitude-arena-", dir=folder)  # noqa: SIM115
         except OSError as error:
@@ -91,3 +94,8 @@ class ArenaFile:
     def close(self) -> None:
         """Gives back the descriptor; the memory goes with the last process that maps the file."""
         self._file.close()
+
+
+def _memory_folder() -> Path:
+    has_memory_folder = _MEMORY_FOLDER.is_dir() and os.access(_MEMORY_FOLDER, os.W_OK)
+    return _MEMORY_FOLDER if has_memory_folder else Path(tempfile.gettempdir())

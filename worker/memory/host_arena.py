@@ -86,7 +86,8 @@ class HostArena:
         if int(result) != 0:
             raise HostArenaUnusable(
                 f"the host cache of {self._pages.nbytes} bytes cannot be pinned (CUDA error {int(result)}): set a "
-                f"smaller host_cache_bytes, or raise the limit of locked memory (ulimit -l)"
+                f"smaller host_cache_bytes, point host_cache_dir to a file system in memory, or raise the limit of "
+                f"locked memory (ulimit -l)"
             )
 
     def copy_to_pool(self, storage: PageStorage, host_pages: Sequence[int], pool_pages: Sequence[int]) -> None:
