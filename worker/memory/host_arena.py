@@ -5,6 +5,7 @@ not known here.
 """
 
 import mmap
+import weakref
 from collections.abc import Sequence
 from typing import Self
 
@@ -82,13 +83,16 @@ class HostArena:
         Raises:
             HostArenaUnusable: the driver does not allow it.
         """
-        result = torch.cuda.cudart().cudaHostRegister(self._pages.data_ptr(), self._pages.nbytes, 0)
+        runtime, address = torch.cuda.cudart(), self._pages.data_ptr()
+        result = runtime.cudaHostRegister(address, self._pages.nbytes, 0)
         if int(result) != 0:
             raise HostArenaUnusable(
                 f"the host cache of {self._pages.nbytes} bytes cannot be pinned (CUDA error {int(result)}): set a "
                 f"smaller host_cache_bytes, point host_cache_dir to a file system in memory, or raise the limit of "
                 f"locked memory (ulimit -l)"
             )
+        # Before the mapping goes: the driver would hold its address against whatever is mapped there next.
+        weakref.finalize(self, runtime.cudaHostUnregister, address).atexit = False
 
     def copy_to_pool(self, storage: PageStorage, host_pages: Sequence[int], pool_pages: Sequence[int]) -> None:
         """Copies `host_pages[i]` to page `pool_pages[i]` of the pool, all layers; on a GPU, in its current stream."""
