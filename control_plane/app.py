@@ -15,16 +15,18 @@ from grpc_reflection.v1alpha import reflection
 from control_plane.catalog import Catalog
 from control_plane.config import ControlPlaneConfig
 from control_plane.core.director import Director
-from control_plane.core.policy import Policy
 from control_plane.core.types import PolicyChanged
+from control_plane.operations.service import FleetService
 from control_plane.runtime.driver import Driver
 from control_plane.runtime.fleet_view import view_fleet
 from control_plane.runtime.policy_file import PolicyFile
+from control_plane.runtime.policy_keeper import PolicyKeeper
 from control_plane.runtime.supervision import keep_running
-from control_plane.server import FleetService, GenerationService
+from control_plane.server import GenerationService
 from control_plane.state.keys import Keys
 from control_plane.state.leases import read_leases
 from control_plane.state.ownership import Ownership
+from control_plane.state.policies import AppliedPolicies
 from control_plane.state.publisher import Publisher
 from control_plane.state.store import StateStore
 from control_plane.store_client import StoreClient
@@ -60,8 +62,8 @@ class ControlPlane:
         # Where it serves, once started.
         self.address = ""
         facts = read_facts(config.model.path, config.model.served_name, config.model.context_length)
-        self._policy = PolicyFile(config.policy_file)
-        self._director = Director(self._policy.policy, random.Random())  # noqa: S311
+        policy_file = PolicyFile(config.policy_file)
+        self._director = Director(policy_file.document.policy, random.Random())  # noqa: S311
         self._driver = Driver(self._director, time.monotonic)
         self._encoder = PromptEncoder(
             load_tokenizer(config.model.path),
@@ -73,6 +75,13 @@ class ControlPlane:
         self._facts = facts
         self._state = StateStore(config.redis)
         self._keys = Keys(config.redis.fleet)
+        self._policies = PolicyKeeper(
+            policy_file,
+            AppliedPolicies(self._state, self._keys, config.redis.policy_history),
+            control_plane_id=self.control_plane_id,
+            on_change=lambda policy: self._driver.report(PolicyChanged(policy)),
+            wall_ms=_wall_ms,
+        )
         self._ownership = Ownership(self._state, self._keys, self.control_plane_id, config.redis.ttl_s)
         self._directory = WorkerDirectory(
             config.workers,
@@ -110,21 +119,13 @@ class ControlPlane:
             facts=self._facts,
             limits=config.limits,
         )
+        await self._policies.catch_up()
         await self._start_server()
-        self._publisher = Publisher(
-            self._state,
-            self._keys,
-            config.redis,
-            control_plane_id=self.control_plane_id,
-            address=self.address,
-            fleet=self._fleet,
-            policy=lambda: self._policy.version,
-            wall_ms=lambda: round(time.time() * 1000),
-        )
         self._run("the worker directory", self._directory.run)
         self._run("the clock", lambda: self._driver.tick_forever(config.tick_s))
-        self._run("the policy watch", lambda: self._policy.watch(config.policy_poll_s, self._on_policy))
+        self._run("the policy file's watch", lambda: self._policies.watch_file(config.policy_poll_s))
         if self._state.is_configured:
+            self._run("the applied policies", lambda: self._policies.follow(config.policy_poll_s))
             self._run("the publisher", self._publisher.run)
             self._run("the release of requests", self._ownership.release_forever)
             self._run("the renewal of requests", self._ownership.renew_forever)
@@ -160,8 +161,10 @@ class ControlPlane:
         self._server = grpc.aio.server(options=options)
         fleet = FleetService(
             fleet=self._fleet,
-            policy=lambda: self._policy.version,
-            is_state_reachable=lambda: self._state.is_reachable,
+            itself=lambda: self._publisher.itself,
+            policies=self._policies,
+            state=self._state,
+            keys=self._keys,
         )
         self._server.add_generic_rpc_handlers((self._generation.handler(), fleet.handler()))
         self._health = health.aio.HealthServicer()
@@ -171,16 +174,22 @@ class ControlPlane:
             port = self._server.add_insecure_port(self._config.listen)
         except RuntimeError as error:
             raise ListenError(f"listen: cannot listen on {self._config.listen}: {error}") from None
+        self.address = f"{self._config.listen.rpartition(':')[0]}:{port}"
+        self._publisher = Publisher(
+            self._state,
+            self._keys,
+            self._config.redis,
+            control_plane_id=self.control_plane_id,
+            address=self.address,
+            fleet=self._fleet,
+            policy=lambda: self._policies.in_force,
+        )
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
-        self.address = f"{self._config.listen.rpartition(':')[0]}:{port}"
 
     def _run(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         self._tasks.append(asyncio.create_task(keep_running(name, loop)))
-
-    def _on_policy(self, policy: Policy) -> None:
-        self._driver.report(PolicyChanged(policy))
 
     def _connection(self, address: str) -> WorkerConnection:
         return WorkerConnection(
@@ -194,6 +203,10 @@ class ControlPlane:
 
     def _fleet(self) -> FleetSnapshot:
         return view_fleet(self._director.snapshot(), self._directory.connections)
+
+
+def _wall_ms() -> int:
+    return round(time.time() * 1000)
 
 
 async def _first_of(idle: Any, hurry: asyncio.Event | None, timeout_s: float) -> None:

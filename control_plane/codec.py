@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final, Protocol
 
 from control_plane.config import LimitsConfig
@@ -14,21 +13,17 @@ from control_plane.errors import (
     PromptEmpty,
     ServiceLevelInvalid,
 )
-from control_plane.policy.problems import PolicyProblem
 from control_plane.ranges import check_request_id, decode_sampling, decode_stop
 from control_plane.types import (
     ChatMessage,
     ChatPrompt,
-    FleetSnapshot,
     GenerateCall,
     ModelFacts,
-    PolicyVersion,
     Prompt,
     TextPrompt,
     TokenPrompt,
 )
-from control_plane.workers.codec import encode_status
-from multitude.v1 import fleet_pb2, generation_pb2, sampling_pb2
+from multitude.v1 import generation_pb2, sampling_pb2
 
 FINISH_REASONS: Final = {
     FinishReason.STOP: sampling_pb2.FINISH_REASON_STOP,
@@ -158,39 +153,6 @@ def encode_adapter_model(adapter: AdapterRef, facts: ModelFacts) -> generation_p
         context_length=facts.context_length,
         adapter_digest=adapter.digest,
         rank=adapter.rank,
-    )
-
-
-def encode_fleet(
-    fleet: FleetSnapshot, policy: PolicyVersion, *, is_state_reachable: bool
-) -> fleet_pb2.GetFleetResponse:
-    """The fleet, for operators."""
-    return fleet_pb2.GetFleetResponse(
-        workers=[
-            fleet_pb2.WorkerView(
-                address=worker.address,
-                is_attached=worker.status is not None,
-                status=encode_status(replace(worker.status, is_residency_snapshot=True)) if worker.status else None,
-                dispatched_count=worker.num_dispatched,
-            )
-            for worker in fleet.workers
-        ],
-        queued_count=fleet.num_queued,
-        dispatched_count=fleet.num_dispatched,
-        policy=fleet_pb2.PolicyVersion(
-            name=policy.name, digest=policy.digest, yaml=policy.text, pending_error=policy.pending_error
-        ),
-        is_state_store_reachable=is_state_reachable,
-    )
-
-
-def encode_problems(problems: Sequence[PolicyProblem]) -> fleet_pb2.CheckPolicyResponse:
-    """What is wrong with a policy."""
-    return fleet_pb2.CheckPolicyResponse(
-        problems=[
-            fleet_pb2.PolicyProblem(line=problem.line, path=problem.path, message=problem.message)
-            for problem in problems
-        ]
     )
 
 

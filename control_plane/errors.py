@@ -130,6 +130,33 @@ class PageInvalid(InvalidRequest):
     reason = "PAGE_INVALID"
 
 
+class PolicyInvalid(InvalidRequest):
+    """A policy has faults; the message names each with its line."""
+
+    reason = "POLICY_INVALID"
+
+
+class PolicyVersionNotFound(RequestError):
+    """The version to go back to is not remembered."""
+
+    status = Status.NOT_FOUND
+    reason = "POLICY_VERSION_NOT_FOUND"
+
+
+class StateNotConfigured(RequestError):
+    """What was asked for is kept in Redis, and there is to be none."""
+
+    status = Status.FAILED_PRECONDITION
+    reason = "STATE_NOT_CONFIGURED"
+
+
+class StateUnavailable(RequestError):
+    """What was asked for is kept in Redis, which cannot be reached."""
+
+    status = Status.UNAVAILABLE
+    reason = "STATE_UNAVAILABLE"
+
+
 class BaseModelMismatch(RequestError):
     """The adapter was made for another base model."""
 

@@ -1,7 +1,5 @@
-"""The services that the control plane offers. `GenerationService.generate` tells the life of a request."""
+"""What applications call. `GenerationService.generate` tells the life of a request."""
 
-import asyncio
-from collections.abc import Callable
 from typing import Final
 
 import grpc
@@ -13,12 +11,11 @@ from control_plane.config import LimitsConfig
 from control_plane.core.types import Failed, Finished, Request
 from control_plane.edge import Context, stream_method, unary_method
 from control_plane.errors import Draining, PageInvalid
-from control_plane.policy.document import PolicyError, load_policy
 from control_plane.runtime.driver import Driver
 from control_plane.state.ownership import Ownership
 from control_plane.text.encoder import PromptEncoder
-from control_plane.types import FleetSnapshot, ModelFacts, PolicyVersion
-from multitude.v1 import fleet_pb2, generation_pb2
+from control_plane.types import ModelFacts
+from multitude.v1 import generation_pb2
 
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1000
@@ -126,40 +123,3 @@ class GenerationService:
         finally:
             # Without effect on a request that ended; one whose client went away is stopped.
             self._driver.cancel(outbox)
-
-
-class FleetService:
-    """What operators call."""
-
-    def __init__(
-        self,
-        *,
-        fleet: Callable[[], FleetSnapshot],
-        policy: Callable[[], PolicyVersion],
-        is_state_reachable: Callable[[], bool],
-    ) -> None:
-        self._fleet = fleet
-        self._policy = policy
-        self._is_state_reachable = is_state_reachable
-
-    async def get_fleet(self, _message: fleet_pb2.GetFleetRequest) -> fleet_pb2.GetFleetResponse:
-        """The fleet as it is."""
-        return codec.encode_fleet(self._fleet(), self._policy(), is_state_reachable=self._is_state_reachable())
-
-    async def check_policy(self, message: fleet_pb2.CheckPolicyRequest) -> fleet_pb2.CheckPolicyResponse:
-        """What is wrong with a policy file."""
-        try:
-            await asyncio.to_thread(load_policy, message.yaml)
-        except PolicyError as error:
-            return codec.encode_problems(error.problems)
-        return fleet_pb2.CheckPolicyResponse()
-
-    def handler(self) -> grpc.GenericRpcHandler:
-        """The methods, for a server."""
-        return grpc.method_handlers_generic_handler(
-            fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name,
-            {
-                "GetFleet": unary_method(self.get_fleet, fleet_pb2.GetFleetRequest),
-                "CheckPolicy": unary_method(self.check_policy, fleet_pb2.CheckPolicyRequest),
-            },
-        )

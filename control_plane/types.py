@@ -1,6 +1,7 @@
 """The shell's vocabulary: a call as a client made it, before it becomes a `Request` of the core."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 from control_plane.core.types import SamplingParams, StopConditions, WorkerStatus
 
@@ -99,11 +100,36 @@ class FleetSnapshot:
     num_dispatched: int
 
 
+class PolicySource(Enum):
+    """Where a policy comes from."""
+
+    BUILT_IN = "built in"
+    FILE = "file"
+    APPLIED = "applied"
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyVersion:
-    """The policy in force: its file's text and digest, and why the file on disk is another one, if it is."""
+    """The policy in force, and why a newer one had to be refused, if one had.
+
+    `version` is 0 unless it was applied; then it may win over a `shadowed_file`.
+    """
 
     name: str
     digest: str
     text: str
     pending_error: str = ""
+    version: int = 0
+    source: PolicySource = PolicySource.BUILT_IN
+    shadowed_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlaneView:
+    """A control plane of the fleet, as it last described itself."""
+
+    control_plane_id: str
+    address: str
+    num_in_flight: int
+    policy_version: int
+    policy_digest: str

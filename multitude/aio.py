@@ -191,6 +191,29 @@ class AsyncClient:
         reply = await _call(self._fleet.CheckPolicy(request, timeout=self._timeout_s))
         return tuple(map(codec.problem_from_proto, reply.problems))
 
+    async def apply_policy(self, yaml: str) -> types.AppliedPolicy:
+        """Makes a placement policy the whole fleet's, as a new version; see multitude.client.Client.apply_policy."""
+        request = fleet_pb2.ApplyPolicyRequest(yaml=yaml)
+        reply = await _call(self._fleet.ApplyPolicy(request, timeout=self._timeout_s))
+        return codec.applied_from_proto(reply.applied)
+
+    async def policy_history(self) -> AsyncIterator[types.AppliedPolicy]:
+        """The versions that were applied, newest first; the first is in force."""
+        request = fleet_pb2.ListPoliciesRequest(page_size=1000)
+        while True:
+            page = await _call(self._fleet.ListPolicies(request, timeout=self._timeout_s))
+            for applied in page.policies:
+                yield codec.applied_from_proto(applied)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def roll_back_policy(self, version: int | None = None) -> types.AppliedPolicy:
+        """Applies an earlier version again: the one before the version in force, or `version`; 0: the policy files."""
+        request = fleet_pb2.RollBackPolicyRequest(version=version)
+        reply = await _call(self._fleet.RollBackPolicy(request, timeout=self._timeout_s))
+        return codec.applied_from_proto(reply.applied)
+
     async def close(self) -> None:
         """Closes the connections; streams in progress are cancelled."""
         await self._channel.close()

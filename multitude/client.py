@@ -199,6 +199,33 @@ class Client:
         reply = _call(lambda: self._fleet.CheckPolicy(request, timeout=self._timeout_s))
         return tuple(map(codec.problem_from_proto, reply.problems))
 
+    def apply_policy(self, yaml: str) -> types.AppliedPolicy:
+        """Makes a placement policy the whole fleet's, as a new version.
+
+        Errors: InvalidRequestError with reason POLICY_INVALID, UnavailableError with reason STATE_UNAVAILABLE; nothing
+        is applied then.
+        """
+        request = fleet_pb2.ApplyPolicyRequest(yaml=yaml)
+        return codec.applied_from_proto(
+            _call(lambda: self._fleet.ApplyPolicy(request, timeout=self._timeout_s)).applied
+        )
+
+    def policy_history(self) -> Iterator[types.AppliedPolicy]:
+        """The versions that were applied, newest first; the first is in force."""
+        request = fleet_pb2.ListPoliciesRequest(page_size=1000)
+        while True:
+            page = _call(lambda: self._fleet.ListPolicies(request, timeout=self._timeout_s))
+            yield from map(codec.applied_from_proto, page.policies)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def roll_back_policy(self, version: int | None = None) -> types.AppliedPolicy:
+        """Applies an earlier version again: the one before the version in force, or `version`; 0: the policy files."""
+        request = fleet_pb2.RollBackPolicyRequest(version=version)
+        reply = _call(lambda: self._fleet.RollBackPolicy(request, timeout=self._timeout_s))
+        return codec.applied_from_proto(reply.applied)
+
     def close(self) -> None:
         """Closes the connections; streams in progress are cancelled."""
         self._channel.close()

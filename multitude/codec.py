@@ -13,6 +13,11 @@ _FINISH_REASONS = {
     sampling_pb2.FINISH_REASON_LENGTH: types.FinishReason.LENGTH,
     sampling_pb2.FINISH_REASON_CANCELLED: types.FinishReason.CANCELLED,
 }
+_SOURCES = {
+    fleet_pb2.POLICY_SOURCE_BUILT_IN: types.PolicySource.BUILT_IN,
+    fleet_pb2.POLICY_SOURCE_FILE: types.PolicySource.FILE,
+    fleet_pb2.POLICY_SOURCE_APPLIED: types.PolicySource.APPLIED,
+}
 _TIERS = {worker_pb2.RESIDENCY_TIER_HOST: "host", worker_pb2.RESIDENCY_TIER_POOL: "pool"}
 
 
@@ -178,8 +183,38 @@ def fleet_from_proto(message: fleet_pb2.GetFleetResponse) -> types.Fleet:
         workers=tuple(worker_from_proto(worker) for worker in message.workers),
         num_queued=message.queued_count,
         num_dispatched=message.dispatched_count,
-        policy=types.Policy(policy.name, policy.digest, policy.yaml, policy.pending_error),
+        policy=types.Policy(
+            policy.name,
+            policy.digest,
+            policy.yaml,
+            policy.pending_error,
+            policy.version,
+            _SOURCES.get(policy.source, types.PolicySource.FILE),
+            policy.shadowed_file,
+        ),
         is_state_store_reachable=message.is_state_store_reachable,
+        control_planes=tuple(
+            types.ControlPlane(
+                view.control_plane_id,
+                view.address,
+                view.in_flight_count,
+                view.policy_version,
+                view.policy_digest,
+            )
+            for view in message.control_planes
+        ),
+    )
+
+
+def applied_from_proto(message: fleet_pb2.AppliedPolicy) -> types.AppliedPolicy:
+    """An AppliedPolicy."""
+    return types.AppliedPolicy(
+        version=message.version,
+        name=message.name,
+        digest=message.digest,
+        apply_time=message.apply_time.ToDatetime(tzinfo=UTC),
+        control_plane_id=message.control_plane_id,
+        restored_version=message.restored_version if message.HasField("restored_version") else None,
     )
 
 

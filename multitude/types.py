@@ -191,25 +191,64 @@ class Worker:
     resident: dict[str, str] = field(default_factory=dict)
 
 
+class PolicySource(Enum):
+    """Where the policy in force comes from."""
+
+    BUILT_IN = "built in"
+    FILE = "file"
+    APPLIED = "applied"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The placement policy in force; `pending_error` says why the file on disk is not."""
+    """The placement policy in force.
+
+    `pending_error` says why a newer one was refused, if one was. `version` is 0 unless the policy was applied; then it
+    wins over `shadowed_file`, the control plane's own file, if it has one.
+    """
 
     name: str
     digest: str
     yaml: str
     pending_error: str = ""
+    version: int = 0
+    source: PolicySource = PolicySource.BUILT_IN
+    shadowed_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedPolicy:
+    """One version of the fleet's policy; one without name and digest gave the control planes' own files their place."""
+
+    version: int
+    name: str
+    digest: str
+    apply_time: datetime
+    control_plane_id: str
+    restored_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """A control plane of the fleet, as it last described itself."""
+
+    control_plane_id: str
+    address: str
+    num_in_flight: int
+    policy_version: int
+    policy_digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The fleet as one control plane sees it."""
+    """The fleet as one control plane sees it; that one is the first of `control_planes`."""
 
     workers: tuple[Worker, ...]
     num_queued: int
     num_dispatched: int
     policy: Policy
     is_state_store_reachable: bool
+    control_planes: tuple[ControlPlane, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,12 @@
-"""The policy file's watch: a good file comes into force while requests are served, a bad one does not."""
+"""The control plane's own policy file, looked at again and again: a bad one is told of, and the last good one stays."""
 
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from control_plane.core.placement.profile import Profile
-from control_plane.core.policy import Policy
-from control_plane.policy.document import PolicyError, load_policy
-from control_plane.types import PolicyVersion
+from control_plane.policy.document import PolicyDocument, PolicyError, load_policy
 
 logger = logging.getLogger(__name__)
 
@@ -20,56 +16,46 @@ class PolicyFileError(Exception):
 
 
 class PolicyFile:
-    """Holds the policy in force."""
+    """Holds the last good document of the file, or the built-in policy if there is no file."""
 
     def __init__(self, path: Path | None) -> None:
-        """Loads the file, or the built-in policy if there is none. Raises PolicyError, PolicyFileError."""
-        self._path = path
+        """Loads the file. Raises PolicyError, PolicyFileError."""
+        self.path = path
         try:
             text = path.read_bytes().decode("utf-8") if path else _built_in()
         except (OSError, UnicodeDecodeError) as error:
             raise PolicyFileError(f"{path} cannot be read: {error}") from error
-        document = load_policy(text)
-        self.policy = document.policy
-        self.version = PolicyVersion(name=document.policy.name, digest=document.policy.digest, text=text)
-        self._seen_digest = document.policy.digest
+        self.document = load_policy(text)
+        # Why the file as it is now is not the document; empty if it is.
+        self.problem = ""
+        self._seen_digest = self.document.policy.digest
 
-    async def watch(self, interval_s: float, on_change: Callable[[Policy], None]) -> None:
-        """Looks at the file for ever; `on_change` gets each policy that comes into force."""
-        if self._path is None:
-            return
-        while True:
-            await asyncio.sleep(interval_s)
-            await self.refresh(on_change)
-
-    async def refresh(self, on_change: Callable[[Policy], None]) -> None:
-        """Looks at the file once."""
-        assert self._path is not None, "there is no file to look at"
+    async def refresh(self) -> PolicyDocument | None:
+        """Looks at the file once; the document if it is a new one."""
+        if self.path is None:
+            return None
         try:
-            data = await asyncio.to_thread(self._path.read_bytes)
+            data = await asyncio.to_thread(self.path.read_bytes)
         except OSError as error:
             self._refuse("", f"the file cannot be read: {error}")
-            return
+            return None
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
         if digest == self._seen_digest:
-            return
+            return None
         try:
-            text = data.decode("utf-8")
-            document = load_policy(text)
+            document = load_policy(data.decode("utf-8"))
         except (PolicyError, UnicodeDecodeError) as error:
             self._refuse(digest, str(error))
-            return
-        self._seen_digest = digest
-        self.policy = document.policy
-        self.version = PolicyVersion(name=document.policy.name, digest=document.policy.digest, text=text)
-        logger.info("policy %s (%s) is in force", self.version.name, self.version.digest)
-        on_change(document.policy)
+            return None
+        self._seen_digest, self.problem = digest, ""
+        self.document = document
+        return document
 
     def _refuse(self, digest: str, problem: str) -> None:
         self._seen_digest = digest
-        if problem != self.version.pending_error:
-            logger.error("the policy file %s is not applied, the running policy stays: %s", self._path, problem)
-            self.version = replace(self.version, pending_error=problem)
+        if problem != self.problem:
+            logger.error("the policy file %s is not applied, the running policy stays: %s", self.path, problem)
+            self.problem = problem
 
 
 def _built_in() -> str:

@@ -6,13 +6,18 @@
 | `:load:<worker id>`      | string | WorkerStatus as protobuf JSON, without residency | control planes | redis.ttl_s  |
 | `:residency:<worker id>` | hash   | adapter digest -> `host` or `pool`               | control planes | redis.ttl_s  |
 | `:request:<id>`          | string | id of the control plane that serves the request  | its owner      | redis.ttl_s  |
-| `:control_plane:<id>`    | string | JSON: address, in_flight_count, policy_digest    | that one       | redis.ttl_s  |
-| `:policies`              | list   | JSON: digest, name, applied_ms, control_plane_id | control planes | for ever     |
-|                          |        | newest first, `redis.policy_history` at most     |                |              |
-| `:policy:<digest>`       | string | the policy file's text                           | control planes | while listed |
+| `:control_plane:<id>`    | string | JSON: address, in_flight_count, policy_digest,   | that one       | redis.ttl_s  |
+|                          |        | policy_version                                   |                |              |
+| `:control_planes`        | zset   | ids of control planes; score: when it last wrote | control planes | for ever     |
+|                          |        | its key, in s by Redis' clock                    |                |              |
+| `:policies`              | list   | JSON: version, digest, name, applied_ms,         | control planes | for ever     |
+|                          |        | control_plane_id, restored_version; newest       |                |              |
+|                          |        | first, `redis.policy_history` at most            |                |              |
+| `:policy:<version>`      | string | the applied policy's text                        | control planes | while listed |
 
 What has a time to live is written again long before it runs out, and after Redis was away. A request's owner claims it
-with CLAIM and gives it up with RELEASE; policy versions are added with ADD_POLICY. Each is one atomic script.
+with CLAIM and gives it up with RELEASE; policies are applied with APPLY_POLICY, and put back with RESTORE_POLICY by any
+control plane that has one in force which a Redis has lost. Each is one atomic script.
 """
 
 from dataclasses import dataclass
@@ -35,21 +40,37 @@ end
 return count
 """
 
-# KEYS: history list, text key; ARGV: entry, digest, text, most entries, prefix of text keys.
-# Adds the entry unless the newest has its digest; forgets what is beyond the bound; returns 1 if it was added.
-ADD_POLICY: Final = """
-redis.call('SET', KEYS[2], ARGV[3])
-local newest = redis.call('LINDEX', KEYS[1], 0)
-if newest and cjson.decode(newest)['digest'] == ARGV[2] then return 0 end
-redis.call('LPUSH', KEYS[1], ARGV[1])
-local kept = {}
-for _, entry in ipairs(redis.call('LRANGE', KEYS[1], 0, ARGV[4] - 1)) do kept[cjson.decode(entry)['digest']] = true end
-for _, entry in ipairs(redis.call('LRANGE', KEYS[1], ARGV[4], -1)) do
-  local digest = cjson.decode(entry)['digest']
-  if not kept[digest] then redis.call('DEL', ARGV[5] .. digest) end
+# KEYS: history list; ARGV: entry without version, text, most entries, prefix of text keys, a version known to be taken.
+# Adds the entry under the next version, forgets what is beyond the bound, and returns the version.
+APPLY_POLICY: Final = """
+local newest, version = redis.call('LINDEX', KEYS[1], 0), tonumber(ARGV[5])
+if newest then version = math.max(version, cjson.decode(newest)['version']) end
+version = version + 1
+local entry = cjson.decode(ARGV[1])
+entry['version'] = version
+redis.call('SET', ARGV[4] .. version, ARGV[2])
+redis.call('LPUSH', KEYS[1], cjson.encode(entry))
+for _, gone in ipairs(redis.call('LRANGE', KEYS[1], ARGV[3], -1)) do
+  redis.call('DEL', ARGV[4] .. cjson.decode(gone)['version'])
 end
-redis.call('LTRIM', KEYS[1], 0, ARGV[4] - 1)
+redis.call('LTRIM', KEYS[1], 0, ARGV[3] - 1)
+return version
+"""
+
+# KEYS: history list, text key; ARGV: entry, text. Adds the entry back if everything there is older; returns 1 then.
+RESTORE_POLICY: Final = """
+local newest = redis.call('LINDEX', KEYS[1], 0)
+if newest and cjson.decode(newest)['version'] >= cjson.decode(ARGV[1])['version'] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2])
+redis.call('LPUSH', KEYS[1], ARGV[1])
 return 1
+"""
+
+# KEYS: set of control planes; ARGV: id, ttl in s. Notes that it lives, and forgets those that do not.
+NOTE_CONTROL_PLANE: Final = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+return redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2] - 1)
 """
 
 
@@ -86,11 +107,16 @@ class Keys:
         return f"{self.prefix}control_plane:{control_plane_id}"
 
     @property
+    def control_planes(self) -> str:
+        """Which control planes there are."""
+        return f"{self.prefix}control_planes"
+
+    @property
     def policies(self) -> str:
         """The history of policies."""
         return f"{self.prefix}policies"
 
     @property
     def policy_text_prefix(self) -> str:
-        """What the key of a policy's text begins with; its digest follows."""
+        """What the key of a policy's text begins with; its version follows."""
         return f"{self.prefix}policy:"

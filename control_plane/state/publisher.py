@@ -1,8 +1,8 @@
-"""Writes what this control plane knows for others to see: its workers' load and residency, itself, its policy."""
+"""Writes what this control plane knows for others to see: its workers' load and residency, and itself."""
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from google.protobuf import json_format
@@ -10,9 +10,10 @@ from redis.asyncio import Redis
 
 from control_plane.config import RedisConfig
 from control_plane.core.types import ResidencyTier
-from control_plane.state.keys import ADD_POLICY, Keys
+from control_plane.state.control_planes import withdraw_control_plane, write_control_plane
+from control_plane.state.keys import Keys
 from control_plane.state.store import StateAway, StateStore
-from control_plane.types import FleetSnapshot, PolicyVersion
+from control_plane.types import ControlPlaneView, FleetSnapshot, PolicyVersion
 from control_plane.workers.codec import encode_status
 
 
@@ -29,9 +30,8 @@ class Publisher:
         address: str,
         fleet: Callable[[], FleetSnapshot],
         policy: Callable[[], PolicyVersion],
-        wall_ms: Callable[[], int],
     ) -> None:
-        """`fleet` and `policy` give the present state; `wall_ms` is the time of day in ms since the epoch."""
+        """`fleet` and `policy` give the present state."""
         self._store = store
         self._keys = keys
         self._config = config
@@ -39,18 +39,21 @@ class Publisher:
         self._address = address
         self._fleet = fleet
         self._policy = policy
-        self._wall_ms = wall_ms
         self._published_residency: dict[str, Mapping[str, str]] = {}
-        self._published_policy = ""
         self._num_recoveries = 0
+
+    @property
+    def itself(self) -> ControlPlaneView:
+        """This control plane as it is now."""
+        fleet, policy = self._fleet(), self._policy()
+        num_in_flight = fleet.num_queued + fleet.num_dispatched
+        return ControlPlaneView(self._control_plane_id, self._address, num_in_flight, policy.version, policy.digest)
 
     async def run(self) -> None:
         """Publishes for ever; while Redis is away, what was to be written is dropped."""
         while True:
-            try:
+            with suppress(StateAway):
                 await self.publish()
-            except StateAway:
-                self._published_policy = ""
             await asyncio.sleep(self._config.publish_interval_s)
 
     async def publish(self) -> None:
@@ -58,21 +61,18 @@ class Publisher:
         if self._num_recoveries != self._store.num_recoveries:
             self._num_recoveries = self._store.num_recoveries
             self._published_residency = {}
-            self._published_policy = ""
-        fleet, policy = self._fleet(), self._policy()
-        await self._store.probe(lambda redis: self._write_fleet(redis, fleet, policy.digest))
-        if policy.digest != self._published_policy:
-            await self._store.probe(lambda redis: self._write_policy(redis, policy))
-            self._published_policy = policy.digest
+        fleet = self._fleet()
+        await self._store.probe(lambda redis: self._write_fleet(redis, fleet))
+        await self._store.probe(lambda redis: write_control_plane(redis, self._keys, self.itself, self._config.ttl_s))
 
     async def withdraw(self) -> None:
         """Removes this control plane's own key."""
         try:
-            await self._store.attempt(lambda redis: redis.delete(self._keys.control_plane(self._control_plane_id)))
+            await self._store.attempt(lambda redis: withdraw_control_plane(redis, self._keys, self._control_plane_id))
         except StateAway:
             return
 
-    async def _write_fleet(self, redis: Redis, fleet: FleetSnapshot, policy_digest: str) -> None:
+    async def _write_fleet(self, redis: Redis, fleet: FleetSnapshot) -> None:
         ttl_ms = round(self._config.ttl_s * 1000)
         residency: dict[str, Mapping[str, str]] = {}
         async with redis.pipeline(transaction=False) as pipeline:
@@ -91,30 +91,5 @@ class Publisher:
                     if tiers:
                         pipeline.hset(key, items=[part for item in tiers.items() for part in item])
                 pipeline.pexpire(key, ttl_ms)
-            itself = {
-                "address": self._address,
-                "in_flight_count": fleet.num_queued + fleet.num_dispatched,
-                "policy_digest": policy_digest,
-            }
-            pipeline.set(self._keys.control_plane(self._control_plane_id), json.dumps(itself), px=ttl_ms)
             await pipeline.execute()
         self._published_residency = residency
-
-    async def _write_policy(self, redis: Redis, policy: PolicyVersion) -> None:
-        entry = {
-            "digest": policy.digest,
-            "name": policy.name,
-            "applied_ms": self._wall_ms(),
-            "control_plane_id": self._control_plane_id,
-        }
-        await redis.eval(
-            ADD_POLICY,
-            2,
-            self._keys.policies,
-            self._keys.policy_text_prefix + policy.digest,
-            json.dumps(entry),
-            policy.digest,
-            policy.text,
-            str(self._config.policy_history),
-            self._keys.policy_text_prefix,
-        )

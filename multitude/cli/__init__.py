@@ -14,8 +14,9 @@ from multitude.cli.adapters import adapters
 from multitude.cli.completion import completion
 from multitude.cli.config import Connection
 from multitude.cli.generation import chat, generate
-from multitude.cli.operations import policy, status
+from multitude.cli.operations import status
 from multitude.cli.output import Output
+from multitude.cli.policies import policy
 from multitude.cli.serving import serve
 from multitude.errors import (
     CancelledByCallerError,

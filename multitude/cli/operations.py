@@ -1,10 +1,9 @@
-"""`multitude status` and `multitude policy`."""
-
-from pathlib import Path
+"""`multitude status`."""
 
 import click
 
 from multitude.cli.config import Connection
+from multitude.types import Policy, PolicySource
 
 
 @click.command()
@@ -44,49 +43,24 @@ def status(connection: Connection) -> None:
         "preempted #",
     )
     connection.output.table(columns, rows, empty="no workers")
-    policy_state = f", file not applied: {fleet.policy.pending_error}" if fleet.policy.pending_error else ""
+    if len(fleet.control_planes) > 1:
+        views = [
+            (v.control_plane_id, v.address, v.num_in_flight, v.policy_version or "file", v.policy_digest[:19])
+            for v in fleet.control_planes
+        ]
+        connection.output.table(("control plane", "address", "in flight #", "policy #", "digest"), views, empty="")
     connection.output.line(
-        f"{fleet.num_queued} queued, {fleet.num_dispatched} on workers; policy {fleet.policy.name}{policy_state}; "
+        f"{fleet.num_queued} queued, {fleet.num_dispatched} on workers; "
         f"redis {'reachable' if fleet.is_state_store_reachable else 'away (serving goes on)'}"
     )
+    connection.output.line(f"policy {_where(fleet.policy)}")
+    if fleet.policy.pending_error:
+        connection.output.line(f"refused, the policy in force stays: {fleet.policy.pending_error}")
 
 
-@click.group()
-def policy() -> None:
-    """Look after the placement policy."""
-
-
-@policy.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.pass_context
-def check(context: click.Context, file: Path) -> None:
-    """Check a policy FILE without applying it; exit code 2 if it is bad."""
-    connection: Connection = context.obj
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise click.ClickException(f"{file} is not UTF-8 text: {error}") from error
-    with connection.client() as client:
-        problems = client.check_policy(text)
-    if connection.output.as_json:
-        connection.output.document({"file": str(file), "problems": list(problems)})
-    elif not problems:
-        connection.output.line(f"{file}: good")
-    for problem in problems if not connection.output.as_json else ():
-        place = f"{file}:{problem.line}" if problem.line else str(file)
-        connection.output.line(
-            f"{place}: {problem.path}: {problem.message}" if problem.path else f"{place}: {problem.message}"
-        )
-    context.exit(2 if problems else 0)
-
-
-@policy.command()
-@click.pass_obj
-def show(connection: Connection) -> None:
-    """Print the policy in force."""
-    with connection.client() as client:
-        in_force = client.fleet().policy
-    if connection.output.as_json:
-        connection.output.document(in_force)
-        return
-    connection.output.line(in_force.yaml.rstrip("\n"))
+def _where(policy: Policy) -> str:
+    """The policy in force and what it comes from."""
+    if policy.source is not PolicySource.APPLIED:
+        return f"{policy.name}, {'built in' if policy.source is PolicySource.BUILT_IN else 'from the policy file'}"
+    wins = f", wins over {policy.shadowed_file} (multitude policy rollback 0 ends that)" if policy.shadowed_file else ""
+    return f"{policy.name}, applied as version {policy.version}{wins}"

@@ -22,30 +22,49 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from multitude.v1 import worker_pb2 as multitude_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18multitude/v1/fleet.proto\x12\x0cmultitude.v1\x1a\x19multitude/v1/worker.proto\"\x11\n\x0fGetFleetRequest\"\xbc\x01\n\x10GetFleetResponse\x12)\n\x07workers\x18\x01 \x03(\x0b\x32\x18.multitude.v1.WorkerView\x12\x14\n\x0cqueued_count\x18\x02 \x01(\x05\x12\x18\n\x10\x64ispatched_count\x18\x03 \x01(\x05\x12+\n\x06policy\x18\x04 \x01(\x0b\x32\x1b.multitude.v1.PolicyVersion\x12 \n\x18is_state_store_reachable\x18\x05 \x01(\x08\"x\n\nWorkerView\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x13\n\x0bis_attached\x18\x02 \x01(\x08\x12*\n\x06status\x18\x03 \x01(\x0b\x32\x1a.multitude.v1.WorkerStatus\x12\x18\n\x10\x64ispatched_count\x18\x04 \x01(\x05\"R\n\rPolicyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04yaml\x18\x03 \x01(\t\x12\x15\n\rpending_error\x18\x04 \x01(\t\"\"\n\x12\x43heckPolicyRequest\x12\x0c\n\x04yaml\x18\x01 \x01(\t\"D\n\x13\x43heckPolicyResponse\x12-\n\x08problems\x18\x01 \x03(\x0b\x32\x1b.multitude.v1.PolicyProblem\"<\n\rPolicyProblem\x12\x0c\n\x04line\x18\x01 \x01(\x05\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t2\xad\x01\n\x0c\x46leetService\x12I\n\x08GetFleet\x12\x1d.multitude.v1.GetFleetRequest\x1a\x1e.multitude.v1.GetFleetResponse\x12R\n\x0b\x43heckPolicy\x12 .multitude.v1.CheckPolicyRequest\x1a!.multitude.v1.CheckPolicyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18multitude/v1/fleet.proto\x12\x0cmultitude.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19multitude/v1/worker.proto\"\x11\n\x0fGetFleetRequest\"\xf4\x01\n\x10GetFleetResponse\x12)\n\x07workers\x18\x01 \x03(\x0b\x32\x18.multitude.v1.WorkerView\x12\x14\n\x0cqueued_count\x18\x02 \x01(\x05\x12\x18\n\x10\x64ispatched_count\x18\x03 \x01(\x05\x12+\n\x06policy\x18\x04 \x01(\x0b\x32\x1b.multitude.v1.PolicyVersion\x12 \n\x18is_state_store_reachable\x18\x05 \x01(\x08\x12\x36\n\x0e\x63ontrol_planes\x18\x06 \x03(\x0b\x32\x1e.multitude.v1.ControlPlaneView\"\x85\x01\n\x10\x43ontrolPlaneView\x12\x18\n\x10\x63ontrol_plane_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x17\n\x0fin_flight_count\x18\x03 \x01(\x05\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x03\x12\x15\n\rpolicy_digest\x18\x05 \x01(\t\"x\n\nWorkerView\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x13\n\x0bis_attached\x18\x02 \x01(\x08\x12*\n\x06status\x18\x03 \x01(\x0b\x32\x1a.multitude.v1.WorkerStatus\x12\x18\n\x10\x64ispatched_count\x18\x04 \x01(\x05\"\xa6\x01\n\rPolicyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04yaml\x18\x03 \x01(\t\x12\x15\n\rpending_error\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12*\n\x06source\x18\x06 \x01(\x0e\x32\x1a.multitude.v1.PolicySource\x12\x15\n\rshadowed_file\x18\x07 \x01(\t\"\"\n\x12\x41pplyPolicyRequest\x12\x0c\n\x04yaml\x18\x01 \x01(\t\"C\n\x13\x41pplyPolicyResponse\x12,\n\x07\x61pplied\x18\x01 \x01(\x0b\x32\x1b.multitude.v1.AppliedPolicy\"\xbc\x01\n\rAppliedPolicy\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12.\n\napply_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63ontrol_plane_id\x18\x05 \x01(\t\x12\x1d\n\x10restored_version\x18\x06 \x01(\x03H\x00\x88\x01\x01\x42\x13\n\x11_restored_version\"<\n\x13ListPoliciesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListPoliciesResponse\x12-\n\x08policies\x18\x01 \x03(\x0b\x32\x1b.multitude.v1.AppliedPolicy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x15RollBackPolicyRequest\x12\x14\n\x07version\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\n\n\x08_version\"F\n\x16RollBackPolicyResponse\x12,\n\x07\x61pplied\x18\x01 \x01(\x0b\x32\x1b.multitude.v1.AppliedPolicy\"\"\n\x12\x43heckPolicyRequest\x12\x0c\n\x04yaml\x18\x01 \x01(\t\"D\n\x13\x43heckPolicyResponse\x12-\n\x08problems\x18\x01 \x03(\x0b\x32\x1b.multitude.v1.PolicyProblem\"<\n\rPolicyProblem\x12\x0c\n\x04line\x18\x01 \x01(\x05\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*|\n\x0cPolicySource\x12\x1d\n\x19POLICY_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16POLICY_SOURCE_BUILT_IN\x10\x01\x12\x16\n\x12POLICY_SOURCE_FILE\x10\x02\x12\x19\n\x15POLICY_SOURCE_APPLIED\x10\x03\x32\xb5\x03\n\x0c\x46leetService\x12I\n\x08GetFleet\x12\x1d.multitude.v1.GetFleetRequest\x1a\x1e.multitude.v1.GetFleetResponse\x12R\n\x0b\x43heckPolicy\x12 .multitude.v1.CheckPolicyRequest\x1a!.multitude.v1.CheckPolicyResponse\x12R\n\x0b\x41pplyPolicy\x12 .multitude.v1.ApplyPolicyRequest\x1a!.multitude.v1.ApplyPolicyResponse\x12U\n\x0cListPolicies\x12!.multitude.v1.ListPoliciesRequest\x1a\".multitude.v1.ListPoliciesResponse\x12[\n\x0eRollBackPolicy\x12#.multitude.v1.RollBackPolicyRequest\x1a$.multitude.v1.RollBackPolicyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'multitude.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETFLEETREQUEST']._serialized_start=69
-  _globals['_GETFLEETREQUEST']._serialized_end=86
-  _globals['_GETFLEETRESPONSE']._serialized_start=89
-  _globals['_GETFLEETRESPONSE']._serialized_end=277
-  _globals['_WORKERVIEW']._serialized_start=279
-  _globals['_WORKERVIEW']._serialized_end=399
-  _globals['_POLICYVERSION']._serialized_start=401
-  _globals['_POLICYVERSION']._serialized_end=483
-  _globals['_CHECKPOLICYREQUEST']._serialized_start=485
-  _globals['_CHECKPOLICYREQUEST']._serialized_end=519
-  _globals['_CHECKPOLICYRESPONSE']._serialized_start=521
-  _globals['_CHECKPOLICYRESPONSE']._serialized_end=589
-  _globals['_POLICYPROBLEM']._serialized_start=591
-  _globals['_POLICYPROBLEM']._serialized_end=651
-  _globals['_FLEETSERVICE']._serialized_start=654
-  _globals['_FLEETSERVICE']._serialized_end=827
+  _globals['_POLICYSOURCE']._serialized_start=1548
+  _globals['_POLICYSOURCE']._serialized_end=1672
+  _globals['_GETFLEETREQUEST']._serialized_start=102
+  _globals['_GETFLEETREQUEST']._serialized_end=119
+  _globals['_GETFLEETRESPONSE']._serialized_start=122
+  _globals['_GETFLEETRESPONSE']._serialized_end=366
+  _globals['_CONTROLPLANEVIEW']._serialized_start=369
+  _globals['_CONTROLPLANEVIEW']._serialized_end=502
+  _globals['_WORKERVIEW']._serialized_start=504
+  _globals['_WORKERVIEW']._serialized_end=624
+  _globals['_POLICYVERSION']._serialized_start=627
+  _globals['_POLICYVERSION']._serialized_end=793
+  _globals['_APPLYPOLICYREQUEST']._serialized_start=795
+  _globals['_APPLYPOLICYREQUEST']._serialized_end=829
+  _globals['_APPLYPOLICYRESPONSE']._serialized_start=831
+  _globals['_APPLYPOLICYRESPONSE']._serialized_end=898
+  _globals['_APPLIEDPOLICY']._serialized_start=901
+  _globals['_APPLIEDPOLICY']._serialized_end=1089
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=1091
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=1151
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=1153
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=1247
+  _globals['_ROLLBACKPOLICYREQUEST']._serialized_start=1249
+  _globals['_ROLLBACKPOLICYREQUEST']._serialized_end=1306
+  _globals['_ROLLBACKPOLICYRESPONSE']._serialized_start=1308
+  _globals['_ROLLBACKPOLICYRESPONSE']._serialized_end=1378
+  _globals['_CHECKPOLICYREQUEST']._serialized_start=1380
+  _globals['_CHECKPOLICYREQUEST']._serialized_end=1414
+  _globals['_CHECKPOLICYRESPONSE']._serialized_start=1416
+  _globals['_CHECKPOLICYRESPONSE']._serialized_end=1484
+  _globals['_POLICYPROBLEM']._serialized_start=1486
+  _globals['_POLICYPROBLEM']._serialized_end=1546
+  _globals['_FLEETSERVICE']._serialized_start=1675
+  _globals['_FLEETSERVICE']._serialized_end=2112
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,21 @@ class FleetServiceStub:
                 request_serializer=multitude_dot_v1_dot_fleet__pb2.CheckPolicyRequest.SerializeToString,
                 response_deserializer=multitude_dot_v1_dot_fleet__pb2.CheckPolicyResponse.FromString,
                 _registered_method=True)
+        self.ApplyPolicy = channel.unary_unary(
+                '/multitude.v1.FleetService/ApplyPolicy',
+                request_serializer=multitude_dot_v1_dot_fleet__pb2.ApplyPolicyRequest.SerializeToString,
+                response_deserializer=multitude_dot_v1_dot_fleet__pb2.ApplyPolicyResponse.FromString,
+                _registered_method=True)
+        self.ListPolicies = channel.unary_unary(
+                '/multitude.v1.FleetService/ListPolicies',
+                request_serializer=multitude_dot_v1_dot_fleet__pb2.ListPoliciesRequest.SerializeToString,
+                response_deserializer=multitude_dot_v1_dot_fleet__pb2.ListPoliciesResponse.FromString,
+                _registered_method=True)
+        self.RollBackPolicy = channel.unary_unary(
+                '/multitude.v1.FleetService/RollBackPolicy',
+                request_serializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyRequest.SerializeToString,
+                response_deserializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -65,6 +80,32 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyPolicy(self, request, context):
+        """Applies a policy to every control plane of the fleet, as a new version. It wins over policy files until version 0,
+        the files, is rolled back to. Requests go on undisturbed. This control plane has taken it up when it answers, the
+        others do within their `policy_poll_s`.
+        Errors: INVALID_ARGUMENT (POLICY_INVALID), FAILED_PRECONDITION (STATE_NOT_CONFIGURED), UNAVAILABLE
+        (STATE_UNAVAILABLE); nothing is applied then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicies(self, request, context):
+        """Lists the versions that were applied, newest first. Errors: those of ApplyPolicy about the state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackPolicy(self, request, context):
+        """Applies an earlier version again, as a new one.
+        Errors: NOT_FOUND (POLICY_VERSION_NOT_FOUND), and those of ApplyPolicy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +118,21 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.CheckPolicy,
                     request_deserializer=multitude_dot_v1_dot_fleet__pb2.CheckPolicyRequest.FromString,
                     response_serializer=multitude_dot_v1_dot_fleet__pb2.CheckPolicyResponse.SerializeToString,
+            ),
+            'ApplyPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyPolicy,
+                    request_deserializer=multitude_dot_v1_dot_fleet__pb2.ApplyPolicyRequest.FromString,
+                    response_serializer=multitude_dot_v1_dot_fleet__pb2.ApplyPolicyResponse.SerializeToString,
+            ),
+            'ListPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicies,
+                    request_deserializer=multitude_dot_v1_dot_fleet__pb2.ListPoliciesRequest.FromString,
+                    response_serializer=multitude_dot_v1_dot_fleet__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'RollBackPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackPolicy,
+                    request_deserializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyRequest.FromString,
+                    response_serializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +190,87 @@ class FleetService:
             '/multitude.v1.FleetService/CheckPolicy',
             multitude_dot_v1_dot_fleet__pb2.CheckPolicyRequest.SerializeToString,
             multitude_dot_v1_dot_fleet__pb2.CheckPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/multitude.v1.FleetService/ApplyPolicy',
+            multitude_dot_v1_dot_fleet__pb2.ApplyPolicyRequest.SerializeToString,
+            multitude_dot_v1_dot_fleet__pb2.ApplyPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/multitude.v1.FleetService/ListPolicies',
+            multitude_dot_v1_dot_fleet__pb2.ListPoliciesRequest.SerializeToString,
+            multitude_dot_v1_dot_fleet__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/multitude.v1.FleetService/RollBackPolicy',
+            multitude_dot_v1_dot_fleet__pb2.RollBackPolicyRequest.SerializeToString,
+            multitude_dot_v1_dot_fleet__pb2.RollBackPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

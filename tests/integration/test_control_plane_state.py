@@ -1,4 +1,4 @@
-"""What control planes share through Redis, a Redis that goes away, policies that change, and the end of the process."""
+"""What control planes share through Redis, a Redis that goes away, and the end of the process."""
 
 import asyncio
 import json
@@ -14,17 +14,14 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
-from control_plane.core.policy import Policy
-from control_plane.runtime.policy_file import PolicyFile
 from control_plane.state.keys import Keys
-from multitude.v1 import fleet_pb2, worker_pb2
+from multitude.v1 import worker_pb2
 from tests.unit.control_shell.fake_worker import LENGTH, FakeWorker, token
 from tests.unit.control_shell.redis_server import RedisServer, running_redis
 from tests.unit.control_shell.running import TIMEOUT_S, Caller, error_info, eventually, serving
 from tests.unit.control_shell.tiny_model import write_model
 
 ROOT = Path(__file__).parents[2]
-POLICY = "name: {name}\nscorers: [{{name: load, weight: 1}}]\n"
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +121,7 @@ async def test_no_two_control_planes_serve_one_request_id(
         await again
 
 
-async def test_load_residency_and_policy_are_published(
+async def test_load_residency_and_itself_are_published(
     model_path: Path, redis: Redis, redis_server: RedisServer
 ) -> None:
     async with (
@@ -159,11 +156,9 @@ async def test_load_residency_and_policy_are_published(
             "address": caller.address,
             "in_flight_count": 0,
             "policy_digest": fleet.policy.digest,
+            "policy_version": 0,
         }
         assert [entry.digest for entry in fleet.workers[0].status.residency] == ["sha256:1", "sha256:2"]
-        (entry,) = [json.loads(text) for text in await redis.lrange(KEYS.policies, 0, -1)]
-        assert (entry["digest"], entry["name"]) == (fleet.policy.digest, "built-in")
-        assert await redis.get(KEYS.policy_text_prefix + fleet.policy.digest) == fleet.policy.yaml
         await stream.send_status(
             residency=[worker_pb2.Residency(digest="sha256:1", tier=worker_pb2.RESIDENCY_TIER_UNSPECIFIED)]
         )
@@ -172,7 +167,8 @@ async def test_load_residency_and_policy_are_published(
             return True if await redis.hgetall(KEYS.residency("a")) == {"sha256:2": "host"} else None
 
         await eventually(changed)
-        ttls = [await redis.pttl(key) async for key in redis.scan_iter(match=f"{KEYS.prefix}[lrc]*")]
+        keys = (KEYS.load("a"), KEYS.residency("a"), KEYS.control_plane("one"))
+        ttls = [await redis.pttl(key) for key in keys]
         assert len(ttls) == 3
         assert all(ttl > 0 for ttl in ttls)
 
@@ -205,7 +201,7 @@ async def test_serving_outlives_redis_and_publishes_again_when_it_is_back(
             await caller.fleet_is(lambda fleet: fleet.is_state_store_reachable)
 
             async def published() -> bool | None:
-                keys = (KEYS.load("a"), KEYS.policies, KEYS.control_plane("one"))
+                keys = (KEYS.load("a"), KEYS.control_planes, KEYS.control_plane("one"))
                 return True if await redis.exists(*keys) == len(keys) else None
 
             await eventually(published)
@@ -242,54 +238,6 @@ async def test_a_worker_without_lease_finishes_and_gets_nothing_new(
         await worker.start()
         await put_lease(redis, worker)
         await caller.workers_attached(1)
-
-
-async def test_a_good_policy_comes_into_force_and_a_bad_one_does_not(
-    model_path: Path, tmp_path: Path, redis: Redis, redis_server: RedisServer
-) -> None:
-    file = tmp_path / "policy.yaml"
-    file.write_text(POLICY.format(name="first"))
-    async with (
-        FakeWorker("a", is_generous=True) as worker,
-        serving(
-            model_path, policy_file=file, redis=shared(redis_server), workers={"addresses": (worker.address,)}
-        ) as caller,
-    ):
-        assert (await caller.get_fleet()).policy.name == "first"
-        file.write_text(POLICY.format(name="second"))
-        fleet = await caller.fleet_is(lambda fleet: fleet.policy.name == "second")
-        assert fleet.policy.yaml == file.read_text()
-        for bad in ("name: third\nscorers: [{name: nonsense, weight: 1}]\n", "name: [\n", "\xff\x00"):
-            file.write_bytes(bad.encode("latin-1"))
-            fleet = await caller.fleet_is(lambda fleet: bool(fleet.policy.pending_error))
-            assert fleet.policy.name == "second"
-            file.write_text(POLICY.format(name="second"))
-            await caller.fleet_is(lambda fleet: not fleet.policy.pending_error)
-        file.unlink()
-        fleet = await caller.fleet_is(lambda fleet: "cannot be read" in fleet.policy.pending_error)
-        assert len((await caller.generate(max_tokens=3)).token_ids) == 3
-
-        async def history() -> list[str] | None:
-            names = [json.loads(text)["name"] for text in await redis.lrange(KEYS.policies, 0, -1)]
-            return names if len(names) >= 2 else None
-
-        assert await eventually(history) == ["second", "first"]
-
-
-async def test_a_policy_is_checked_without_being_applied(model_path: Path) -> None:
-    async with serving(model_path) as caller:
-        good = await caller.fleet.CheckPolicy(fleet_pb2.CheckPolicyRequest(yaml=POLICY.format(name="x")))
-        assert not good.problems
-        bad = await caller.fleet.CheckPolicy(
-            fleet_pb2.CheckPolicyRequest(yaml="name: x\nscorers:\n  - {name: nonsense, weight: 1}\n")
-        )
-        assert [(problem.line, problem.path) for problem in bad.problems] == [(3, "scorers[0].name")]
-        assert (await caller.get_fleet()).policy.name == "built-in"
-
-
-def test_the_built_in_policy_is_the_defaults() -> None:
-    policy = PolicyFile(None).policy
-    assert policy == Policy("built-in", policy.digest)
 
 
 async def test_sigterm_lets_requests_end_and_takes_no_new_ones(model_path: Path) -> None:

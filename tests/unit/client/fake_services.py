@@ -32,6 +32,7 @@ class Script:
     fail_after_chunks: bool = False
     hang: bool = False
     problems: tuple[tuple[int, str, str], ...] = ()
+    applied: list[str] = field(default_factory=list)
     requests: list[generation_pb2.GenerateRequest] = field(default_factory=list)
     uploads: dict[str, dict[str, bytes]] = field(default_factory=dict)
     cancelled: Event = field(default_factory=Event)
@@ -109,13 +110,41 @@ class FakeServices(
         )
         return fleet_pb2.GetFleetResponse(
             workers=[fleet_pb2.WorkerView(address="h:1", is_attached=True, status=status)],
-            policy=fleet_pb2.PolicyVersion(name="default", yaml="name: default\n"),
+            policy=fleet_pb2.PolicyVersion(
+                name="default",
+                yaml="name: default\n",
+                version=2,
+                source=fleet_pb2.POLICY_SOURCE_APPLIED,
+                shadowed_file="/policies/default.yaml",
+            ),
             is_state_store_reachable=True,
+            control_planes=[
+                fleet_pb2.ControlPlaneView(control_plane_id="one", address="h:2", policy_version=2),
+                fleet_pb2.ControlPlaneView(control_plane_id="two", address="h:3", policy_version=1),
+            ],
         )
 
     def CheckPolicy(self, request, context):
         problems = [fleet_pb2.PolicyProblem(line=n, path=p, message=m) for n, p, m in self.script.problems]
         return fleet_pb2.CheckPolicyResponse(problems=problems)
+
+    def ApplyPolicy(self, request, context):
+        self.script.applied.append(request.yaml)
+        return fleet_pb2.ApplyPolicyResponse(applied=_applied(len(self.script.applied)))
+
+    def ListPolicies(self, request, context):
+        count = len(self.script.applied)
+        start = int(request.page_token or count)
+        token = str(start - 1) if start > 1 else ""
+        return fleet_pb2.ListPoliciesResponse(policies=[_applied(start)] if count else [], next_page_token=token)
+
+    def RollBackPolicy(self, request, context):
+        if request.HasField("version") and request.version > len(self.script.applied):
+            self.script.fail = (grpc.StatusCode.NOT_FOUND, "POLICY_VERSION_NOT_FOUND", "version: not remembered")
+            self._fail(context)
+        version = request.version if request.HasField("version") else len(self.script.applied) - 1
+        self.script.applied.append("" if version == 0 else self.script.applied[version - 1])
+        return fleet_pb2.RollBackPolicyResponse(applied=_applied(len(self.script.applied), restored=version))
 
     def CreateAdapter(self, request_iterator, context):
         adapter_id, files, name = "", {}, ""
@@ -152,6 +181,19 @@ class FakeServices(
     def _adapter(adapter_id: str) -> adapter_pb2.Adapter:
         version = adapter_pb2.AdapterVersion(digest="sha256:cc", rank=8, target_modules=["q", "v"], size_bytes=2048)
         return adapter_pb2.Adapter(adapter_id=adapter_id, base_model="base", latest=version, versions=[version])
+
+
+def _applied(version: int, restored: int | None = None) -> fleet_pb2.AppliedPolicy:
+    is_file = restored == 0
+    applied = fleet_pb2.AppliedPolicy(
+        version=version,
+        name="" if is_file else "spread",
+        digest="" if is_file else "sha256:dd",
+        control_plane_id="one",
+        restored_version=restored,
+    )
+    applied.apply_time.FromSeconds(1_800_000_000)
+    return applied
 
 
 @contextmanager

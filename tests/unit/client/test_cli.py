@@ -103,6 +103,46 @@ def test_status_and_policy(run, script, tmp_path):
     assert run("policy", "show").stdout == "name: default\n"
 
 
+def test_policies_are_applied_listed_and_rolled_back(run, script, tmp_path):
+    assert "none was applied" in run("policy", "history").stdout
+    file = tmp_path / "policy.yaml"
+    file.write_text("name: spread\n")
+    assert run("policy", "apply", str(file)).stdout == "policy spread is in force as version 1\n"
+    assert run("policy", "apply", str(file)).returncode == 0
+    lines = run("policy", "history").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["version", "2", "1"]
+    assert "in force" in lines[1]
+    assert "2027-01-15 08:00:00" in lines[2]
+    history = [json.loads(line) for line in run("--json", "policy", "history").stdout.splitlines()]
+    assert [entry["version"] for entry in history] == [2, 1]
+    assert run("policy", "rollback").stdout == "policy spread is in force as version 3, again version 1\n"
+    assert "policy files of the control planes are in force as version 4" in run("policy", "rollback", "0").stdout
+    done = run("policy", "rollback", "9")
+    assert (done.returncode, done.stderr.split(":")[0]) == (2, "error POLICY_VERSION_NOT_FOUND")
+    assert run("policy", "rollback", "-1").returncode == 2
+
+
+def test_a_bad_policy_is_not_applied(run, script, tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text("name: x\n")
+    script.problems = ((3, "scorers[0].weight", "must be at most 1"),)
+    done = run("policy", "apply", str(file))
+    assert (done.returncode, done.stdout) == (2, f"{file}:3: scorers[0].weight: must be at most 1\n")
+    assert script.applied == []
+    file.write_bytes(b"\xff")
+    done = run("policy", "apply", str(file))
+    assert done.returncode == 2
+    assert "not UTF-8" in done.stderr
+
+
+def test_status_says_which_policy_wins(run):
+    lines = run("status").stdout.splitlines()
+    assert lines[-1] == (
+        "policy default, applied as version 2, wins over /policies/default.yaml (multitude policy rollback 0 ends that)"
+    )
+    assert [line.split()[0] for line in lines if line.split()[0] in {"one", "two"}] == ["one", "two"]
+
+
 def test_broken_unicode_in_an_argument_is_a_usage_error(run):
     done = run("adapters", "show", "team/a\udcff")
     assert done.returncode == 2

@@ -1,0 +1,122 @@
+"""`multitude policy`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from multitude.cli.config import Connection
+from multitude.types import AppliedPolicy, PolicyProblem
+
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.group()
+def policy() -> None:
+    """Look after the placement policy."""
+
+
+@policy.command()
+@click.argument("file", type=FILE)
+@click.pass_context
+def check(context: click.Context, file: Path) -> None:
+    """Check a policy FILE without applying it; exit code 2 if it is bad."""
+    connection: Connection = context.obj
+    with connection.client() as client:
+        is_good = _report(connection, file, client.check_policy(read_policy(file)))
+    if is_good and not connection.output.as_json:
+        connection.output.line(f"{file}: good")
+    context.exit(0 if is_good else 2)
+
+
+@policy.command()
+@click.argument("file", type=FILE)
+@click.pass_context
+def apply(context: click.Context, file: Path) -> None:
+    """Make FILE the policy of every control plane, as a new version; exit code 2, and nothing applied, if it is bad."""
+    connection: Connection = context.obj
+    text = read_policy(file)
+    with connection.client() as client:
+        problems = client.check_policy(text)
+        if problems:
+            _report(connection, file, problems)
+            context.exit(2)
+        _print_applied(connection, client.apply_policy(text))
+
+
+@policy.command()
+@click.pass_obj
+def history(connection: Connection) -> None:
+    """List the versions that were applied, newest first; the first is in force."""
+    with connection.client() as client:
+        versions = list(client.policy_history())
+    if connection.output.as_json:
+        for version in versions:
+            connection.output.document(version)
+        return
+    rows = [
+        (
+            version.version,
+            f"{version.apply_time:%Y-%m-%d %H:%M:%S}",
+            version.name or "(the policy files)",
+            version.digest[:19],
+            version.control_plane_id,
+            "in force" if index == 0 else "",
+            "" if version.restored_version is None else f"again version {version.restored_version}",
+        )
+        for index, version in enumerate(versions)
+    ]
+    columns = ("version #", "applied (UTC)", "policy", "digest", "control plane", "", "")
+    connection.output.table(columns, rows, empty="none was applied: each control plane uses its own file")
+
+
+@policy.command()
+@click.argument("version", type=click.IntRange(min=0), required=False)
+@click.pass_obj
+def rollback(connection: Connection, version: int | None) -> None:
+    """Apply an earlier VERSION again; without one, the version before the one in force. 0: the policy files."""
+    with connection.client() as client:
+        _print_applied(connection, client.roll_back_policy(version))
+
+
+@policy.command()
+@click.pass_obj
+def show(connection: Connection) -> None:
+    """Print the policy in force."""
+    with connection.client() as client:
+        in_force = client.fleet().policy
+    if connection.output.as_json:
+        connection.output.document(in_force)
+        return
+    connection.output.line(in_force.yaml.rstrip("\n"))
+
+
+def read_policy(file: Path) -> str:
+    """A policy file's text. Raises ClickException if it is not text."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{file} is not UTF-8 text: {error}") from error
+
+
+def _report(connection: Connection, file: Path, problems: Sequence[PolicyProblem]) -> bool:
+    """Prints what is wrong with a policy; returns whether nothing is."""
+    if connection.output.as_json:
+        connection.output.document({"file": str(file), "problems": list(problems)})
+        return not problems
+    for problem in problems:
+        place = f"{file}:{problem.line}" if problem.line else str(file)
+        connection.output.line(
+            f"{place}: {problem.path}: {problem.message}" if problem.path else f"{place}: {problem.message}"
+        )
+    return not problems
+
+
+def _print_applied(connection: Connection, applied: AppliedPolicy) -> None:
+    if connection.output.as_json:
+        connection.output.document(applied)
+        return
+    what = f"policy {applied.name}" if applied.digest else "the policy files of the control planes"
+    again = f", again version {applied.restored_version}" if applied.restored_version else ""
+    verb = "is" if applied.digest else "are"
+    connection.output.line(f"{what} {verb} in force as version {applied.version}{again}")
