@@ -1,4 +1,4 @@
-"""Which rows of a batch use which adapter, and where its matrices lie in the page pool."""
+"""Which rows of a batch use which adapter."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
@@ -6,6 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor
+
+from kernels.lora.directory import LoraDirectory
 
 Kept = dict[Hashable, Any]
 
@@ -15,34 +17,30 @@ class LoraBatch:
     """The live adapters of one step.
 
     Rows are grouped by adapter: rows `[row_start[i], row_start[i + 1])` use live adapter `i`, and rows before
-    `row_start[0]` use the base model alone. A module is one of q, k, v, o, gate, up, down, numbered 0 to 6.
-    An adapter may own no row, and then costs nothing.
+    `row_start[0]` and from `row_start[num_live]` on use the base model alone. An adapter may own no row, and then
+    costs nothing; so a batch of static capacity, for a CUDA graph, repeats the number of rows in what it does not use.
 
     Attributes:
-        row_start: `[num_live + 1]` int32; the last is the number of rows.
-        page_table: `[num_live, max_adapter_pages]` int32; the pages of adapter `i`'s stream, in order; the rest is -1.
-        ranks: `[num_layers, 7, num_live]` int32; 0 where the adapter does not target the module.
-        offsets_a: `[num_layers, 7, num_live]` int32; first element of A, `[rank, in]`, in the layer's stream.
-        offsets_b: `[num_layers, 7, num_live]` int32; first element of transposed B, `[rank, out]`.
-        scales: `[num_layers, 7, num_live]` float32.
-        kept: For each live adapter, what ops made of its pages, ranks, offsets and scales. A caller may hand an
-            adapter's on from batch to batch for as long as these stay the same; by default it begins empty.
-        derived: What ops made of all tables but `row_start` together.
+        row_start: `[num_live + 1]` int32, ascending.
+        slots: `[num_live]` int32; where in the directory adapter `i` is. Also of those that own no row, a valid slot.
+        directory: Where the adapters' matrices lie.
+        kept: For each live adapter, what ops made of its slot on the host. A caller may hand an adapter's on from
+            batch to batch for as long as its slot stays the same; by default it begins empty.
+        derived: What ops made of `slots` and the directory on the host.
+        plans: What ops on a device made of all of it.
     """
 
     row_start: Tensor
-    page_table: Tensor
-    ranks: Tensor
-    offsets_a: Tensor
-    offsets_b: Tensor
-    scales: Tensor
+    slots: Tensor
+    directory: LoraDirectory
     kept: tuple[Kept, ...] = ()
     derived: Kept = field(default_factory=dict, repr=False)
+    plans: Kept = field(default_factory=dict, repr=False, init=False)
 
     def __post_init__(self) -> None:
         if not self.kept:
-            object.__setattr__(self, "kept", tuple({} for _ in range(self.page_table.shape[0])))
-        assert len(self.kept) == self.page_table.shape[0], "one for each live adapter"
+            object.__setattr__(self, "kept", tuple({} for _ in range(self.slots.shape[0])))
+        assert len(self.kept) == self.slots.shape[0], "one for each live adapter"
 
     @cached_property
     def starts(self) -> list[int]:
@@ -51,5 +49,5 @@ class LoraBatch:
         return starts
 
     def with_rows(self, row_start: Tensor) -> "LoraBatch":
-        """The same adapters in the same pages over other rows; what ops made of those stays."""
+        """The same adapters in the same pages over other rows; what ops made of those on the host stays."""
         return replace(self, row_start=row_start)

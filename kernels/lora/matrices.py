@@ -58,9 +58,10 @@ class Matrices:
     """Where one adapter's matrices are."""
 
     def __init__(self, batch: LoraBatch, adapter: int) -> None:
-        self._pages: list[int] = batch.page_table[adapter].tolist()
-        tables = (batch.ranks, batch.offsets_a, batch.offsets_b, batch.scales)
-        self._tables = [table[:, :, adapter].tolist() for table in tables]  # each [num_layers][7]
+        slot, directory = int(batch.slots[adapter]), batch.directory
+        self._pages: list[int] = directory.page_table[slot].tolist()
+        tables = (*directory.places[slot].unbind(-1), directory.scales[slot])
+        self._tables = [table.tolist() for table in tables]  # ranks, places of A and B, scales; each [num_layers][7]
         self._recipes: dict[tuple[int, tuple[int, ...]], list[_Recipe]] = {}
         self._products: dict[tuple[int, int, tuple[int, ...]], list[Product]] = {}
         self._scratch: Tensor | None = None

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from kernels.lora import LoraBatch
-from worker.memory.layout import AdapterLayout
+from kernels.lora import LoraBatch, LoraDirectory
+from worker.memory.layout import MODULES, AdapterLayout
 
 Matrices = Mapping[tuple[int, int], tuple[Tensor, Tensor]]  # (layer, module): A [rank, in], B [out, rank]
 
@@ -26,19 +26,28 @@ def lora_batch(
     page_ids: Sequence[Sequence[int]],
     row_start: Sequence[int],
     device: torch.device | str = "cpu",
+    chunk_elements: int = 1,
 ) -> LoraBatch:
-    """The tables of the live adapters."""
+    """The tables of the live adapters; they lie in the directory in another order, among slots full of nonsense."""
+    slots = [2 * place + 1 for place in range(len(layouts))][::-1]
     width = max((len(ids) for ids in page_ids), default=0) + 1
-    padded = [[*ids, *[-1] * (width - len(ids))] for ids in page_ids]
-
-    def table(values: list[object], dtype: torch.dtype) -> Tensor:  # [num_live, layers, 7] -> [layers, 7, num_live]
-        return torch.tensor(values, dtype=dtype, device=device).permute(1, 2, 0).contiguous()
-
+    num_layers = len(layouts[0].ranks) if layouts else 1
+    page_table = torch.full((2 * len(slots) + 1, width), 2**30, dtype=torch.int32)
+    places = torch.full((len(page_table), num_layers, len(MODULES), 3), -(2**30), dtype=torch.int32)
+    scales = torch.full(places.shape[:3], torch.nan)
+    for slot, layout, ids in zip(slots, layouts, page_ids, strict=True):
+        page_table[slot] = torch.tensor([*ids, *[-1] * (width - len(ids))])
+        places[slot, ..., 0] = torch.tensor(layout.ranks)
+        places[slot, ..., 1:] = torch.tensor(layout.offsets)
+        scales[slot] = torch.tensor(layout.scales)
     return LoraBatch(
         row_start=torch.tensor(row_start, dtype=torch.int32, device=device),
-        page_table=torch.tensor(padded, dtype=torch.int32, device=device).view(len(page_ids), width),
-        ranks=table([layout.ranks for layout in layouts], torch.int32),
-        offsets_a=table([[[o[0] for o in row] for row in layout.offsets] for layout in layouts], torch.int32),
-        offsets_b=table([[[o[1] for o in row] for row in layout.offsets] for layout in layouts], torch.int32),
-        scales=table([layout.scales for layout in layouts], torch.float32),
+        slots=torch.tensor(slots, dtype=torch.int32, device=device),
+        directory=LoraDirectory(
+            page_table.to(device),
+            places.to(device),
+            scales.to(device),
+            chunk_elements,
+            max((layout.max_rank for layout in layouts), default=1),
+        ),
     )

@@ -124,21 +124,14 @@ class SwappedModel:
         self._model = model
 
     def forward(self, batch: ForwardBatch, pages: torch.Tensor) -> torch.Tensor:
-        if batch.lora is not None and len(batch.lora.page_table) > 1:
+        if batch.lora is not None and len(batch.lora.slots) > 1:
             batch = replace(batch, lora=swapped(batch.lora))
         return self._model.forward(batch, pages)
 
 
 def swapped(lora: LoraBatch) -> LoraBatch:
-    order = [1, 0, *range(2, len(lora.page_table))]
-    return LoraBatch(
-        row_start=lora.row_start,
-        page_table=lora.page_table[order],
-        ranks=lora.ranks[..., order].contiguous(),
-        offsets_a=lora.offsets_a[..., order].contiguous(),
-        offsets_b=lora.offsets_b[..., order].contiguous(),
-        scales=lora.scales[..., order].contiguous(),
-    )
+    order = [1, 0, *range(2, len(lora.slots))]
+    return LoraBatch(row_start=lora.row_start, slots=lora.slots[order], directory=lora.directory)
 
 
 def test_the_parity_test_notices_two_adapters_rows_swapped(tmp_path_factory: pytest.TempPathFactory) -> None:

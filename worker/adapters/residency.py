@@ -51,6 +51,11 @@ class Residency:
         self._evictable_pages = 0
 
     @property
+    def geometry(self) -> PageGeometry:
+        """The size of a page."""
+        return self._geometry
+
+    @property
     def evictable_pages(self) -> int:
         """Pages of adapters that nobody uses."""
         return self._evictable_pages

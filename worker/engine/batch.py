@@ -69,7 +69,8 @@ class BatchBuilder:
         fed = np.array([(s.pending_row is not None) for s in sequences])
         sources = np.array([s.pending_row for s in sequences if s.pending_row is not None], dtype=np.int64)
         targets = (query_start[1:] - 1)[fed].astype(np.int64)
-        tensors = to_device([*arrays, row_start, sources, targets], self._device)
+        lora_slots = self._tables.slots(live)
+        tensors = to_device([*arrays, row_start, sources, targets, lora_slots], self._device)
         if len(sources):
             assert pending is not None, "a sequence waits for a token that is not in flight"
             tensors[0].index_copy_(0, tensors[9], pending.index_select(0, tensors[8]))
@@ -83,7 +84,7 @@ class BatchBuilder:
                 kv_slots=tensors[5],
                 max_query_len=int(num_tokens.max()),
             ),
-            lora=self._tables.batch(live, tensors[7]) if live else None,
+            lora=self._tables.batch(live, tensors[10], tensors[7]) if live else None,
             logit_rows=tensors[6],
         )
         return StepBatch(forward, [s for s, ends in zip(sequences, is_sampled.tolist(), strict=True) if ends])

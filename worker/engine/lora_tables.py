@@ -1,83 +1,120 @@
-"""Where the matrices of the live adapters lie, as the kernels read it."""
+"""Where the matrices of the adapters lie, as the kernels read it."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.lora.batch import Kept, LoraBatch
+from kernels.lora import LoraBatch, LoraDirectory
+from kernels.lora.batch import Kept
 from worker.adapters.residency import Residency
 from worker.engine.staging import to_device
-from worker.memory.layout import AdapterLayout
+from worker.memory.layout import MODULES, AdapterLayout
 from worker.types import HostedAdapter
 
+_FIRST_SLOTS = 64  # of a directory; a full one is replaced by one of twice the size
 
-@dataclass(frozen=True, slots=True)
-class _LayoutTables:
-    """One adapter's ranks and offsets of A and B, `[3, num_layers, 7]` int32, and scales, `[num_layers, 7]`."""
 
-    numbers: NDArray[np.int32]
-    scales: NDArray[np.float32]
+@dataclass(slots=True)
+class _Entry:
+    """An adapter in the directory."""
 
-    @classmethod
-    def of(cls, layout: AdapterLayout) -> "_LayoutTables":
-        offsets = np.array(layout.offsets, dtype=np.int32)  # [num_layers, 7, 2]
-        ranks = np.array(layout.ranks, dtype=np.int32)
-        return cls(np.stack([ranks, offsets[..., 0], offsets[..., 1]]), np.array(layout.scales, dtype=np.float32))
+    slot: int
+    pages: tuple[int, ...]
+    kept: Kept = field(default_factory=dict)
 
 
 class LoraTables:
-    """Makes the tables of a live set once, and again when the set or an adapter's pages change.
+    """Keeps the directory of the adapters that ran, each written once for as long as it stays in its pages.
 
-    Keeps the arrays of single adapters and what ops made of them until `forget`, so its size follows the pool.
+    Slots are given back by `forget`, so the directory's size follows the pool.
     """
 
     def __init__(self, residency: Residency, device: torch.device) -> None:
         self._residency = residency
         self._device = device
-        self._layouts: dict[str, _LayoutTables] = {}
-        self._kept: dict[str, tuple[tuple[int, ...], Kept]] = {}  # an adapter's pages, and what ops made of them
-        self._key: tuple[Any, ...] = ()  # what `_stacked` was made from
-        self._stacked: LoraBatch | None = None
+        self._entries: dict[str, _Entry] = {}
+        self._free: list[int] = []
+        self._directory: LoraDirectory | None = None
+        self._last: tuple[list[int], LoraBatch] | None = None  # a batch's slots, and the batch
 
-    def batch(self, live: list[HostedAdapter], row_start: Tensor) -> LoraBatch:
-        """The batch in which live adapter `i` owns rows `[row_start[i], row_start[i + 1])`."""
-        pages = [self._residency.pages_of(adapter.digest) for adapter in live]
-        key = (*(adapter.digest for adapter in live), *pages)
-        if self._stacked is None or self._key != key:
-            self._stacked = self._stack(live, pages, row_start)
-            self._key = key
-            return self._stacked
-        return self._stacked.with_rows(row_start)
+    def slots(self, live: list[HostedAdapter]) -> NDArray[np.int32]:
+        """The slots of the live adapters; those that are new or moved are written, in one copy."""
+        moved = [a for a in live if self._needs_write(a.digest)]
+        if moved:
+            self._write(moved)
+            self._last = None
+        return np.array([self._entries[adapter.digest].slot for adapter in live], dtype=np.int32)
+
+    def batch(self, live: list[HostedAdapter], slots: Tensor, row_start: Tensor) -> LoraBatch:
+        """The batch in which live adapter `i`, in `slots[i]`, owns rows `[row_start[i], row_start[i + 1])`."""
+        assert self._directory is not None, "the slots were asked for first"
+        entries = [self._entries[adapter.digest] for adapter in live]
+        key = [entry.slot for entry in entries]
+        if self._last is None or self._last[0] != key:
+            kept = tuple(entry.kept for entry in entries)
+            self._last = (key, LoraBatch(row_start, slots, self._directory, kept))
+            return self._last[1]
+        return self._last[1].with_rows(row_start)
 
     def forget(self, digest: str) -> None:
-        """Drop what is kept of an adapter that left the pool."""
-        self._layouts.pop(digest, None)
-        self._kept.pop(digest, None)
+        """Give back the slot of an adapter that left the pool."""
+        entry = self._entries.pop(digest, None)
+        if entry is not None:
+            self._free.append(entry.slot)
 
-    def _stack(self, live: list[HostedAdapter], pages: list[tuple[int, ...]], row_start: Tensor) -> LoraBatch:
-        layouts = [self._layout(adapter) for adapter in live]
-        page_table = np.full((len(live), max(map(len, pages))), -1, dtype=np.int32)
-        for row, held in zip(page_table, pages, strict=True):
-            row[: len(held)] = held
-        numbers = np.stack([layout.numbers for layout in layouts], axis=-1)  # [3, num_layers, 7, num_live]
-        scales = np.stack([layout.scales for layout in layouts], axis=-1)
-        table, ranks, offsets_a, offsets_b, scales_there = to_device([page_table, *numbers, scales], self._device)
-        kept = tuple(self._kept_of(adapter.digest, held) for adapter, held in zip(live, pages, strict=True))
-        return LoraBatch(row_start, table, ranks, offsets_a, offsets_b, scales_there, kept)
+    def _needs_write(self, digest: str) -> bool:
+        entry = self._entries.get(digest)
+        return entry is None or entry.pages != self._residency.pages_of(digest)
 
-    def _layout(self, adapter: HostedAdapter) -> _LayoutTables:
-        tables = self._layouts.get(adapter.digest)
-        if tables is None:
-            tables = self._layouts[adapter.digest] = _LayoutTables.of(adapter.layout)
-        return tables
+    def _write(self, adapters: list[HostedAdapter]) -> None:
+        for adapter in adapters:
+            self.forget(adapter.digest)
+        directory = self._directory = self._roomy(adapters)
+        page_table = np.full((len(adapters), directory.page_table.shape[1]), -1, dtype=np.int32)
+        for row, adapter in zip(page_table, adapters, strict=True):
+            pages = self._residency.pages_of(adapter.digest)
+            row[: len(pages)] = pages
+            self._entries[adapter.digest] = _Entry(self._free.pop(), pages)
+        places = np.stack([_places(adapter.layout) for adapter in adapters])
+        scales = np.array([adapter.layout.scales for adapter in adapters], dtype=np.float32)
+        slots = np.array([self._entries[adapter.digest].slot for adapter in adapters], dtype=np.int64)
+        staged = to_device([slots, page_table, places, scales], self._device)
+        for table, rows in zip((directory.page_table, directory.places, directory.scales), staged[1:], strict=True):
+            table.index_copy_(0, staged[0], rows)
 
-    def _kept_of(self, digest: str, pages: tuple[int, ...]) -> Kept:
-        held, kept = self._kept.get(digest, ((), {}))
-        if held != pages:
-            kept = {}
-            self._kept[digest] = (pages, kept)
-        return kept
+    def _roomy(self, adapters: list[HostedAdapter]) -> LoraDirectory:
+        """A directory with room for these adapters and all that are there: the present one, or a larger copy."""
+        old, geometry = self._directory, self._residency.geometry
+        num_slots = _FIRST_SLOTS if old is None else old.num_slots
+        while num_slots < len(self._entries) + len(adapters):
+            num_slots *= 2
+        width = max(len(self._residency.pages_of(adapter.digest)) for adapter in adapters)
+        max_rank = max(adapter.layout.max_rank for adapter in adapters)
+        if old is not None:
+            width, max_rank = max(width, old.page_table.shape[1]), max(max_rank, old.max_rank)
+            if (num_slots, width) == old.page_table.shape:
+                return replace(old, max_rank=max_rank) if max_rank > old.max_rank else old
+        size = (num_slots, geometry.shape.num_layers, len(MODULES))
+        new = LoraDirectory(
+            page_table=torch.full((num_slots, width), -1, dtype=torch.int32, device=self._device),
+            places=torch.zeros((*size, 3), dtype=torch.int32, device=self._device),
+            scales=torch.zeros(size, dtype=torch.float32, device=self._device),
+            chunk_elements=geometry.chunk_elements,
+            max_rank=max_rank,
+        )
+        if old is not None:
+            new.page_table[: old.num_slots, : old.page_table.shape[1]] = old.page_table
+            new.places[: old.num_slots] = old.places
+            new.scales[: old.num_slots] = old.scales
+        first = 0 if old is None else old.num_slots
+        self._free.extend(reversed(range(first, num_slots)))
+        return new
+
+
+def _places(layout: AdapterLayout) -> NDArray[np.int32]:
+    """`[num_layers, 7, 3]`: ranks, and places of A and B."""
+    ranks = np.array(layout.ranks, dtype=np.int32)
+    return np.concatenate([ranks[..., None], np.array(layout.offsets, dtype=np.int32)], axis=-1)

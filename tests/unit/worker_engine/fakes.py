@@ -90,10 +90,11 @@ class FakeModel:
         row_start = batch.lora.row_start.tolist()
         live = next(i for i in range(len(row_start) - 1) if row_start[i] <= start < row_start[i + 1])
         assert stop <= row_start[live + 1]
-        table = batch.lora.page_table[live]
+        slot, directory = int(batch.lora.slots[live]), batch.lora.directory
+        table = directory.page_table[slot]
         markers = held[table[table >= 0].long(), 0].int().tolist()
         assert markers == list(range(markers[0], markers[0] + len(markers))), "the adapter's pages are out of order"
-        assert int(batch.lora.ranks[0, 0, live]) == 4 * len(markers)
+        assert int(directory.places[slot, 0, 0, 0]) == 4 * len(markers)
         return -markers[0] // 1000
 
 

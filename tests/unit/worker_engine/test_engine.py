@@ -199,7 +199,7 @@ def test_nothing_is_kept_of_adapters_that_left() -> None:
     harness = Harness(CONFIG, num_pages=8)
     for marker in range(1, 30):
         harness.run([request(f"r{marker}", adapter=adapter(marker, num_pages=2))])
-    assert len(harness.engine._batches._tables._layouts) <= 4
+    assert len(harness.engine._batches._tables._entries) <= 4
 
 
 def test_stats_add_up() -> None:

@@ -1,0 +1,57 @@
+"""The directory of adapters that the kernels read, over a life of loads and evictions."""
+
+import random
+
+import numpy as np
+import torch
+
+from tests.unit.worker_engine.fakes import GEOMETRY, adapter
+from worker.adapters.residency import Residency
+from worker.engine.lora_tables import LoraTables
+from worker.memory.pool import PagePool
+
+
+def test_every_slot_tells_its_adapter_whoever_came_and_went() -> None:
+    """Outgrows the first directory in slots, in pages and in rank."""
+    rng = random.Random(3)
+    residency = Residency(PagePool(300), GEOMETRY)
+    tables = LoraTables(residency, torch.device("cpu"))
+    known = [adapter(marker, num_pages=rng.choice((1, 2, 3))) for marker in range(1, 150)]
+    for _ in range(60):
+        live = rng.sample(known, rng.randint(1, 40))
+        for hosted in live:
+            assert residency.acquire(hosted)
+        residency.take_loads()
+        slots = tables.slots(live)
+        batch = tables.batch(live, torch.from_numpy(slots), torch.arange(len(live) + 1, dtype=torch.int32))
+        assert len(np.unique(slots)) == len(live)
+        for slot, hosted in zip(batch.slots.tolist(), live, strict=True):
+            held = batch.directory.page_table[slot]
+            assert tuple(held[held >= 0].tolist()) == residency.pages_of(hosted.digest)
+            assert batch.directory.places[slot, ..., 0].tolist() == [list(row) for row in hosted.layout.ranks]
+            assert batch.directory.scales[slot].tolist() == [list(row) for row in hosted.layout.scales]
+            assert batch.directory.max_rank >= hosted.layout.max_rank
+        for hosted in live:
+            residency.release(hosted.digest)
+        for change in residency.take_changes():
+            if not change.resident:
+                tables.forget(change.digest)
+
+
+def test_a_batch_of_the_same_adapters_keeps_what_ops_made_of_them() -> None:
+    residency = Residency(PagePool(20), GEOMETRY)
+    tables = LoraTables(residency, torch.device("cpu"))
+    live = [adapter(marker, num_pages=2) for marker in (1, 2)]
+    for hosted in live:
+        residency.acquire(hosted)
+    first, second = (
+        tables.batch(live, torch.from_numpy(tables.slots(live)), torch.tensor(rows, dtype=torch.int32))
+        for rows in ([0, 1, 2], [1, 2, 4])
+    )
+    assert second.derived is first.derived
+    assert second.plans is not first.plans
+    assert second.row_start.tolist() == [1, 2, 4]
+    swapped = live[::-1]
+    third = tables.batch(swapped, torch.from_numpy(tables.slots(swapped)), first.row_start)
+    assert third.derived is not first.derived
+    assert third.kept[0] is first.kept[1]
