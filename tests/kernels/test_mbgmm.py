@@ -1,6 +1,8 @@
 """MBGMM over the workload: popularity x batch x rank x dtype, in poisoned pages."""
 
+import gc
 import random
+import weakref
 from dataclasses import dataclass, replace
 
 import pytest
@@ -187,6 +189,38 @@ def test_what_is_kept_of_an_adapter_serves_another_batch(is_shuffled: bool, devi
             mbgmm(outputs, x, pages[1], batch, layer=1, modules=group)
             for output, right in zip(outputs, expected, strict=True):
                 assert_close(output, right)
+
+
+def test_what_is_kept_of_tensors_serves_no_others(device: torch.device) -> None:
+    """The same tensors come again with new contents, then one is another, then the rows are divided anew."""
+    case = draw_case(random.Random(21), [2, 3, 4, 5], RANKS["mixed"], torch.float32, device)
+    first, second = (case.inputs(GROUPS[0]) for _ in range(2))
+    x, _, outputs = first
+    mixed = [outputs[0], second[2][1], outputs[2]]
+    turns = [(x, outputs), (x, outputs), (x, mixed), (second[0], mixed), (second[0], second[2]), (x, outputs)]
+    for starts in ([2, 5, 9, 14], [1, 1, 8, 14]):
+        batch = case.batch.with_rows(torch.tensor(starts, dtype=torch.int32, device=device))
+        for rows, columns in turns:
+            rows.normal_()
+            others = [each for each in (*outputs, *second[2]) if all(each is not column for column in columns)]
+            before = [each.clone() for each in others]
+            expected = naive.mbgmm(columns, rows, case.pages[0], batch, layer=0, modules=GROUPS[0])
+            mbgmm(columns, rows, case.pages[0], batch, layer=0, modules=GROUPS[0])
+            for output, right in zip(columns, expected, strict=True):
+                assert_close(output, right)
+            for other, same in zip(others, before, strict=True):
+                assert torch.equal(other, same)
+
+
+def test_a_prompts_tensors_are_not_held() -> None:
+    case = draw_case(random.Random(22), [0, 150, 150], (4,), torch.float32, torch.device("cpu"))
+    with torch.inference_mode():
+        x, _, outputs = case.inputs((3,))
+        mbgmm(outputs, x, case.pages[0], case.batch, layer=0, modules=(3,))
+    held = weakref.ref(x), weakref.ref(outputs[0])
+    del x, outputs, _
+    gc.collect()
+    assert [each() for each in held] == [None, None]
 
 
 def test_modules_need_not_be_a_whole_group(device: torch.device) -> None:

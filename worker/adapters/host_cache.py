@@ -12,7 +12,7 @@ from worker.adapters.packing import pack_weights
 from worker.adapters.weights import AdapterWeights, parse_weights
 from worker.errors import WorkerError
 from worker.memory.host_arena import HostArena
-from worker.memory.layout import PageGeometry
+from worker.memory.layout import AdapterLayout, PageGeometry
 from worker.types import AdapterRef, HostedAdapter
 
 _log = logging.getLogger(__name__)
@@ -177,9 +177,9 @@ class HostCache:
             weights = await asyncio.to_thread(parse_weights, data, self._geometry.shape, self._base_model)
             del data
             pages = await self._find_room(flight, weights.layout.num_pages(self._geometry))
-            await self._pack(weights, pages)
+            layout = await self._pack(weights, pages)
             # From here to the waiters' own turns nothing may evict it, so they hold their leases already.
-            adapter = HostedAdapter(flight.ref.digest, weights.layout, pages)
+            adapter = HostedAdapter(flight.ref.digest, layout, pages)
             self._index.add(adapter, flight.num_waiters)
             self._room.set()
             return adapter
@@ -202,16 +202,16 @@ class HostCache:
         except TimeoutError:
             raise full from None
 
-    async def _pack(self, weights: AdapterWeights, pages: tuple[int, ...]) -> None:
+    async def _pack(self, weights: AdapterWeights, pages: tuple[int, ...]) -> AdapterLayout:
         packing = asyncio.ensure_future(asyncio.to_thread(pack_weights, weights, self._arena, pages))
         try:
-            await asyncio.shield(packing)
+            return await asyncio.shield(packing)
         except BaseException:
             # A thread cannot be cancelled: it writes to the pages until it ends.
             packing.add_done_callback(lambda done: self._give_back(pages, done))
             raise
 
-    def _give_back(self, pages: tuple[int, ...], packing: asyncio.Future[None]) -> None:
+    def _give_back(self, pages: tuple[int, ...], packing: asyncio.Future[AdapterLayout]) -> None:
         if not packing.cancelled():
             packing.exception()  # was raised where it was awaited, or nobody waits any more
         self._index.give_back(pages)

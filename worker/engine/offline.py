@@ -88,8 +88,8 @@ class OfflineEngine:
         if digest not in self._hosted:
             parsed = parse_weights(weights, self._model.config.shape, base_model)
             pages = self._next_host_pages(parsed.layout)
-            pack_weights(parsed, self._arena, pages)
-            self._hosted[digest] = HostedAdapter(digest, parsed.layout, pages)
+            layout = pack_weights(parsed, self._arena, pages)
+            self._hosted[digest] = HostedAdapter(digest, layout, pages)
         return self._hosted[digest]
 
     def host_dummy(self, name: str, layout: AdapterLayout) -> HostedAdapter:

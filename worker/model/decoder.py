@@ -12,17 +12,19 @@ from worker.model.batch import ForwardBatch
 from worker.model.config import ModelConfig
 from worker.model.rope import Rotation, turn
 from worker.model.weights import LayerWeights, ModelWeights
+from worker.model.workspace import Buffers, Workspace
 
 _QKV, _O, _GATE_UP, _DOWN = GROUPS
 
 
 class Decoder:
-    """A model on one device. `forward` keeps no state: what it remembers is in the pages."""
+    """A model on one device. A pass leaves nothing to the next but memory: what it remembers is in the pages."""
 
     def __init__(self, config: ModelConfig, weights: ModelWeights) -> None:
         self._config = config
         self._weights = weights
-        self._rotation = Rotation(config.rope, weights.embedding.dtype, weights.embedding.device)
+        self._rotation = Rotation(config.rope, self.dtype, self.device)
+        self._workspace = Workspace(config.shape, self.dtype, self.device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -47,9 +49,10 @@ class Decoder:
         with torch.inference_mode():
             hidden = embedding(batch.token_ids, self._weights.embedding)
             angles = self._rotation.angles(batch.positions)
+            buffers = self._workspace.buffers(hidden.shape[0])
             for layer, weights in enumerate(self._weights.layers):
-                hidden += self._attention(layer, weights, hidden, angles, batch, pages[layer])
-                hidden += self._mlp(layer, weights, hidden, batch, pages[layer])
+                hidden += self._attention(layer, weights, hidden, angles, batch, pages[layer], buffers)
+                hidden += self._mlp(layer, weights, hidden, batch, pages[layer], buffers)
             wanted = self._norm(hidden.index_select(0, batch.logit_rows), self._weights.norm)
             return linear(wanted, self._weights.output).float()
 
@@ -61,15 +64,14 @@ class Decoder:
         angles: tuple[Tensor, Tensor],
         batch: ForwardBatch,
         pages: Tensor,
+        buffers: Buffers,
     ) -> Tensor:
         shape = self._config.shape
         num_rotated = shape.num_heads + shape.num_kv_heads
-        x = self._norm(hidden, weights.input_norm)
-        qkv = weights.qkv(x)
+        x = self._norm(hidden, weights.input_norm, buffers.x)
+        qkv = weights.qkv(x, buffers.qkv)
         if batch.lora is not None:
-            q_width, kv_width = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-            outputs = qkv.split((q_width, kv_width, kv_width), 1)
-            mbgmm(outputs, x, pages, batch.lora, layer=layer, modules=_QKV)
+            mbgmm(buffers.qkv_columns, x, pages, batch.lora, layer=layer, modules=_QKV)
 
         heads = qkv.view(-1, num_rotated + shape.num_kv_heads, shape.head_dim)
         rotated = heads[:, :num_rotated]
@@ -87,22 +89,32 @@ class Decoder:
             scale=shape.head_dim**-0.5,
             window=self._config.traits.windows[layer],
         ).flatten(1)
-        output = weights.o(attended)
+        output = weights.o(attended, buffers.output)
         if batch.lora is not None:
             mbgmm((output,), attended, pages, batch.lora, layer=layer, modules=_O)
         return output
 
-    def _mlp(self, layer: int, weights: LayerWeights, hidden: Tensor, batch: ForwardBatch, pages: Tensor) -> Tensor:
-        x = self._norm(hidden, weights.post_attention_norm)
-        gate, up = gate_up = weights.gate_up(x).chunk(2, 1)
+    def _mlp(
+        self,
+        layer: int,
+        weights: LayerWeights,
+        hidden: Tensor,
+        batch: ForwardBatch,
+        pages: Tensor,
+        buffers: Buffers,
+    ) -> Tensor:
+        x = self._norm(hidden, weights.post_attention_norm, buffers.x)
+        weights.gate_up(x, buffers.gate_up)
         if batch.lora is not None:
-            mbgmm(gate_up, x, pages, batch.lora, layer=layer, modules=_GATE_UP)
-        inner = silu(gate).mul_(up)
-        output = weights.down(inner)
+            mbgmm(buffers.gate_up_columns, x, pages, batch.lora, layer=layer, modules=_GATE_UP)
+        gate, up = buffers.gate_up_columns
+        inner = torch.mul(silu(gate), up, out=buffers.inner)
+        output = weights.down(inner, buffers.output)
         if batch.lora is not None:
             mbgmm((output,), inner, pages, batch.lora, layer=layer, modules=_DOWN)
         return output
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _norm(self, x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
         """RMSNorm over the last dimension in float32, rounded before the weight is applied, as transformers does."""
-        return rms_norm(x.float(), x.shape[-1:], None, self._config.norm_epsilon).to(x.dtype) * weight
+        normed = rms_norm(x.float(), x.shape[-1:], None, self._config.norm_epsilon).to(x.dtype)
+        return torch.mul(normed, weight, out=out)

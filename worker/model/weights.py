@@ -7,7 +7,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from worker.model.checkpoint import listed
 from worker.model.config import ModelConfig
@@ -38,9 +37,11 @@ class Projection:
     weight: Tensor  # [out, in]
     bias: Tensor | None  # [out]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """`[num_rows, in]` to `[num_rows, out]`."""
-        return linear(x, self.weight, self.bias)
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        """`[num_rows, in]` to `out`, `[num_rows, out]`, which is returned."""
+        if self.bias is None:
+            return torch.mm(x, self.weight.t(), out=out)
+        return torch.addmm(self.bias, x, self.weight.t(), out=out)
 
 
 @dataclass(frozen=True, slots=True)

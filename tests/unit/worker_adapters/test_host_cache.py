@@ -13,6 +13,7 @@ from worker.adapters.errors import AdapterCorrupt, AdapterNotFound, AdapterTooLa
 from worker.adapters.host_cache import HostCache, HostCacheLimits
 from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
+from worker.memory.layout import AdapterLayout
 from worker.types import AdapterRef
 
 NUM_PAGES = 6
@@ -107,6 +108,7 @@ async def test_loads_once_and_then_answers_from_memory(house) -> None:
     assert again.adapter == lease.adapter
     assert lease.adapter.digest == A.digest
     assert torch.equal(house.rows_of_q(lease), tensors_of(lease.adapter.layout, seed=0)["layers.0.q.lora_A"])
+    assert lease.adapter.layout.scales[0][0] == 1.0, "the scale of 2 went into B when it was packed"
     assert house.changes == [(A.digest, True)]
 
 
@@ -205,12 +207,13 @@ async def test_pages_are_not_reused_while_a_cancelled_load_still_writes_them(hou
     started, may_end = asyncio.Event(), threading.Event()
     loop, pack = asyncio.get_running_loop(), host_cache.pack_weights
 
-    def slow_pack(*args) -> None:
+    def slow_pack(*args) -> AdapterLayout:
         loop.call_soon_threadsafe(started.set)
         assert may_end.wait(timeout=10)
-        pack(*args)
+        layout = pack(*args)
         if outcome == "failed":
             raise AdapterCorrupt("late")
+        return layout
 
     monkeypatch.setattr(host_cache, "pack_weights", slow_pack)
     getting = asyncio.create_task(house.cache.get(A))

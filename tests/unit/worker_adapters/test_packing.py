@@ -1,13 +1,15 @@
 """From the store's file to the pool and back: every matrix lies where the layout says."""
 
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from adapters_for_tests import BASE_MODEL, GEOMETRY, SHAPE, canonical_file, layout_of, tensors_of
-from hypothesis import given, settings
+from adapters_for_tests import BASE_MODEL, GEOMETRY, SHAPE, canonical_file, layout_of, metadata_of, tensors_of
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from worker.adapters.errors import AdapterNotFinite
 from worker.adapters.packing import pack_weights
@@ -36,8 +38,10 @@ def test_round_trip(ranks, dtype, random) -> None:
         arena = HostArena.create(ArenaFile.create(Path(folder)), POOL_PAGES, GEOMETRY, dtype)
         for page in range(POOL_PAGES):
             arena.page(page).fill_(float("nan"))
-        pack_weights(weights, arena, host_pages)
+        layout = pack_weights(weights, arena, host_pages)
         arena.copy_to_pool(storage, host_pages, pool_pages)
+    assert layout.ranks == ranks
+    assert layout.offsets == weights.layout.offsets
     for layer in range(SHAPE.num_layers):
         stream = storage.pages[layer, pool_pages].flatten()
         assert torch.isfinite(stream).all(), "what lies behind the stream is zero"
@@ -48,10 +52,88 @@ def test_round_trip(ranks, dtype, random) -> None:
                 b = stream[start_b : start_b + rank * SHAPE.out_features(module)].view(rank, -1)
                 name = f"layers.{layer}.{MODULES[module]}"
                 assert torch.equal(a, tensors[f"{name}.lora_A"].to(dtype))
-                assert torch.equal(b.t(), tensors[f"{name}.lora_B"].to(dtype))
+                assert torch.equal(b.t(), tensors[f"{name}.lora_B"].to(dtype) * 2), "B took up the scale of 2"
+                assert layout.scales[layer][module] == 1.0
     others = torch.ones(POOL_PAGES, dtype=torch.bool)
     others[pool_pages] = False
     assert torch.isnan(storage.pages[:, others]).all(), "no other page was touched"
+
+
+def packed(b: Tensor, scale: float, dtype: torch.dtype) -> tuple[Tensor, float]:
+    """`v` of layer 1 alone, with this B `[out, rank]`: what lies in the pages for it, and the scale that is left."""
+    tensors = tensors_of(layout_of((0,) * 7, (0, 0, b.shape[1], 0, 0, 0, 0)))
+    tensors["layers.1.v.lora_B"] = b
+    weights = parse_weights(canonical_file(tensors, metadata_of(tensors, scale)), SHAPE, BASE_MODEL)
+    num_pages = weights.layout.num_pages(GEOMETRY)
+    with TemporaryDirectory() as folder:
+        arena = HostArena.create(ArenaFile.create(Path(folder)), num_pages, GEOMETRY, dtype)
+        layout = pack_weights(weights, arena, range(num_pages))
+        stream = torch.cat([arena.page(page)[1] for page in range(num_pages)])
+    start = layout.offsets[1][2][1]
+    return stream[start : start + b.numel()].view(b.shape[1], -1).t().clone(), layout.scales[1][2]
+
+
+def matrices(exponents: st.SearchStrategy[int]) -> st.SearchStrategy[Tensor]:
+    """B of `v`, `[8, 1 to 3]` float32, each element of at most 12 bits and an exponent of its own."""
+    element = st.builds(math.ldexp, st.integers(-(2**12), 2**12), exponents)
+    return st.integers(1, 3).flatmap(
+        lambda rank: st.lists(element, min_size=8 * rank, max_size=8 * rank).map(
+            lambda values: torch.tensor(values, dtype=torch.float32).view(8, rank)
+        )
+    )
+
+
+types = st.sampled_from((torch.float32, torch.bfloat16, torch.float16))
+some_scales = st.one_of(
+    st.integers(-140, 127).map(lambda exponent: 2.0**exponent),
+    st.integers(-4, 4).map(lambda exponent: 2.0**exponent),
+    st.sampled_from((0.0, -2.0, 1.5, 3.0, 0.1, 2 / 3, 1e30)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@example(b=torch.ones(8, 1), scale=1.5, dtype=torch.float32)
+@given(b=matrices(st.sampled_from((-140, -36, -24, -20, -12, -6, 0, 3, 100))), scale=some_scales, dtype=types)
+def test_b_takes_the_scale_up_where_that_is_exact_and_is_left_alone_elsewhere(b, scale, dtype) -> None:
+    rounded = b.to(dtype)
+    assume(rounded.isfinite().all())
+    written, left = packed(b, scale, dtype)
+    right = rounded.double() * scale
+    is_exact = math.frexp(scale)[0] == 0.5 and torch.equal(right.to(dtype).double(), right)
+    if is_exact and scale >= 2.0**-126:
+        assert left == 1.0
+    if left == scale != 1.0:
+        assert torch.equal(written, rounded)
+    else:
+        assert left == 1.0
+        assert is_exact, "scale 1 is left, and B times the scale was rounded"
+        assert torch.equal(written.double(), right)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    b=matrices(st.integers(-14, -10)),
+    exponent=st.integers(-3, 3),
+    dtype=types,
+    seed=st.integers(0, 2**31),
+    rows=st.integers(1, 5),
+)
+def test_a_product_with_the_scale_in_b_has_the_bits_of_the_formula(b, exponent, dtype, seed, rows) -> None:
+    scale = 2.0**exponent
+    written, left = packed(b, scale, dtype)
+    assert left == 1.0
+    part = torch.randn(rows, b.shape[1], generator=torch.Generator().manual_seed(seed)).to(dtype)  # x @ A.T
+    assert torch.equal(part @ written.t(), scale * (part @ b.to(dtype).t()))
+
+
+@pytest.mark.parametrize(("value", "scale"), [(6e4, 2.0), (2.0**-24, 0.5)], ids=["overflow", "underflow"])
+def test_a_scale_that_does_not_fit_into_b_stays(value: float, scale: float) -> None:
+    b = torch.full((8, 1), 1.0)
+    b[5] = value
+    written, left = packed(b, scale, torch.float16)
+    assert left == scale
+    assert torch.equal(written, b.half())
+    assert packed(b, scale, torch.float32)[1] == 1.0
 
 
 @given(ranks=layouts)
