@@ -1,0 +1,61 @@
+"""Times of device work, without the time to launch it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import torch
+
+REPLAYS = 15
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds of one call, over several replays: their median, least and most."""
+
+    median: float
+    low: float
+    high: float
+
+    def summary(self) -> dict[str, float]:
+        """Rounded, for a file."""
+        return {name: round(value, 3) for name, value in asdict(self).items()}
+
+
+@cache
+def capture_stream() -> torch.cuda.Stream:
+    """The stream that everything is warmed up on and captured on: peers keep scratch by stream."""
+    return torch.cuda.Stream()
+
+
+def time_calls(calls: Sequence[Callable[[], object]], replays: int = REPLAYS) -> Timing:
+    """Captures all calls in one CUDA graph and times its replays; one call's share.
+
+    The calls should differ in what they touch, by more in all than a cache holds, so that memory is what is timed.
+    """
+    stream = capture_stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        for call in dict.fromkeys(calls):
+            call()
+        stream.synchronize()
+        graph.capture_begin()
+        for call in calls:
+            call()
+        graph.capture_end()
+        graph.replay()
+        events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(replays)]
+        for begin, end in events:
+            begin.record(stream)
+            graph.replay()
+            end.record(stream)
+        stream.synchronize()
+    torch.cuda.current_stream().wait_stream(stream)
+    return spread([1e3 * begin.elapsed_time(end) / len(calls) for begin, end in events])
+
+
+def spread(microseconds: Sequence[float]) -> Timing:
+    """Median, least and most."""
+    ordered = sorted(microseconds)
+    return Timing(ordered[len(ordered) // 2], ordered[0], ordered[-1])
