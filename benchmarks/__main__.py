@@ -4,7 +4,6 @@ import argparse
 import sys
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import adapters, many_adapters, relay, result, stack, start
 
@@ -26,22 +25,16 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("measured", "value", "goal", ""):
-        table.add_column(column, justify="left" if column == "measured" else "right")
-    all_met = True
+    measured: list[result.Figure] = []
     for name in names:
         console.print(f"[dim]{name} …[/]")
         figures = BENCHMARKS[name]()
         result.write(name, figures)
         for figure in figures:
             console.print(f"[dim]  {figure.details}[/]", markup=True)
-            bound = "≥" if figure.at_least else "≤"
-            verdict = "[green]met[/]" if figure.is_met else "[red]missed[/]"
-            table.add_row(figure.name, f"{figure.value:g} {figure.unit}", f"{bound} {figure.goal:g}", verdict)
-            all_met &= figure.is_met
-    console.print(table)
-    return 0 if all_met else 1
+        measured += figures
+    console.print(result.goal_table(measured))
+    return 0 if all(figure.is_met for figure in measured) else 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rich.table import Table
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -55,23 +57,48 @@ class Spread:
         return {"median": round(self.median, 3), "min": round(min(self.values), 3), "max": round(max(self.values), 3)}
 
 
-def write(name: str, figures: Sequence[Figure]) -> Path:
-    """Writes figures with the machine and the commit that they were measured on."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(
+    name: str,
+    figures: Sequence[Figure],
+    *,
+    folder: Path = RESULTS,
+    machine: Mapping[str, object] | None = None,
+    extra: Mapping[str, object] | None = None,
+) -> Path:
+    """Writes figures with the machine and the commit that they were measured on, and what else there is to keep."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     document = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": _machine(),
+        "machine": _machine() if machine is None else machine,
         "figures": [{**asdict(figure), "is_met": figure.is_met} for figure in figures],
+        **(extra or {}),
     }
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return path
 
 
-def _machine() -> dict[str, object]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+def goal_table(figures: Sequence[Figure]) -> Table:
+    """Measured values beside their goals, for a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("measured", "value", "goal", ""):
+        table.add_column(column, justify="left" if column == "measured" else "right")
+    for figure in figures:
+        bound = "≥" if figure.at_least else "≤"
+        verdict = "[green]met[/]" if figure.is_met else "[red]missed[/]"
+        table.add_row(figure.name, f"{figure.value:g} {figure.unit}", f"{bound} {figure.goal:g}", verdict)
+    return table
+
+
+def commit() -> str:
+    """The tree's commit; with a mark if something has changed since."""
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     changes = ["git", "status", "--porcelain", "--", ".", ":!benchmarks/results"]
     dirty = subprocess.run(changes, capture_output=True, text=True, check=False).stdout
+    return head.strip() + ("+changes" if dirty.strip() else "")
+
+
+def _machine() -> dict[str, object]:
     model = next(
         (
             line.partition(":")[2].strip()
@@ -84,5 +111,5 @@ def _machine() -> dict[str, object]:
         "cpu": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "commit": commit.strip() + ("+changes" if dirty.strip() else ""),
+        "commit": commit(),
     }

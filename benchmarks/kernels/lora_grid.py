@@ -6,17 +6,13 @@ from itertools import cycle, islice
 import torch
 
 from benchmarks.kernels.contenders import Contender, Run
+from benchmarks.kernels.correctness import check_result
 from benchmarks.kernels.lora_case import LoraCase, LoraPoint
 from benchmarks.kernels.popularity import Popularity
 from benchmarks.kernels.timing import Timing, capture_stream, time_calls
-from tests.kernels.tolerances import assert_close
 
 MIXED = (8, 16, 32, 64)
 CALLS = 24  # of one graph, at least, where a contender allows them
-
-
-class WrongAnswer(Exception):
-    """A contender does not compute LoRA: its time means nothing, and the harness is to be mended."""
 
 
 def _decodes(model: str, ranks: tuple[int, ...], batches: Sequence[tuple[Popularity, int, int]]) -> list[LoraPoint]:
@@ -112,11 +108,9 @@ def check(case: LoraCase, add: Run, name: str) -> None:
             for index in range(len(outputs)):
                 add(layer, index)
         stream.synchronize()
-        try:
-            for output, right in zip(outputs, case.expected(layer, before), strict=True):
-                assert_close(output, right)
-        except AssertionError as wrong:
-            raise WrongAnswer(f"{name} on {case.point.name}: {wrong}") from wrong
+        where = f"{name} on {case.point.name}"
+        for output, right, old in zip(outputs, case.expected(layer, before), before, strict=True):
+            check_result(where, output, right, changed=old)
         for output, old in zip(outputs, before, strict=True):
             output.copy_(old)
         torch.cuda.synchronize()

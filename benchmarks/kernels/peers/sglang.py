@@ -178,8 +178,8 @@ def _load_ops(folder: Path) -> None:
     def needs_a_compiler(*_: object, **__: object) -> None:
         raise NotImplementedError("built by a C++ compiler at run time; the Triton builder is used")
 
-    nothing = {"AutoConfig": object, "ForwardBatch": object}
-    modules = {
+    nothing: dict[str, object] = {"AutoConfig": object, "ForwardBatch": object}
+    modules: dict[str, dict[str, object]] = {
         "msgspec": {"Struct": Struct},
         "pydantic": PYDANTIC,
         "sglang.kernels.jit": {},

@@ -131,7 +131,7 @@ def _load_ops(folder: Path) -> Any:
         raise AttributeError("not registered: the ops are called as functions")
 
     packages = ("vllm", "vllm.lora", "vllm.lora.ops", OPS)
-    modules = {
+    modules: dict[str, dict[str, object]] = {
         "vllm.envs": {
             "VLLM_BATCH_INVARIANT": False,
             "VLLM_LORA_DISABLE_PDL": False,

@@ -1,0 +1,33 @@
+"""Whether a result may be timed."""
+
+from torch import Tensor
+
+from tests.kernels.tolerances import assert_close
+
+MAX_RELATIVE_ERROR = 1e-2  # of the whole tensor, by its norm: some roundings to bf16, of inputs, bridge and output
+
+
+class WrongAnswer(Exception):
+    """What was to be timed computes something else: its time means nothing, and the harness is to be mended."""
+
+
+def check_result(name: str, actual: Tensor, expected: Tensor, changed: Tensor | None = None) -> None:
+    """Compares with float64: each element by the tests' tolerances, and all by their norm.
+
+    Args:
+        name: what is blamed.
+        actual: the result.
+        expected: in float64.
+        changed: what is added to in place, as it was before; the norm is then that of the change.
+
+    Raises:
+        WrongAnswer: with how far it is.
+    """
+    try:
+        assert_close(actual, expected)
+    except AssertionError as wrong:
+        raise WrongAnswer(f"{name}: {wrong}") from wrong
+    size = (expected if changed is None else expected - changed.double()).norm()
+    error = float((actual.double() - expected).norm() / size)
+    if not error <= MAX_RELATIVE_ERROR:
+        raise WrongAnswer(f"{name}: off by {error:.2g} of the norm, {MAX_RELATIVE_ERROR:g} allowed")

@@ -1,0 +1,89 @@
+"""The file that a run leaves, and its plot."""
+
+import platform
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import triton
+
+from benchmarks import result
+from benchmarks.kernels.lora_case import LoraPoint
+from benchmarks.kernels.peers.stand_ins import version
+from benchmarks.kernels.results import Results, added
+from benchmarks.result import Figure
+
+METHOD = (
+    "Every time is of CUDA graph replays, without launches: a graph holds some layers' calls in turn, each with "
+    "its own weights, inputs and outputs, in all far more than L2 holds; median, least and most of the replays, for one call. "
+    "Each result was first compared with float64. Floors: bytes over a large copy's rate or products over a large bf16 "
+    "matrix product's rate, the larger. LoRA is a whole layer's, added to the base outputs in place."
+)
+PEERS = {
+    "vllm": (
+        "add_lora_linear's shrink and expand of each group; max_loras is live adapters rounded up to a power of two, "
+        "max_lora_rank the least it takes for the largest rank, specialize_active_lora on, metadata made before; with "
+        "and without programmatic dependent launch (its dual stream's), of which the better counts"
+    ),
+    "sglang": (
+        "csgmv with a grid of the batch's own segments and chunks of 16, and triton_v2 by its plan table for the GPU "
+        "with as many slots as live adapters; metadata and routes made before; the better counts"
+    ),
+}
+
+
+def write(
+    results: Results, figures: Sequence[Figure], *, peers: Path | None, folder: Path | None, commit: str | None
+) -> Path:
+    """Writes kernels-<gpu>.json and, with matplotlib, its plot."""
+    name = f"kernels-{gpu()}"
+    extra = {
+        "method": METHOD,
+        "peers": {
+            peer: {"version": version(peers, peer), "called": how} for peer, how in PEERS.items() if peers is not None
+        },
+        "ceilings": {
+            "copy_tb_per_s": round(results.ceilings.bytes_per_s / 1e12, 3),
+            "bf16_tflop_per_s": round(results.ceilings.flops_per_s / 1e12, 1),
+        },
+        "lora": [{**_lora_point(point), **measured.document()} for point, measured in results.lora.items()],
+        "layer": [{**_lora_point(point), **added(times)} for point, times in results.layers.items()],
+        "attention": [measured.document() for measured in results.attention.values()],
+        "step": [measured.document() for measured in results.step],
+    }
+    path = result.write(name, figures, folder=folder or result.RESULTS, machine=_machine(commit), extra=extra)
+    if find_spec("matplotlib"):
+        from benchmarks.kernels.plot import draw  # noqa: PLC0415 - figures are of use without
+
+        draw(path)
+    return path
+
+
+def gpu() -> str:
+    """The GPU's model, as a word: h200."""
+    words = torch.cuda.get_device_name().removeprefix("NVIDIA ").split()
+    return words[0].lower()
+
+
+def _lora_point(point: LoraPoint) -> dict[str, object]:
+    return {
+        "model": point.model,
+        "phase": point.phase,
+        "ranks": list(point.ranks),
+        "popularity": point.popularity,
+        "rows": point.num_rows,
+        "live_adapters": len(point.rows),
+    }
+
+
+def _machine(commit: str | None) -> dict[str, object]:
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "gpu_memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1),
+        "cuda": torch.version.cuda,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "python": platform.python_version(),
+        "commit": commit or result.commit(),
+    }

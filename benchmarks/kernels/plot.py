@@ -1,0 +1,137 @@
+"""A run's plot, from its file: `python -m benchmarks.kernels.plot FILE`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+NAMES = {
+    "ours": "Multitude",
+    "vllm": "vLLM",
+    "sglang": "SGLang",
+    "padded_bmm": "padded bmm",
+    "torch_loop": "torch loop",
+    "torch_sdpa": "torch SDPA",
+}
+COLOURS = {
+    "ours": "#0b6e4f",
+    "vllm": "#c8553d",
+    "sglang": "#3d6fb6",
+    "padded_bmm": "#a08a3c",
+    "torch_loop": "#999999",
+    "torch_sdpa": "#999999",
+}
+VARIANTS = {"vllm_pdl": "vllm", "sglang_csgmv": "sglang", "sglang_triton_v2": "sglang"}
+
+
+def draw(path: Path) -> Path:
+    """Writes the plot beside the file, with .png for .json."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    figure, axes = plt.subplots(2, 2, figsize=(14, 10), layout="constrained")
+    _live_adapters(axes[0][0], document["lora"])
+    _every_point(axes[0][1], document["lora"])
+    _layers(axes[1][0], document["layer"])
+    _attention(axes[1][1], document["attention"])
+    machine, peers = document["machine"], document["peers"]
+    beside = ", ".join(f"{NAMES[peer]} {about['version']}" for peer, about in peers.items())
+    figure.suptitle(
+        f"Kernels on {machine['gpu']}, bf16, CUDA graph replays, {document['time'][:10]}, commit {machine['commit']}"
+        + (f"; beside {beside}" if beside else "")
+    )
+    target = path.with_suffix(".png")
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+    return target
+
+
+def _best(times: dict[str, Any]) -> dict[str, float]:
+    """Medians, of a peer's variants the better."""
+    best: dict[str, float] = {}
+    for name, timing in times.items():
+        who = VARIANTS.get(name, name)
+        best[who] = min(timing["median"], best.get(who, float("inf")))
+    return best
+
+
+def _live_adapters(axes: Axes, points: list[dict[str, Any]]) -> None:
+    chosen = [p for p in points if (p["model"], p["ranks"], p["popularity"]) == ("llama-3-8b", [16], "distinct")]
+    chosen.sort(key=lambda point: int(point["live_adapters"]))
+    for who, name in NAMES.items():
+        line = [(p["live_adapters"], _best(p["us"])[who]) for p in chosen if who in _best(p["us"])]
+        if line:
+            axes.plot(*zip(*line, strict=True), marker="o", label=name, color=COLOURS[who])
+    axes.plot(
+        [p["live_adapters"] for p in chosen], [p["floor_us"] for p in chosen], "k:", label="floor: bytes at copy rate"
+    )
+    axes.set(
+        title="A layer's LoRA, Llama-3-8B, every linear, rank 16, one row each",
+        xlabel="live distinct adapters = rows",
+        ylabel="µs",
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.grid(visible=True, which="major", alpha=0.3)
+    if chosen:
+        axes.legend()
+
+
+def _every_point(axes: Axes, points: list[dict[str, Any]]) -> None:
+    for who in ("vllm", "sglang", "padded_bmm", "torch_loop"):
+        ratios = sorted(_best(p["us"])[who] / _best(p["us"])["ours"] for p in points if who in _best(p["us"]))
+        if ratios:
+            label = f"{NAMES[who]} ({len(ratios)} points)"
+            places = [(place + 0.5) / len(ratios) for place in range(len(ratios))]
+            axes.plot(places, ratios, marker=".", label=label, color=COLOURS[who])
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set(title="Every LoRA point: their time over ours", xlabel="share of the points, sorted", ylabel="times ours")
+    axes.set_yscale("log")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    if axes.lines[:-1]:
+        axes.legend()
+
+
+def _layers(axes: Axes, points: list[dict[str, Any]]) -> None:
+    prefills = [point for point in points if point["phase"] == "prefill"]
+    labels = [f"r{p['ranks'][0]}\n{p['live_adapters']}" for p in prefills]
+    shown = ("ours", "vllm", "sglang")
+    for place, who in enumerate(shown):
+        shares = []
+        for point in prefills:
+            best = _best(point["with_lora_us"]).get(who)
+            base = point["base_us"]["median"]
+            shares.append(float("nan") if best is None else 100 * (best - base) / base)
+        axes.bar(
+            [i + 0.27 * (place - 1) for i in range(len(prefills))], shares, 0.25, label=NAMES[who], color=COLOURS[who]
+        )
+    axes.axhline(8, color="black", linewidth=1, linestyle=":")
+    axes.set_xticks(range(len(prefills)), labels, fontsize=8)
+    axes.set(
+        title="Prefill of 8,192 tokens: time added to a layer's base linears",
+        xlabel="rank, adapters",
+        ylabel="% of base linears (goal: 8)",
+    )
+    if prefills:
+        axes.legend()
+
+
+def _attention(axes: Axes, points: list[dict[str, Any]]) -> None:
+    points = list(reversed(points))
+    for place, who in enumerate(("torch_sdpa", "ours")):
+        shares = [100 * p["floor_us"] / p["us"][who]["median"] if who in p["us"] else 0 for p in points]
+        axes.barh(
+            [i + 0.4 * place - 0.2 for i in range(len(points))], shares, 0.38, label=NAMES[who], color=COLOURS[who]
+        )
+    axes.set_yticks(range(len(points)), [point["name"] for point in points], fontsize=7)
+    axes.set(title="Attention: floor over time", xlabel="% of the measured copy rate or matrix rate", xlim=(0, 105))
+    if points:
+        axes.legend()
+
+
+if __name__ == "__main__":
+    print(draw(Path(sys.argv[1])))

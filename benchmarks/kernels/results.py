@@ -1,0 +1,155 @@
+"""What was measured at each point, and the figures that goals speak of."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import geometric_mean
+
+from benchmarks.kernels.attention import AttentionPoint
+from benchmarks.kernels.floors import Ceilings, Work
+from benchmarks.kernels.lora_case import LoraPoint
+from benchmarks.kernels.lora_layer import LayerTimes
+from benchmarks.kernels.timing import Timing
+from benchmarks.result import Figure
+
+OURS = "ours"
+PEERS = {"vLLM": ("vllm", "vllm_pdl"), "SGLang": ("sglang_csgmv", "sglang_triton_v2")}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Times at one point, by contender, beside its floor."""
+
+    name: str
+    work: Work
+    floor_us: float
+    timings: Mapping[str, Timing]
+
+    @property
+    def over_floor(self) -> float:
+        """Our time over the floor."""
+        return self.timings[OURS].median / self.floor_us
+
+    def best(self, names: Iterable[str]) -> float | None:
+        """The least median of these; None if none of them ran."""
+        return min((self.timings[name].median for name in names if name in self.timings), default=None)
+
+    def document(self) -> dict[str, object]:
+        """For the file."""
+        return {
+            "name": self.name,
+            "bytes": self.work.num_bytes,
+            "flops": self.work.flops,
+            "floor_us": round(self.floor_us, 3),
+            "over_floor": round(self.over_floor, 3),
+            "us": {name: timing.summary() for name, timing in self.timings.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """All of a run; a part that was not asked for is empty."""
+
+    ceilings: Ceilings
+    lora: Mapping[LoraPoint, Measured]
+    layers: Mapping[LoraPoint, LayerTimes]
+    attention: Mapping[AttentionPoint, Measured]
+    step: Sequence[Measured]
+
+
+def figures(results: Results) -> list[Figure]:
+    """Every goal whose points were measured."""
+    return [*_lora(results), *_peers(results), *_layers(results), *_attention(results)]
+
+
+def _lora(results: Results) -> list[Figure]:
+    goals = {64: 1.3, 256: 1.2}
+    found = []
+    for live, goal in goals.items():
+        measured = results.lora.get(LoraPoint("llama-3-8b", (16,), "decode", "distinct", live, live))
+        if measured is not None:
+            name = f"MBGMV, a layer of llama-3-8b, {live} live distinct adapters of rank 16, over its byte floor"
+            found.append(_figure(name, measured.over_floor, goal, at_least=False, details=measured.document()))
+    return found
+
+
+def _peers(results: Results) -> list[Figure]:
+    found = []
+    for peer, names in PEERS.items():
+        ratios = [
+            other / measured.timings[OURS].median
+            for measured in results.lora.values()
+            if (other := measured.best(names)) is not None
+        ]
+        if ratios:
+            goal = 2.0 if peer == "vLLM" else 1.3
+            details = {"points": len(ratios), "least": round(min(ratios), 3), "most": round(max(ratios), 3)}
+            name = f"LoRA ops, {peer}'s time over ours, geometric mean"
+            found.append(_figure(name, geometric_mean(ratios), goal, details=details))
+    raced = [measured for measured in results.lora.values() if _best_other(measured) is not None]
+    if raced:
+        lost = [measured.name for measured in raced if not _wins(measured)]
+        details: dict[str, object] = {"points": len(raced), "lost": lost}
+        share = 1 - len(lost) / len(raced)
+        found.append(_figure("LoRA ops, points at which nobody else's is faster", share, 0.95, details=details))
+    return found
+
+
+def _best_other(measured: Measured) -> float | None:
+    return measured.best(name for name in measured.timings if name != OURS)
+
+
+def _wins(measured: Measured) -> bool:
+    other = _best_other(measured)
+    return other is None or measured.timings[OURS].median < other
+
+
+def _layers(results: Results) -> list[Figure]:
+    found = []
+    decode = results.layers.get(LoraPoint("llama-3-8b", (16,), "decode", "distinct", 8, 8))
+    if decode is not None:
+        name = "MBGMV, 8 live adapters of rank 16, added to a layer of llama-3-8b"
+        found.append(_figure(name, decode.added_us(OURS), 12, "us", at_least=False, details=added(decode)))
+    prefills = {point: times for point, times in results.layers.items() if point.phase == "prefill"}
+    if prefills:
+        shares = {point.name: times.added_us(OURS) / times.base.median for point, times in prefills.items()}
+        name = "MBGMM, prefill of 8,192 tokens, added to a layer's base linears, worst of ranks and adapters"
+        details = {point: round(share, 4) for point, share in shares.items()}
+        found.append(_figure(name, max(shares.values()), 0.08, at_least=False, details=details))
+    return found
+
+
+def added(times: LayerTimes) -> dict[str, object]:
+    """A layer's base time and what each contender adds, for the file."""
+    return {
+        "base_us": times.base.summary(),
+        "with_lora_us": {name: timing.summary() for name, timing in times.with_lora.items()},
+        "added_us": {name: round(times.added_us(name), 3) for name in times.with_lora},
+    }
+
+
+def _attention(results: Results) -> list[Figure]:
+    found = []
+    for model, kind in (("llama-7b", "MHA"), ("llama-3-8b", "GQA")):
+        decode = results.attention.get(AttentionPoint(model, ((1024, 1),) * 64))
+        if decode is not None:
+            share = decode.work.num_bytes / decode.timings[OURS].median * 1e6 / results.ceilings.bytes_per_s
+            name = f"Decode attention, {kind}, 64 x 1,024 tokens, share of bandwidth"
+            found.append(_figure(name, share, 0.85, details=decode.document()))
+        prefill = results.attention.get(AttentionPoint(model, ((8192, 8192),)))
+        if prefill is not None:
+            share = prefill.work.flops / prefill.timings[OURS].median * 1e6 / results.ceilings.flops_per_s
+            name = f"Prefill attention, {kind}, 8,192 tokens, causal, share of the matrix rate"
+            found.append(_figure(name, share, 0.55, details=prefill.document()))
+    return found
+
+
+def _figure(
+    name: str,
+    value: float,
+    goal: float,
+    unit: str = "ratio",
+    *,
+    at_least: bool = True,
+    details: Mapping[str, object],
+) -> Figure:
+    return Figure(name, round(value, 3), unit, goal, at_least, details)
