@@ -11,8 +11,11 @@ MODEL    ?= $(DEMO)/base
 ADAPTERS ?= $(DEMO)/adapters
 SERVE    ?= $(if $(filter $(DEMO)/base,$(MODEL)),--model-name demo)
 
+# Where tests are that need a GPU; the others' imports are not wanted on its machine.
+GPU_TESTS ?= tests/kernels tests/parity tests/unit/worker_engine
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format protos serve up down bench demo-model clean
+.PHONY: help demo test test-gpu lint format protos serve up down bench bench-gpu demo-model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +37,11 @@ demo: $(STAMP)-local ## Start every service here, serve 17 demo adapters and che
 
 test: $(STAMP)-dev ## Run all tests of this machine
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# On a GPU machine that may have no network: with the Python that has torch and Triton there, not the environment here.
+# Its pytest may lack the plugins that pyproject.toml sets options of, so strict configuration is off.
+test-gpu: ## Run the tests that need a GPU, with PYTHON's own torch and Triton
+	@$(PYTHON) -m pytest --override-ini addopts=-ra -m gpu $(GPU_TESTS)
 
 lint: $(STAMP)-dev ## Style, types, import contracts, and that generated code is fresh
 	@$(BIN)/ruff check
@@ -60,6 +68,9 @@ down: ## Stop what `make up` started
 
 bench: $(STAMP)-dev ## Run the CPU benchmarks into benchmarks/results
 	@$(BIN)/python -m benchmarks
+
+bench-gpu: ## Time the kernels on a GPU, beside PEERS=dir, with PYTHON's own torch and Triton
+	@PYTHONPATH=. $(PYTHON) -m benchmarks.kernels $(if $(PEERS),--peers $(PEERS)) $(BENCH)
 
 demo-model: $(STAMP)-dev ## Train the demo model and its adapters again
 	@$(BIN)/python -m examples.demo_model.train

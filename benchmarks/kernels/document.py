@@ -15,10 +15,10 @@ from benchmarks.kernels.results import Results, added
 from benchmarks.result import Figure
 
 METHOD = (
-    "Every time is of CUDA graph replays, without launches: a graph holds some layers' calls in turn, each with "
-    "its own weights, inputs and outputs, in all far more than L2 holds; median, least and most of the replays, for one call. "
-    "Each result was first compared with float64. Floors: bytes over a large copy's rate or products over a large bf16 "
-    "matrix product's rate, the larger. LoRA is a whole layer's, added to the base outputs in place."
+    "Every time is of CUDA graph replays, without launches: a graph holds some layers' calls in turn, each with its "
+    "own weights, inputs and outputs, in all far more than L2 holds; median, least and most of the replays, for one "
+    "call. Each result was first compared with float64. Floors: bytes over a large copy's rate or products over a "
+    "large bf16 matrix product's rate, the larger. LoRA is a whole layer's, added to the base outputs in place."
 )
 PEERS = {
     "vllm": (

@@ -30,7 +30,7 @@ def _distinct(*sizes: int) -> list[tuple[Popularity, int, int]]:
 def quick_points() -> list[LoraPoint]:
     """One of each kind."""
     return [
-        *_decodes("llama-3-8b", (16,), [*_distinct(8, 64), ("identical", 64, 1), ("zipf", 256, 64)]),
+        *_decodes("llama-3-8b", (16,), [*_distinct(8, 64), ("identical", 64, 1), ("zipf", 256, 128)]),
         *_decodes("llama-3-8b", MIXED, _distinct(64)),
         *_decodes("llama-7b", (8,), _distinct(32)),
         *_decodes("llama-70b/tp8", (16,), _distinct(64)),

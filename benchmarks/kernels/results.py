@@ -88,9 +88,9 @@ def _peers(results: Results) -> list[Figure]:
     raced = [measured for measured in results.lora.values() if _best_other(measured) is not None]
     if raced:
         lost = [measured.name for measured in raced if not _wins(measured)]
-        details: dict[str, object] = {"points": len(raced), "lost": lost}
         share = 1 - len(lost) / len(raced)
-        found.append(_figure("LoRA ops, points at which nobody else's is faster", share, 0.95, details=details))
+        name = "LoRA ops, points at which nobody else's is faster"
+        found.append(_figure(name, share, 0.95, details={"points": len(raced), "lost": lost}))
     return found
 
 
