@@ -1,6 +1,5 @@
 """One point of the LoRA grid: adapters in pages, the rows that use them, and the right result."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, cycle, islice
@@ -12,7 +11,7 @@ from torch import Tensor
 from benchmarks.kernels.floors import Work, lora_work
 from benchmarks.kernels.popularity import Popularity, rows_per_adapter
 from benchmarks.kernels.shapes import MODELS, Model
-from kernels.lora import LoraBatch
+from kernels.lora import LoraBatch, LoraDirectory
 from worker.memory.layout import MODULES, AdapterLayout
 
 DTYPE = torch.bfloat16
@@ -108,26 +107,33 @@ class LoraCase:
 
     @cached_property
     def batch(self) -> LoraBatch:
-        """What MBGMM reads, made once a step for all layers."""
-        width = max(len(ids) for ids in self.page_ids) + 1
-        table = torch.full((len(self.ranks), width), -1, dtype=torch.int32, device=self.device)
-        for row, ids in zip(table, self.page_ids, strict=True):
-            row[: len(ids)] = ids
-        offsets = [self._layouts[rank].offsets[0] for rank in self.ranks]
-
-        def per_layer(values: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:  # [num_live][7]
-            one = torch.tensor(values, dtype=dtype, device=self.device).T  # [7, num_live]
-            return one.expand(self.num_layers, *one.shape).contiguous()
-
-        targeted = [module in self.model.modules for module in range(len(MODULES))]
+        """What MBGMM reads, made once a step for all layers; adapters stand in the directory in another order."""
+        num_live = len(self.ranks)
+        slots = torch.randperm(num_live, device=self.device)
+        width = max(len(ids) for ids in self.page_ids)
+        table = torch.full((num_live, width), -1, dtype=torch.int32, device=self.device)
+        places = torch.empty(num_live, self.num_layers, len(MODULES), 3, dtype=torch.int32, device=self.device)
+        scales = torch.empty(places.shape[:3], dtype=torch.float32, device=self.device)
+        for slot, ids, rank, scale in zip(slots.tolist(), self.page_ids, self.ranks, self.scales, strict=True):
+            table[slot, : len(ids)] = ids
+            places[slot] = self._places[rank]
+            scales[slot] = scale
+        elements = self.model.geometry.chunk_elements
         return LoraBatch(
             row_start=torch.tensor(self.starts, dtype=torch.int32, device=self.device),
-            page_table=table,
-            ranks=per_layer([[rank * is_one for is_one in targeted] for rank in self.ranks], torch.int32),
-            offsets_a=per_layer([[a for a, _ in row] for row in offsets], torch.int32),
-            offsets_b=per_layer([[b for _, b in row] for row in offsets], torch.int32),
-            scales=per_layer([[scale] * len(MODULES) for scale in self.scales], torch.float32),
+            slots=slots.int(),
+            directory=LoraDirectory(table, places, scales, elements, self.max_rank),
         )
+
+    @cached_property
+    def _places(self) -> dict[int, Tensor]:
+        """By rank, of each module the rank, and where A and B begin in the stream."""
+        return {
+            rank: torch.tensor(
+                [[r, a, b] for r, (a, b) in zip(layout.ranks[0], layout.offsets[0], strict=True)], device=self.device
+            )
+            for rank, layout in self._layouts.items()
+        }
 
     def expected(self, layer: int, outputs: list[Tensor]) -> list[Tensor]:
         """The groups' outputs after LoRA is added to `outputs`, in float64, an adapter at a time."""
