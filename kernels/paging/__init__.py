@@ -1,5 +1,5 @@
 """Writes to the page pool."""
 
-from kernels.paging.op import write_kv
+from kernels.paging.op import copy_pages, write_kv
 
-__all__ = ["write_kv"]
+__all__ = ["copy_pages", "write_kv"]
