@@ -9,6 +9,9 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from control_plane.core.demand import Demand, ReplicationSettings
+from control_plane.core.homes import number_of
+from control_plane.core.prefixes import PrefixMemory
 from control_plane.core.rows import Bools, Floats, Ints, Rows, RowSets
 from control_plane.core.types import ResidencyTier
 
@@ -36,6 +39,7 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "mean_log2_rank": (np.float64, np.nan),
     "prefill_tokens_per_s": (np.float64, np.nan),
     "reported_at": (np.float64, 0.0),
+    "numbers": (np.uint64, 0),
     "failures": (np.float64, 0.0),
     "failed_at": (np.float64, 0.0),
 }
@@ -93,6 +97,8 @@ class FleetColumns:
     prefill_tokens_per_s: Floats
     """NaN before it was measured."""
     reported_at: Floats
+    numbers: npt.NDArray[np.uint64]
+    """What stands for the worker in `homes`."""
     failures: Floats
     """Requests that the worker failed lately, as of `failed_at`; half are forgotten every FAILURE_HALF_LIFE_S."""
     failed_at: Floats
@@ -115,6 +121,8 @@ class FleetColumns:
         """Rows by label, as key and value."""
         self.tenants: RowSets[str] = RowSets()
         """Rows by the tenants that a restricted worker is for."""
+        self.prefixes = PrefixMemory()
+        self.demand = Demand(ReplicationSettings())
         self.order: Rows = np.zeros(0, dtype=np.intp)
         """The rows that have a worker, by worker id."""
 
@@ -134,6 +142,8 @@ class FleetColumns:
         row = self._free.pop()
         self._ids[row] = worker_id
         self.is_attached[row] = True
+        self.numbers[row] = number_of(worker_id)
+        self.prefixes.attach(row)
         index = bisect_left(self._sorted_ids, worker_id)
         self._sorted_ids.insert(index, worker_id)
         self._sorted_rows.insert(index, row)
@@ -144,6 +154,7 @@ class FleetColumns:
         """Give a row back; its adapters, labels and tenants were taken out."""
         for name, (_, empty) in _COLUMNS.items():
             getattr(self, name)[row] = empty
+        self.prefixes.detach(row)
         index = bisect_left(self._sorted_ids, self._ids[row])
         del self._sorted_ids[index], self._sorted_rows[index]
         self.order = np.array(self._sorted_rows, dtype=np.intp)

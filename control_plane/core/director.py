@@ -15,6 +15,7 @@ from control_plane.core.placement.plugin import PlacementRequest, Rng
 from control_plane.core.placing import Placer
 from control_plane.core.policy import AdmissionMode, Policy
 from control_plane.core.queue import WaitingQueue
+from control_plane.core.replication import Replicator
 from control_plane.core.snapshot import DirectorSnapshot, WorkerSnapshot
 from control_plane.core.types import (
     Accepted,
@@ -59,6 +60,8 @@ class Director:
             policy.dispatch, queue=self._queue, fleet=self._fleet, ledger=self._ledger, admission=self._admission
         )
         self._placer = Placer(policy, rng, fleet=self._fleet, dispatcher=self._dispatcher, fairness=self._fairness)
+        self._fleet.columns.demand.settings = policy.replication
+        self._replicator = Replicator(policy, fleet=self._fleet, dispatcher=self._dispatcher)
         # Whether something changed by which a waiting request might be placed.
         self._may_place = False
         self._handlers: dict[type, Callable[[Any, float], list[Effect]]] = {
@@ -90,7 +93,7 @@ class Director:
             return effects
         self._may_place = False
         if not len(self._queue):
-            return effects
+            return effects + self._dispatcher.flush()
         self._placer.place_parked(now)
         misses = 0
         while misses < self._policy.dispatch.lookahead:
@@ -122,6 +125,7 @@ class Director:
             return [Failed(request.request_id, error)]
         tracked = self._ledger.open(request, now, self._admission.deadline_s(request))
         self._queue.add(tracked)
+        self._fleet.columns.demand.note(request, now)
         self._admission.watch(tracked, self._fleet)
         self._may_place = True
         return [Accepted(request.request_id)]
@@ -147,6 +151,8 @@ class Director:
 
     def _on_drain_changed(self, event: DrainChanged, now: float) -> list[Effect]:
         self._fleet.set_drain(event.worker_id, is_draining=event.is_draining, now=now)
+        if event.is_draining:
+            self._replicator.drained(event.worker_id, now)
         self._may_place = True
         return []
 
@@ -183,6 +189,8 @@ class Director:
         self._admission.settings = policy.admission
         self._dispatcher.settings = policy.dispatch
         self._placer.policy = policy
+        self._replicator.policy = policy
+        self._fleet.columns.demand.settings = policy.replication
         if is_reordered:
             waiting, self._queue = list(self._queue), self._new_queue()
             self._dispatcher.queue = self._queue
@@ -198,6 +206,7 @@ class Director:
         self._fleet.note_time(now)
         overdue = self._admission.overdue(self._ledger, now)
         effects: list[Effect] = [self._abort(each, self._admission.expired(each, now)) for each in overdue]
+        self._replicator.run(now)
         without_worker = self._placer.without_worker(now)
         effects += [self._abort(each, self._placer.no_worker(each, now)) for each in without_worker]
         self._may_place = True

@@ -8,6 +8,7 @@ from control_plane.core.fleet import Fleet, Worker
 from control_plane.core.ledger import TrackedRequest
 from control_plane.core.placement.gates import HAS_ROOM
 from control_plane.core.placement.plugin import PlacementRequest, Rng
+from control_plane.core.placement.scorers.prefix_affinity import PrefixAffinity
 from control_plane.core.policy import Policy
 from control_plane.core.rows import Bools
 
@@ -30,6 +31,8 @@ class Placer:
             self._park(tracked, now)
             return False
         self._dispatcher.assign(tracked, worker, self._fairness, now)
+        if self.policy.placement.profile_for(tracked.request).uses(PrefixAffinity.name):
+            self._fleet.columns.prefixes.note(tracked.request, worker.row)
         return True
 
     def place_parked(self, now: float) -> None:
@@ -93,7 +96,8 @@ class Placer:
     def _park(self, tracked: TrackedRequest, now: float) -> None:
         self._dispatcher.queue.park(tracked)
         request = _placement_request(tracked, now)
-        if self.policy.placement.is_placeable(request, self._fleet.columns, self._others(tracked)):
+        profile = self.policy.placement.profile_for(tracked.request)
+        if profile.able(request, self._fleet.columns, self._others(tracked)).any():
             tracked.unplaceable_since = None
         elif tracked.avoid:
             # Nobody else can take it: those that failed it get another chance.

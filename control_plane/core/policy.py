@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from control_plane.core.demand import ReplicationSettings
 from control_plane.core.placement.policy import PlacementPolicy
 from control_plane.core.settings import bounded
 
@@ -76,3 +77,4 @@ class Policy:
     clustering: ClusteringSettings = field(default_factory=ClusteringSettings)
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
+    replication: ReplicationSettings = field(default_factory=ReplicationSettings)

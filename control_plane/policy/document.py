@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 import yaml
 
+from control_plane.core.demand import ReplicationSettings
 from control_plane.core.placement.plugin import Picker
 from control_plane.core.placement.policy import PlacementPolicy
 from control_plane.core.placement.profile import Profile, WeightedScorer
@@ -20,7 +21,7 @@ from control_plane.policy.tree import Entry, entries, items, joined, parse, refu
 
 __all__ = ["PolicyDocument", "PolicyError", "PolicyProblem", "load_policy"]
 
-_KEYS = ("name", "admission", "clustering", "filters", "scorers", "picker", "dispatch")
+_KEYS = ("name", "admission", "clustering", "filters", "scorers", "picker", "replication", "dispatch")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _WEIGHT = Bounds(0.0, 100.0)
 
@@ -57,10 +58,11 @@ def load_policy(text: str) -> PolicyDocument:
     admission = _section(AdmissionSettings, "admission", found, problems)
     clustering = _section(ClusteringSettings, "clustering", found, problems)
     dispatch = _section(DispatchSettings, "dispatch", found, problems)
+    replication = _section(ReplicationSettings, "replication", found, problems)
     placement = _placement(root, found, problems)
     problems.raise_if_any()
     digest = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-    return PolicyDocument(text, Policy(name, digest, admission, clustering, placement, dispatch))
+    return PolicyDocument(text, Policy(name, digest, admission, clustering, placement, dispatch, replication))
 
 
 def _name(root: yaml.Node, found: Mapping[str, Entry], problems: ProblemList) -> str:

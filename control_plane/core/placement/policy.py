@@ -66,10 +66,6 @@ class PlacementPolicy:
         """The worker that gets the request, of the rows that `among` holds."""
         return self.profile_for(request.request).choose(request, fleet, among, rng)
 
-    def is_placeable(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> bool:
-        """Whether one of the workers could take the request once it has room."""
-        return self.profile_for(request.request).is_placeable(request, fleet, among)
-
     def explain(self, request: PlacementRequest, fleet: FleetColumns, rng: Rng) -> Explanation:
         """The decision of now, and everything that led to it."""
         return self.profile_for(request.request).explain(request, fleet, rng)

@@ -72,13 +72,17 @@ class Profile:
             left = still_left
         return None
 
-    def is_placeable(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> bool:
-        """Whether some worker could take the request once it has room: only lasting filters are asked."""
+    def able(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Bools:
+        """The workers that could take the request once they have room: only lasting filters are asked."""
         left = among
         for each in self.asked:
             if each.is_lasting:
                 left = left & each.admits(request, fleet)
-        return bool(left.any())
+        return left
+
+    def uses(self, scorer_name: str) -> bool:
+        """Whether a scorer is one of the profile's."""
+        return any(each.scorer.name == scorer_name for each in self.scorers)
 
     def explain(self, request: PlacementRequest, fleet: FleetColumns, rng: Rng) -> Explanation:
         """The decision of now among all attached workers, with everything that led to it."""

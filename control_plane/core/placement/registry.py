@@ -18,9 +18,11 @@ from control_plane.core.placement.plugin import Filter, Picker, Scorer
 from control_plane.core.placement.scorers.adapter_residency import AdapterResidency
 from control_plane.core.placement.scorers.consolidate import Consolidate
 from control_plane.core.placement.scorers.free_pages import FreePages
+from control_plane.core.placement.scorers.home import Home
 from control_plane.core.placement.scorers.load import Load
 from control_plane.core.placement.scorers.load_spread import LoadSpread
 from control_plane.core.placement.scorers.pending_prefill import PendingPrefill
+from control_plane.core.placement.scorers.prefix_affinity import PrefixAffinity
 from control_plane.core.placement.scorers.queue_depth import QueueDepth
 from control_plane.core.placement.scorers.rank_fit import RankFit
 
@@ -42,9 +44,11 @@ SCORERS: dict[str, type[Scorer]] = {
     "adapter_residency": AdapterResidency,
     "consolidate": Consolidate,
     "free_pages": FreePages,
+    "home": Home,
     "load": Load,
     "load_spread": LoadSpread,
     "pending_prefill": PendingPrefill,
+    "prefix_affinity": PrefixAffinity,
     "queue_depth": QueueDepth,
     "rank_fit": RankFit,
 }

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from control_plane.core.demand import ReplicationSettings
 from control_plane.core.fleet import Fleet
 from control_plane.core.ledger import TrackedRequest
 from control_plane.core.placement.plugin import PlacementRequest
@@ -24,7 +25,8 @@ NOW = 10.0
 
 REQUESTS = st.builds(
     lambda name, rank, size, tenant, model: PlacementRequest(
-        replace(request(name=name, rank=rank, size_bytes=size, tenant=tenant), base_model=model), now=NOW
+        replace(request(name=name, rank=rank, size_bytes=size, tenant=tenant, num_prompt_tokens=40), base_model=model),
+        now=NOW,
     ),
     NAMES,
     RANKS,
@@ -38,6 +40,7 @@ REQUESTS = st.builds(
 def fleets(draw: st.DrawFn) -> Fleet:
     """Up to eight workers, after some of them joined, reported, took requests, gave them back and left."""
     fleet = Fleet()
+    fleet.columns.demand.settings = ReplicationSettings(worker_requests_per_s=0.03, max_workers=3)
     for number in range(draw(st.integers(0, 12))):
         worker_id = draw(WORKER_IDS)
         made = fleet.get(worker_id)
@@ -64,6 +67,8 @@ def fleets(draw: st.DrawFn) -> Fleet:
         for index in range(draw(st.integers(0, max(0, made.num_free_places)))):
             asked = request(f"{number}-{index}", draw(NAMES), rank=draw(RANKS))
             made.take(TrackedRequest(asked, index, 0.0, 1.0))
+            fleet.columns.prefixes.note(replace(asked, prompt_token_ids=tuple(range(40))), made.row)
+            fleet.columns.demand.note(asked, NOW)
         for each in draw(st.lists(st.sampled_from(sorted(made.in_flight)), unique=True)) if made.in_flight else []:
             made.release(made.in_flight[each])
         if draw(st.booleans()):

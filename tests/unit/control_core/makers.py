@@ -78,6 +78,6 @@ def score(plugin: Scorer, asked: PlacementRequest, made: Worker) -> float:
 
 def busy(made: Worker, *names: str | None, rank: int = 8) -> Worker:
     """The worker with one request in flight for each adapter name."""
-    for index, name in enumerate(names):
+    for index, name in enumerate(names, start=len(made.in_flight)):
         made.take(TrackedRequest(request(f"busy-{index}", name, rank=rank), index, 0.0, float("inf")))
     return made

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from control_plane.core.fleet import Fleet, Worker
+from control_plane.core.homes import number_of
 from control_plane.core.placement.filters.tenants import TenantMode
 from control_plane.core.placement.plugin import PlacementRequest
 from control_plane.core.placement.profile import Profile
@@ -80,6 +81,32 @@ def load_spread(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left
     return min(1.0, max(0.0, (max(loads) - worker.load) / (max(loads) - min(loads))))
 
 
+def home(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -> float:
+    if asked.adapter is None:
+        return 1.0
+    mean = sum(each.load for each in left) / len(left) if left else 0.0
+    calm = [
+        each for each in left if len(left) == 1 or each.load <= plugin.bound * mean + plugin.slack / max(each.window, 1)
+    ]
+    demand = worker._columns.demand
+    count = demand.num_workers(asked.adapter.digest, asked.now)
+    ranked = sorted(calm, key=lambda each: -_mixed(number_of(each.worker_id) ^ number_of(asked.adapter.digest)))
+    return float(worker in ranked[:count])
+
+
+def _mixed(number: int) -> int:
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        number ^= number >> 33
+        number = number * factor % 2**64
+    return number ^ number >> 33
+
+
+def prefix_affinity(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -> float:
+    # The memory itself has its own judge, in test_prefixes.py.
+    columns = worker._columns
+    return float(columns.prefixes.shares(asked.request, columns.num_rows)[worker.row])
+
+
 FILTERS: dict[str, Verdict] = {
     "adapter_fits": adapter_fits,
     "base_model": lambda plugin, asked, worker, fleet: asked.request.base_model in ("", worker.status.base_model),
@@ -102,11 +129,13 @@ SCORERS: dict[str, Scoring] = {
     "adapter_residency": adapter_residency,
     "consolidate": consolidate,
     "free_pages": free_pages,
+    "home": home,
     "load": lambda plugin, asked, worker, left: 1.0 - worker.load,
     "load_spread": load_spread,
     "pending_prefill": lambda plugin, asked, worker, left: (
         plugin.tokens / (plugin.tokens + worker.pending_prefill_tokens)
     ),
+    "prefix_affinity": prefix_affinity,
     "queue_depth": lambda plugin, asked, worker, left: (
         plugin.requests
         / (plugin.requests + max(len(worker.in_flight), worker.status.num_running + worker.status.num_waiting))

@@ -118,12 +118,11 @@ def test_explain_decides_as_choose_does(fleet: Fleet, asked: PlacementRequest, p
 
 
 @given(fleets(), REQUESTS, profiles())
-def test_placeable_is_what_all_lasting_filters_admit(fleet: Fleet, asked: PlacementRequest, profile: Profile) -> None:
+def test_able_are_those_that_all_lasting_filters_admit(fleet: Fleet, asked: PlacementRequest, profile: Profile) -> None:
     lasting = [each for each in profile.asked if each.is_lasting]
-    expected = any(
-        all(naive_placement.FILTERS[each.name](each, asked, made, fleet) for each in lasting) for made in fleet
-    )
-    assert profile.is_placeable(asked, fleet.columns, fleet.columns.is_attached) == expected
+    able = profile.able(asked, fleet.columns, fleet.columns.is_attached)
+    for made in fleet:
+        assert able[made.row] == all(naive_placement.FILTERS[each.name](each, asked, made, fleet) for each in lasting)
 
 
 @given(st.permutations([f"w{index}" for index in range(6)]), st.sampled_from(sorted(PICKERS)), st.integers())
@@ -181,8 +180,9 @@ def test_transient_filters_do_not_make_a_request_unplaceable() -> None:
     columns = fleet.columns
     asked = PlacementRequest(request())
     assert profile.choose(asked, columns, columns.is_attached, random.Random(0)).row is None
-    assert profile.is_placeable(asked, columns, columns.is_attached)
-    assert not profile.is_placeable(PlacementRequest(request(name="a", size_bytes=10**9)), columns, columns.is_attached)
+    assert profile.able(asked, columns, columns.is_attached).any()
+    huge = PlacementRequest(request(name="a", size_bytes=10**9))
+    assert not profile.able(huge, columns, columns.is_attached).any()
 
 
 URGENT, BASE, ACME = (Profile(name=name) for name in ("urgent", "base", "acme"))

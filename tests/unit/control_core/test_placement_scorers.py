@@ -1,13 +1,16 @@
 import pytest
 
+from control_plane.core.demand import ReplicationSettings
 from control_plane.core.fleet import Fleet
 from control_plane.core.placement.plugin import PlacementRequest
 from control_plane.core.placement.scorers.adapter_residency import AdapterResidency
 from control_plane.core.placement.scorers.consolidate import Consolidate
 from control_plane.core.placement.scorers.free_pages import FreePages
+from control_plane.core.placement.scorers.home import Home
 from control_plane.core.placement.scorers.load import Load
 from control_plane.core.placement.scorers.load_spread import LoadSpread
 from control_plane.core.placement.scorers.pending_prefill import PendingPrefill
+from control_plane.core.placement.scorers.prefix_affinity import PrefixAffinity
 from control_plane.core.placement.scorers.queue_depth import QueueDepth
 from control_plane.core.placement.scorers.rank_fit import RankFit
 from control_plane.core.types import ResidencyTier
@@ -101,3 +104,40 @@ def test_load_spread_compares_those_that_are_left() -> None:
     values = LoadSpread().score(BASE, fleet.columns, among)
     assert [values[each.row] for each in made] == [1.0, 1.0, 0.5, 0.0]
     assert LoadSpread().score(BASE, fleet.columns, among & False).tolist() == [1.0] * fleet.columns.num_rows
+
+
+def test_home_is_one_worker_and_more_for_a_hot_adapter() -> None:
+    fleet = Fleet()
+    made = [worker(f"w{index}", fleet=fleet) for index in range(8)]
+    fleet.columns.demand.settings = ReplicationSettings(worker_requests_per_s=1.0, max_workers=3)
+    assert sum(score(Home(), WITH_A, each) for each in made) == 1.0
+    for index in range(200):
+        fleet.columns.demand.note(request(name="a"), index / 50)
+    hot = PlacementRequest(request(name="a"), now=4.0)
+    assert sum(score(Home(), hot, each) for each in made) == 3.0
+    assert all(score(Home(), hot, each) >= score(Home(), WITH_A, each) for each in made)
+    assert [score(Home(), BASE, each) for each in made] == [1.0] * 8
+
+
+def test_home_passes_over_workers_far_above_the_mean_load() -> None:
+    fleet = Fleet()
+    made = [worker(f"w{index}", window=40, fleet=fleet) for index in range(4)]
+    plugin = Home(bound=1.25, slack=2)
+    (home,) = [each for each in made if score(plugin, WITH_A, each)]
+    busy(home, None, None)
+    assert score(plugin, WITH_A, home) == 1.0
+    busy(home, *["b"] * 3)
+    assert score(plugin, WITH_A, home) == 0.0
+    (next_home,) = [each for each in made if score(plugin, WITH_A, each)]
+    for each in made:
+        if each not in (home, next_home):
+            busy(each, *[None] * 8)
+    assert score(plugin, WITH_A, home) == 1.0
+
+
+def test_prefix_affinity() -> None:
+    made = worker()
+    asked = PlacementRequest(request(num_prompt_tokens=80))
+    assert score(PrefixAffinity(), asked, made) == 0.0
+    made._columns.prefixes.note(request(num_prompt_tokens=40), made.row)
+    assert score(PrefixAffinity(), asked, made) == 32 / 80

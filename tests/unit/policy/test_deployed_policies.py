@@ -33,8 +33,9 @@ def test_the_default_file_says_the_defaults_and_all_of_them() -> None:
         default.dispatch,
     )
     assert policy.placement == default.placement
+    assert policy.replication == default.replication
     tree = yaml.safe_load(text)
-    for section in ("admission", "clustering", "dispatch"):
+    for section in ("admission", "clustering", "replication", "dispatch"):
         assert list(tree[section]) == [field.name for field in fields(getattr(default, section))]
 
 
