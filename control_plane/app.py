@@ -16,6 +16,7 @@ from control_plane.catalog import Catalog
 from control_plane.config import ControlPlaneConfig
 from control_plane.core.director import Director
 from control_plane.core.types import PolicyChanged
+from control_plane.observation.observation import Observation
 from control_plane.operations.service import FleetService
 from control_plane.runtime.driver import Driver
 from control_plane.runtime.fleet_view import view_fleet
@@ -61,10 +62,15 @@ class ControlPlane:
         self.control_plane_id = config.control_plane_id or f"control-plane-{uuid.uuid4().hex[:12]}"
         # Where it serves, once started.
         self.address = ""
+        # Where its metrics are, once started; empty if nowhere.
+        self.metrics_address = ""
         facts = read_facts(config.model.path, config.model.served_name, config.model.context_length)
         policy_file = PolicyFile(config.policy_file)
         self._director = Director(policy_file.document.policy, random.Random())  # noqa: S311
-        self._driver = Driver(self._director, time.monotonic)
+        self._observation = Observation(
+            self._director, config.metrics, max_recent=config.recent_requests, clock=time.monotonic
+        )
+        self._driver = Driver(self._observation.core, time.monotonic)
         self._encoder = PromptEncoder(
             load_tokenizer(config.model.path),
             facts,
@@ -118,10 +124,13 @@ class ControlPlane:
             ownership=self._ownership,
             facts=self._facts,
             limits=config.limits,
+            tenants=config.tenants,
         )
         await self._policies.catch_up()
+        self._serve_metrics()
         await self._start_server()
         self._run("the worker directory", self._directory.run)
+        self._run("the metrics' labels", self._observation.rotate_forever)
         self._run("the clock", lambda: self._driver.tick_forever(config.tick_s))
         self._run("the policy file's watch", lambda: self._policies.watch_file(config.policy_poll_s))
         if self._state.is_configured:
@@ -147,6 +156,7 @@ class ControlPlane:
         if self._store is not None:
             await self._store.close()
         self._encoder.close()
+        await self._observation.close()
 
     async def _start_server(self) -> None:
         options: list[tuple[str, Any]] = [
@@ -187,6 +197,17 @@ class ControlPlane:
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+
+    def _serve_metrics(self) -> None:
+        try:
+            self._observation.serve(
+                policy=lambda: self._policies.in_force,
+                num_chunks=lambda: self._generation.num_chunks,
+                is_state_reachable=lambda: self._state.is_reachable,
+            )
+        except OSError as error:
+            raise ListenError(f"metrics.listen: cannot listen on {self._config.metrics.listen}: {error}") from None
+        self.metrics_address = self._observation.address
 
     def _run(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         self._tasks.append(asyncio.create_task(keep_running(name, loop)))

@@ -12,6 +12,7 @@ def complete(
     adapter: AdapterRef | None,
     facts: ModelFacts,
     limits: LimitsConfig,
+    tenant: str,
 ) -> Request:
     """The request to serve. Raises MaxTokensOutOfRange if prompt and output do not fit in the context together."""
     room = facts.context_length - len(prompt_token_ids)
@@ -34,5 +35,6 @@ def complete(
         stop=call.stop,
         logprob_count=call.logprob_count,
         priority=call.priority,
+        tenant=tenant,
         base_model=facts.name,
     )

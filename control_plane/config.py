@@ -106,6 +106,33 @@ class LimitsConfig(Section):
     max_priority: int = Field(default=100, ge=0)
 
 
+TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$"
+TenantName = Annotated[str, Field(pattern=TENANT_PATTERN)]
+
+
+class TenantsConfig(Section):
+    """Whose a request is. Nothing here proves it: put what does, such as a gateway, in front of the control plane."""
+
+    # The gRPC metadata key whose value is the tenant's name.
+    metadata_key: str = Field(default="multitude-tenant", pattern="^[a-z0-9_.-]{1,64}$")
+    # The tenant of calls without it.
+    default: TenantName = "default"
+    # If not empty, the only tenants that are served, besides the default one.
+    known: tuple[TenantName, ...] = ()
+
+
+class MetricsConfig(Section):
+    """Metrics for Prometheus; deploy/METRICS.md lists them."""
+
+    # Where they are served by HTTP, as "host:port", such as 127.0.0.1:7090. Empty: nowhere.
+    listen: str = Field(default="", pattern=r"^(.+:\d+)?$")
+    # Adapters and tenants with figures of their own, those with the most traffic; the rest are summed as `other`.
+    max_adapters: PositiveInt = 100
+    max_tenants: PositiveInt = 50
+    # How often those that became busy take the place of those that are not any more.
+    rotate_interval_s: PositiveSeconds = 60.0
+
+
 class ControlPlaneConfig(Section):
     """Everything."""
 
@@ -123,6 +150,10 @@ class ControlPlaneConfig(Section):
     # How often the policy file is looked at.
     policy_poll_s: PositiveSeconds = 1.0
     limits: LimitsConfig = LimitsConfig()
+    tenants: TenantsConfig = TenantsConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    # Requests that ended whose story is kept for `multitude policy explain`.
+    recent_requests: PositiveInt = 10_000
     # How often the director looks at deadlines when nothing else happens.
     tick_s: PositiveSeconds = 0.05
     max_message_bytes: PositiveInt = 16 * 1024 * 1024

@@ -130,6 +130,19 @@ class PageInvalid(InvalidRequest):
     reason = "PAGE_INVALID"
 
 
+class TenantInvalid(InvalidRequest):
+    """The call's metadata names no tenant, or several."""
+
+    reason = "TENANT_INVALID"
+
+
+class TenantUnknown(RequestError):
+    """The operator does not serve this tenant."""
+
+    status = Status.PERMISSION_DENIED
+    reason = "TENANT_UNKNOWN"
+
+
 class PolicyInvalid(InvalidRequest):
     """A policy has faults; the message names each with its line."""
 

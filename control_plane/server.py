@@ -7,12 +7,13 @@ import grpc
 from control_plane import codec
 from control_plane.catalog import Catalog
 from control_plane.completion import complete
-from control_plane.config import LimitsConfig
+from control_plane.config import LimitsConfig, TenantsConfig
 from control_plane.core.types import Failed, Finished, Request
 from control_plane.edge import Context, stream_method, unary_method
 from control_plane.errors import Draining, PageInvalid
 from control_plane.runtime.driver import Driver
 from control_plane.state.ownership import Ownership
+from control_plane.tenancy import tenant_of
 from control_plane.text.encoder import PromptEncoder
 from control_plane.types import ModelFacts
 from multitude.v1 import generation_pb2
@@ -36,6 +37,7 @@ class GenerationService:
         ownership: Ownership,
         facts: ModelFacts,
         limits: LimitsConfig,
+        tenants: TenantsConfig,
     ) -> None:
         self._driver = driver
         self._encoder = encoder
@@ -43,6 +45,9 @@ class GenerationService:
         self._ownership = ownership
         self._facts = facts
         self._limits = limits
+        self._tenants = tenants
+        # Messages with tokens that were sent to clients.
+        self.num_chunks = 0
         self._is_draining = False
 
     def drain(self) -> None:
@@ -50,13 +55,14 @@ class GenerationService:
         self._is_draining = True
 
     async def generate(self, message: generation_pb2.GenerateRequest, context: Context) -> None:
-        """Decode, turn the prompt into tokens, resolve the adapter, complete, claim, submit, stream."""
+        """Whose, decode, turn the prompt into tokens, resolve the adapter, complete, claim, submit, stream."""
         if self._is_draining:
             raise Draining("this control plane is shutting down; try another", retry_after_s=DRAINING_RETRY_S)
+        tenant = tenant_of(context.invocation_metadata(), self._tenants)
         call = codec.decode_generate(message, self._limits, self._facts.vocab_size)
         prompt_token_ids = await self._encoder.encode(call.prompt)
         adapter = await self._catalog.resolve(call.adapter)
-        request = complete(call, prompt_token_ids, adapter, self._facts, self._limits)
+        request = complete(call, prompt_token_ids, adapter, self._facts, self._limits, tenant)
         if not call.is_request_id_chosen:
             await self._stream(request, context)
             return
@@ -113,6 +119,7 @@ class GenerationService:
                 if delivery.is_started:
                     await context.write(codec.encode_started(request))
                 if delivery.chunk is not None:
+                    self.num_chunks += 1
                     await context.write(codec.encode_chunk(delivery.chunk))
                 match delivery.end:
                     case Finished() as finished:

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from multitude import codec, types
-from multitude.channel import OPTIONS, new_request_id
+from multitude.channel import OPTIONS, new_request_id, tenant_metadata
 from multitude.errors import CancelledByCallerError, UnavailableError, from_rpc_error
 from multitude.upload import check_directory, create_requests
 from multitude.v1 import (
@@ -122,9 +122,15 @@ class AsyncClient:
     """Multitude, asynchronously; make it inside a running event loop. See multitude.client.Client."""
 
     def __init__(
-        self, address: str = "127.0.0.1:7000", *, store_address: str = "127.0.0.1:7001", timeout_s: float = 60.0
+        self,
+        address: str = "127.0.0.1:7000",
+        *,
+        store_address: str = "127.0.0.1:7001",
+        timeout_s: float = 60.0,
+        tenant: str = "",
     ) -> None:
         self._timeout_s = timeout_s
+        self._metadata = tenant_metadata(tenant)
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._store_channel = grpc.aio.insecure_channel(store_address, options=OPTIONS)
         self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
@@ -157,7 +163,7 @@ class AsyncClient:
             priority=priority,
             first_token_deadline_ms=first_token_deadline_ms,
         )
-        return AsyncGenerationStream(self._generation.Generate(request, timeout=timeout_s))
+        return AsyncGenerationStream(self._generation.Generate(request, timeout=timeout_s, metadata=self._metadata))
 
     async def generate(self, prompt: types.Prompt, **options: Any) -> types.Generation:
         """Generates and returns the whole; takes what `stream` takes."""

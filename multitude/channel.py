@@ -3,6 +3,8 @@
 import json
 import uuid
 
+from multitude.errors import InvalidRequestError
+
 MESSAGE_LIMIT_BYTES = 16 << 20
 
 _RETRY = {
@@ -35,6 +37,19 @@ OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.enable_retries", 1),
 )
+
+
+# What the control plane reads a request's tenant from, unless its `tenants.metadata_key` is another.
+TENANT_KEY = "multitude-tenant"
+
+
+def tenant_metadata(tenant: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of a tenant's calls. Errors: InvalidRequestError with reason TENANT_INVALID."""
+    if not tenant:
+        return ()
+    if not (tenant.isascii() and tenant.isprintable()):
+        raise InvalidRequestError("a tenant's name is of printable ASCII characters", reason="TENANT_INVALID")
+    return ((TENANT_KEY, tenant),)
 
 
 def new_request_id() -> str:

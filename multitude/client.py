@@ -8,7 +8,7 @@ from typing import Any, Self
 import grpc
 
 from multitude import codec, types
-from multitude.channel import OPTIONS, new_request_id
+from multitude.channel import OPTIONS, new_request_id, tenant_metadata
 from multitude.errors import UnavailableError, from_rpc_error
 from multitude.upload import check_directory, create_requests
 from multitude.v1 import (
@@ -122,12 +122,19 @@ class Client:
         address: the control plane, "host:port".
         store_address: the adapter store, "host:port"; needed for `adapters` only.
         timeout_s: deadline of every call but `generate` and `stream`, which take their own.
+        tenant: whose requests these are, sent as gRPC metadata; empty: the control plane's default tenant.
     """
 
     def __init__(
-        self, address: str = "127.0.0.1:7000", *, store_address: str = "127.0.0.1:7001", timeout_s: float = 60.0
+        self,
+        address: str = "127.0.0.1:7000",
+        *,
+        store_address: str = "127.0.0.1:7001",
+        timeout_s: float = 60.0,
+        tenant: str = "",
     ) -> None:
         self._timeout_s = timeout_s
+        self._metadata = tenant_metadata(tenant)
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._store_channel = grpc.insecure_channel(store_address, options=OPTIONS)
         self._generation = generation_pb2_grpc.GenerationServiceStub(self._channel)
@@ -163,7 +170,7 @@ class Client:
             priority=priority,
             first_token_deadline_ms=first_token_deadline_ms,
         )
-        return GenerationStream(self._generation.Generate(request, timeout=timeout_s))
+        return GenerationStream(self._generation.Generate(request, timeout=timeout_s, metadata=self._metadata))
 
     def generate(self, prompt: types.Prompt, **options: Any) -> types.Generation:
         """Generates and returns the whole; takes what `stream` takes.

@@ -13,6 +13,7 @@ from control_plane.core.types import (
     DispatchedRequest,
     Effect,
     FinishReason,
+    ResidencyTier,
     SendBatch,
     SendCancel,
     WorkerFailure,
@@ -46,6 +47,7 @@ class Dispatcher:
         tracked.sent_at = now
         tracked.attempts += 1
         tracked.unplaceable_since = None
+        tracked.tier = worker.tier(tracked.digest) if tracked.digest is not None else ResidencyTier.POOL
         worker.take(tracked)
         self._outbox.setdefault(worker.worker_id, []).append(tracked)
 
@@ -59,7 +61,7 @@ class Dispatcher:
         effects: list[Effect] = []
         for worker_id, requests in self._outbox.items():
             for batch in self._split(_grouped(requests)):
-                sent = tuple(DispatchedRequest(each.request, tuple(each.output_token_ids)) for each in batch)
+                sent = tuple(DispatchedRequest(each.request, tuple(each.output_token_ids), each.tier) for each in batch)
                 effects.append(SendBatch(worker_id, sent, tuple(self._hints.pop(worker_id, ()))))
         effects += [SendBatch(worker_id, (), tuple(adapters)) for worker_id, adapters in self._hints.items()]
         self._outbox.clear()

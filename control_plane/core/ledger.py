@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from enum import Enum
 
 from control_plane.core.errors import RequestError
-from control_plane.core.types import Failed, Finished, FinishReason, Request, Timings, Usage
+from control_plane.core.types import Failed, Finished, FinishReason, Request, ResidencyTier, Timings, Usage
 
 
 class RequestState(Enum):
@@ -39,6 +39,7 @@ class TrackedRequest:
         "request",
         "sent_at",
         "state",
+        "tier",
         "unplaceable_since",
         "worker_id",
     )
@@ -50,10 +51,12 @@ class TrackedRequest:
         self.deadline_at = now + deadline_s
         self.state = RequestState.QUEUED
         self.output_token_ids: list[int] = []
-        # Of the present attempt: the worker, when it was sent, whether its prompt is still to be computed.
+        # Of the present attempt: the worker, when it was sent, whether its prompt is still to be computed, where its
+        # adapter was.
         self.worker_id: str | None = None
         self.sent_at = now
         self.is_prefilling = False
+        self.tier = ResidencyTier.NONE
         # Of all attempts.
         self.attempts = 0
         self.avoid: frozenset[str] = frozenset()

@@ -81,10 +81,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class DispatchedRequest:
-    """A request on its way to a worker, with the output that an earlier worker already produced."""
+    """A request on its way to a worker, with the output that an earlier worker already produced.
+
+    `tier` is where its adapter was on the worker when it was placed; the base model is in every pool.
+    """
 
     request: Request
     resumed_token_ids: tuple[int, ...] = ()
+    tier: ResidencyTier = ResidencyTier.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,12 +62,17 @@ class _Root(click.Group):
     help="The adapter store, host:port.  [env: MULTITUDE_STORE_ADDRESS]",
 )
 @click.option("--timeout", "timeout_s", type=float, default=Connection.timeout_s, show_default=True, help="Seconds.")
+@click.option(
+    "--tenant", envvar="MULTITUDE_TENANT", default="", help="Whose requests these are.  [env: MULTITUDE_TENANT]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one document or one line an item.")
 @click.version_option(package_name="multitude")
 @click.pass_context
-def root(context: click.Context, address: str, store_address: str, timeout_s: float, as_json: bool) -> None:
+def root(
+    context: click.Context, address: str, store_address: str, timeout_s: float, tenant: str, as_json: bool
+) -> None:
     """Serve thousands of LoRA adapters of one base model, and use them."""
-    context.obj = Connection(address, store_address, timeout_s, Output(as_json=as_json))
+    context.obj = Connection(address, store_address, timeout_s, Output(as_json=as_json), tenant)
 
 
 for command in (serve, generate, chat, adapters, status, policy, completion):

@@ -14,7 +14,8 @@ class Connection:
     store_address: str = "127.0.0.1:7001"
     timeout_s: float = 60.0
     output: Output = field(default_factory=Output)
+    tenant: str = ""
 
     def client(self) -> Client:
         """A client; use it in a `with` block."""
-        return Client(self.address, store_address=self.store_address, timeout_s=self.timeout_s)
+        return Client(self.address, store_address=self.store_address, timeout_s=self.timeout_s, tenant=self.tenant)

@@ -293,6 +293,7 @@ async def test_sigterm_lets_requests_end_and_takes_no_new_ones(model_path: Path)
         ({"model.path": "/nowhere"}, "config.json does not exist"),
         ({"policy_file": "/nowhere.yaml"}, "policy_file: /nowhere.yaml cannot be read"),
         ({"listen": "256.0.0.1:1"}, "listen: cannot listen on 256.0.0.1:1"),
+        ({"metrics.listen": "256.0.0.1:1"}, "metrics.listen: cannot listen on 256.0.0.1:1"),
     ],
 )
 async def test_what_hinders_a_start_is_one_line(model_path: Path, settings: dict[str, str], problem: str) -> None:

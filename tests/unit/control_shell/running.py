@@ -52,17 +52,21 @@ class Answer:
 class Caller:
     """A client of one control plane."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, metrics_address: str = "") -> None:
         self.address = address
+        self.metrics_address = metrics_address
         self.channel = grpc.aio.insecure_channel(address)
         self.generation = generation_pb2_grpc.GenerationServiceStub(self.channel)
         self.fleet = fleet_pb2_grpc.FleetServiceStub(self.channel)
 
-    def open(self, token_ids: tuple[int, ...] = (1, 2), **fields: object) -> grpc.aio.UnaryStreamCall:
+    def open(
+        self, token_ids: tuple[int, ...] = (1, 2), *, tenant: str = "", **fields: object
+    ) -> grpc.aio.UnaryStreamCall:
         """Begins a request."""
+        metadata = (("multitude-tenant", tenant),) if tenant else ()
         prompt = generation_pb2.Prompt(token_ids=generation_pb2.TokenIds(ids=token_ids))
         return self.generation.Generate(
-            generation_pb2.GenerateRequest(**{"prompt": prompt} | fields), timeout=TIMEOUT_S
+            generation_pb2.GenerateRequest(**{"prompt": prompt} | fields), timeout=TIMEOUT_S, metadata=metadata
         )
 
     async def generate(self, token_ids: tuple[int, ...] = (1, 2), **fields: object) -> Answer:
@@ -115,7 +119,7 @@ async def serving(model_path: Path, **settings: object) -> AsyncIterator[Caller]
     workers = quick_workers | dict(settings.pop("workers", {}))  # type: ignore[call-overload]
     control_plane = ControlPlane(ControlPlaneConfig.model_validate({**quick, **settings, "workers": workers}))
     await control_plane.start()
-    caller = Caller(control_plane.address)
+    caller = Caller(control_plane.address, control_plane.metrics_address)
     try:
         yield caller
     finally:

@@ -113,12 +113,12 @@ def test_a_seed_of_zero_is_a_seed() -> None:
 )
 def test_max_tokens_fit_in_the_context(num_prompt_tokens: int, asked: int | None, given: int) -> None:
     call = decode_generate(message(max_tokens=asked), LIMITS, VOCAB_SIZE)
-    assert complete(call, (1,) * num_prompt_tokens, None, FACTS, LIMITS).max_tokens == given
+    assert complete(call, (1,) * num_prompt_tokens, None, FACTS, LIMITS, "acme").max_tokens == given
 
 
 def test_max_tokens_beyond_the_context_say_what_fits() -> None:
     call = decode_generate(message(max_tokens=91), LIMITS, VOCAB_SIZE)
     with pytest.raises(RequestError) as caught:
-        complete(call, (1,) * 10, None, FACTS, LIMITS)
+        complete(call, (1,) * 10, None, FACTS, LIMITS, "acme")
     assert caught.value.reason == "MAX_TOKENS_OUT_OF_RANGE"
     assert caught.value.metadata["max_tokens_limit"] == "90"

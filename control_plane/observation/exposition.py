@@ -1,0 +1,175 @@
+"""The metrics in Prometheus' text format, on an HTTP port of their own; deploy/METRICS.md lists them."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from control_plane.core.snapshot import DirectorSnapshot
+from control_plane.observation.metrics import MetricsSnapshot, ScopeSnapshot
+from control_plane.observation.scope import Histogram
+from control_plane.types import PolicyVersion
+
+# A scrape waits no longer for the loop that serves requests.
+SNAPSHOT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Everything that the exposition shows, as it was at one moment."""
+
+    metrics: MetricsSnapshot
+    director: DirectorSnapshot
+    policy: PolicyVersion
+    num_output_tokens: int
+    num_chunks: int
+    is_state_reachable: bool
+
+
+class Exposition(Collector):
+    """Reads on the loop that owns what is read, and renders on the scrape's thread."""
+
+    def __init__(self, read: Callable[[], Reading], loop: asyncio.AbstractEventLoop) -> None:
+        self._read = read
+        self._loop = loop
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing is read before the first scrape."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """All families."""
+        reading = asyncio.run_coroutine_threadsafe(self._take(), self._loop).result(SNAPSHOT_TIMEOUT_S)
+        return families(reading)
+
+    async def _take(self) -> Reading:
+        return self._read()
+
+
+class MetricsServer:
+    """Serves an exposition, and what Python knows of the process, on `/metrics`."""
+
+    def __init__(self, exposition: Exposition, address: str) -> None:
+        """Listens. Raises OSError."""
+        registry = CollectorRegistry()
+        registry.register(exposition)
+        ProcessCollector(registry=registry)
+        host, _, port = address.rpartition(":")
+        self._server: WSGIServer
+        self._thread: Thread
+        self._server, self._thread = start_http_server(int(port), host, registry)
+        self.address = f"{host}:{self._server.server_port}"
+
+    def close(self) -> None:
+        """Takes no more scrapes."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def families(reading: Reading) -> Iterator[Metric]:
+    """Every metric family of a control plane."""
+    for scope in reading.metrics.scopes:
+        yield from _scope(scope)
+    yield from _requests(reading)
+    yield from _fleet(reading.director)
+    policy = reading.policy
+    info = GaugeMetricFamily(
+        "multitude_policy_info", "1, with the policy in force", labels=("name", "version", "digest", "source")
+    )
+    info.add_metric((policy.name, str(policy.version), policy.digest, policy.source.value), 1.0)
+    yield info
+    yield _gauge(
+        "multitude_policy_refused",
+        "1 while a newer policy is refused, else 0",
+        float(bool(policy.pending_error)),
+    )
+    yield _gauge("multitude_redis_up", "1 while Redis answers, else 0", float(reading.is_state_reachable))
+
+
+def _scope(scope: ScopeSnapshot) -> Iterator[Metric]:
+    kind, prefix = scope.kind, f"multitude_{scope.kind}"
+    requests = CounterMetricFamily(f"{prefix}_requests", f"Requests that ended, by {kind}", labels=(kind, "outcome"))
+    tokens = CounterMetricFamily(f"{prefix}_tokens", f"Tokens of requests that ended, by {kind}", labels=(kind, "kind"))
+    queue = HistogramMetricFamily(f"{prefix}_queue_seconds", "From arrival to the first worker", labels=(kind,))
+    first = HistogramMetricFamily(f"{prefix}_first_token_seconds", "From arrival to the first token", labels=(kind,))
+    later = HistogramMetricFamily(
+        f"{prefix}_output_token_seconds", "Mean time between a request's tokens", labels=(kind,)
+    )
+    queued = GaugeMetricFamily(f"{prefix}_queued", f"Requests that wait, by {kind}", labels=(kind,))
+    age = GaugeMetricFamily(f"{prefix}_queue_age_seconds", "Age of the oldest request that waits", labels=(kind,))
+    for label, measures in sorted(scope.measures.items()):
+        for outcome, count in measures.outcomes.items():
+            requests.add_metric((label, outcome.value), count)
+        tokens.add_metric((label, "prompt"), measures.num_prompt_tokens)
+        tokens.add_metric((label, "output"), measures.num_output_tokens)
+        for family, histogram in (
+            (queue, measures.queue),
+            (first, measures.first_token),
+            (later, measures.output_token),
+        ):
+            family.add_metric((label,), _buckets(histogram), histogram.total)
+    for label, waiting in sorted(scope.waiting.items()):
+        queued.add_metric((label,), waiting.num_queued)
+        age.add_metric((label,), waiting.oldest_s)
+    yield from (requests, tokens, queue, first, later, queued, age)
+
+
+def _requests(reading: Reading) -> Iterator[Metric]:
+    errors = CounterMetricFamily(
+        "multitude_errors", "Requests refused, dropped or failed, by reason", labels=("outcome", "reason")
+    )
+    for (outcome, reason), count in sorted(reading.metrics.errors.items(), key=lambda item: str(item[0])):
+        errors.add_metric((outcome.value, reason), count)
+    yield errors
+    placements = CounterMetricFamily(
+        "multitude_placements", "Requests sent to workers, by what they found there", labels=("reason",)
+    )
+    for placement, count in sorted(reading.metrics.placements.items(), key=lambda item: item[0].value):
+        placements.add_metric((placement.value,), count)
+    yield placements
+    yield _counter("multitude_relayed_tokens", "Output tokens that came from workers", reading.num_output_tokens)
+    yield _counter("multitude_relayed_chunks", "Messages with tokens that were sent to clients", reading.num_chunks)
+
+
+def _fleet(director: DirectorSnapshot) -> Iterator[Metric]:
+    yield _gauge("multitude_queued", "Requests that wait", director.num_queued)
+    yield _gauge("multitude_parked", "Of these, requests that no worker could take yet", director.num_parked)
+    yield _gauge("multitude_dispatched", "Requests on workers", director.num_dispatched)
+    statuses = [worker.status for worker in director.workers]
+    yield _gauge("multitude_workers", "Workers attached", len(statuses))
+    yield _gauge(
+        "multitude_worker_places", "Requests that the workers may hold", sum(max(0, s.request_window) for s in statuses)
+    )
+    yield _gauge("multitude_worker_running", "Sequences that run on the workers", sum(s.num_running for s in statuses))
+    pages = GaugeMetricFamily("multitude_worker_pages", "Pages of the workers' pools, by use", labels=("use",))
+    pages.add_metric(("kv",), sum(s.kv_pages for s in statuses))
+    pages.add_metric(("adapter",), sum(s.adapter_pages for s in statuses))
+    pages.add_metric(("free",), sum(s.free_pages for s in statuses))
+    yield pages
+    yield _gauge(
+        "multitude_worker_preemptions", "Preemptions of the workers attached", sum(s.num_preemptions for s in statuses)
+    )
+
+
+def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, help_text)
+    family.add_metric((), value)
+    return family
+
+
+def _counter(name: str, help_text: str, value: float) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, help_text)
+    family.add_metric((), value)
+    return family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    bounds = [*(str(bound) for bound in histogram.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(histogram.counts), strict=True))
