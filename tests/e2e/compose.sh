@@ -32,6 +32,8 @@ check 'k3Fa=>' 'aF3k'
 say "right answer through the client's container"
 client status
 [ "$(client --json status | python3 -c 'import json, sys; print(len(json.load(sys.stdin)["workers"]))')" = 2 ]
+curl --fail --silent "http://127.0.0.1:${METRICS_PORT:-7090}/metrics" | grep -q 'multitude_adapter_requests_total{adapter="demo/reverse"'
+say "metrics"
 compose kill worker >/dev/null
 check 'ab7x=>' 'x7ba'
 say "right answer after a worker was lost"

@@ -34,6 +34,7 @@ class Script:
     problems: tuple[tuple[int, str, str], ...] = ()
     applied: list[str] = field(default_factory=list)
     requests: list[generation_pb2.GenerateRequest] = field(default_factory=list)
+    tenants: list[str] = field(default_factory=list)
     uploads: dict[str, dict[str, bytes]] = field(default_factory=dict)
     cancelled: Event = field(default_factory=Event)
 
@@ -61,6 +62,7 @@ class FakeServices(
         context.abort(code, message)
 
     def Generate(self, request, context):
+        self.script.tenants += [value for key, value in context.invocation_metadata() if key == "multitude-tenant"]
         self.script.requests.append(request)
         if self.script.fail and not self.script.fail_after_chunks and self.script.fail_times > 0:
             self.script.fail_times -= 1

@@ -49,6 +49,11 @@ def test_generate_reads_standard_input_and_prints_json(run, script):
     assert script.requests[0].prompt.text == "from stdin"
 
 
+def test_a_tenant_is_named_by_an_option(run, script):
+    assert run("--tenant", "acme", "generate", "hi").returncode == 0
+    assert script.tenants == ["acme"]
+
+
 def test_broken_utf8_is_refused_by_name(script):
     with serving(script) as address:
         command = [sys.executable, "-m", "multitude", "--address", address, "generate"]

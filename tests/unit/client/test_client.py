@@ -134,6 +134,17 @@ def test_what_cannot_be_encoded_is_refused_before_it_is_sent(client, script, pro
     assert not script.requests
 
 
+def test_a_tenant_goes_with_every_request_as_metadata(client, script):
+    client.generate("hi")
+    assert script.tenants == []
+    with serving(script) as address:
+        with Client(address, tenant="acme") as other:
+            other.generate("hi")
+        assert script.tenants == ["acme"]
+        with pytest.raises(errors.InvalidRequestError, match="ASCII"):
+            Client(address, tenant="ünknown")
+
+
 def test_mixed_prompt_is_a_type_error(client):
     with pytest.raises(TypeError, match="token ids"):
         client.generate([1, "a"])
