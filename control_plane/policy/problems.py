@@ -36,6 +36,10 @@ class ProblemList:
         """Name a fault of a value, where it stands in the text."""
         self._problems.append(PolicyProblem(node.start_mark.line + 1, path, message))
 
+    def has_fault_below(self, path: str) -> bool:
+        """Whether a fault of this value, or of one in it, was named."""
+        return any(each.path == path or each.path.startswith((f"{path}.", f"{path}[")) for each in self._problems)
+
     def raise_if_any(self) -> None:
         """Raises PolicyError if there are faults."""
         if self._problems:

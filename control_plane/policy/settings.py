@@ -1,5 +1,6 @@
 """Reads the settings that a frozen dataclass declares."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
@@ -13,6 +14,7 @@ from control_plane.policy.tree import Entry, entries, items, joined, refuse_unkn
 
 T = TypeVar("T")
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BAD: Any = object()
 
 
@@ -79,6 +81,29 @@ def _labels(node: yaml.Node, path: str, problems: ProblemList) -> Any:
         return _BAD
     is_good = all(values for _, values in values_of)
     return LabelMatch(tuple((key, values) for key, values in values_of if values)) if is_good else _BAD
+
+
+def decode_flag(node: yaml.Node, path: str, problems: ProblemList) -> bool | None:
+    """True or false; None, and a problem, if it is neither."""
+    value = scalar(node)
+    if isinstance(value, bool):
+        return value
+    problems.add(node, path, f"must be true or false, not {_shown(node)}")
+    return None
+
+
+def decode_name(node: yaml.Node, found: Mapping[str, Entry], path: str, problems: ProblemList, *, noun: str) -> str:
+    """What a mapping is named; empty, and a problem, if it has no good name."""
+    name_path = joined(path, "name")
+    if "name" not in found:
+        problems.add(node, name_path, f"is missing: give the {noun} a name")
+        return ""
+    value = scalar(found["name"].value)
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    message = "must be text of at most 64 letters, digits, `.`, `_` and `-`"
+    problems.add(found["name"].value, name_path, message)
+    return ""
 
 
 def decode_texts(node: yaml.Node, path: str, problems: ProblemList) -> tuple[str, ...] | None:

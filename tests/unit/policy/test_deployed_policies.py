@@ -13,7 +13,7 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 
 
 def test_there_are_policies() -> None:
-    assert [path.stem for path in FILES] == ["consolidate", "default", "spread"]
+    assert [path.stem for path in FILES] == ["consolidate", "default", "profiles", "spread"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])

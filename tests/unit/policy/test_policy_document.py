@@ -176,7 +176,23 @@ def test_what_is_no_policy_at_all(text: str, line: int, message: str) -> None:
     assert problem.message.startswith(message)
 
 
-KEYS = ["name", "scorers", "filters", "picker", "admission", "load", "weight", "mode", "max_score", "lcfs", "x"]
+KEYS = [
+    "name",
+    "profiles",
+    "extends",
+    "when",
+    "default",
+    "scorers",
+    "filters",
+    "picker",
+    "admission",
+    "load",
+    "weight",
+    "mode",
+    "max_score",
+    "lcfs",
+    "x",
+]
 WORDS = st.sampled_from((*KEYS, "", 1, -5, None, float("nan"), True))
 TREES = st.recursive(
     WORDS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=12
