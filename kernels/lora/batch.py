@@ -17,17 +17,18 @@ class LoraBatch:
     """The live adapters of one step.
 
     Rows are grouped by adapter: rows `[row_start[i], row_start[i + 1])` use live adapter `i`, and rows before
-    `row_start[0]` and from `row_start[num_live]` on use the base model alone. An adapter may own no row, and then
-    costs nothing; so a batch of static capacity, for a CUDA graph, repeats the number of rows in what it does not use.
+    `row_start[0]` use the base model alone. An adapter may own no row, and then costs nothing; so a batch of static
+    capacity, for a CUDA graph, repeats its last entry in what it does not use, and there may be rows after that, which
+    stay as they are.
 
     Attributes:
-        row_start: `[num_live + 1]` int32, ascending.
+        row_start: `[num_live + 1]` int32, ascending; the last is the number of rows, except as above on a GPU.
         slots: `[num_live]` int32; where in the directory adapter `i` is. Also of those that own no row, a valid slot.
         directory: Where the adapters' matrices lie.
         kept: For each live adapter, what ops made of its slot on the host. A caller may hand an adapter's on from
             batch to batch for as long as its slot stays the same; by default it begins empty.
         derived: What ops made of `slots` and the directory on the host.
-        plans: What ops on a device made of all of it.
+        plans: What ops on a GPU made of all of it; new in every step.
     """
 
     row_start: Tensor

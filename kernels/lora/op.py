@@ -1,13 +1,21 @@
 """The op that the model calls: the kernel of the device, or the reference."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from kernels.lora import reference
 from kernels.lora.batch import LoraBatch
 
-KERNELS: dict[str, Callable[..., None]] = {}  # by device type; a device that is not here runs the reference
+
+def _triton(*args: Any, **kwargs: Any) -> None:
+    from kernels.lora.kernel import mbgmm  # noqa: PLC0415 - a worker without a GPU has no Triton
+
+    mbgmm(*args, **kwargs)
+
+
+KERNELS: dict[str, Callable[..., None]] = {"cuda": _triton}  # by device type; others run the reference
 
 
 def mbgmm(
@@ -20,7 +28,10 @@ def mbgmm(
         outputs[m][t] += scale[i, m] * (x[t] @ A[i, m].T) @ B[i, m].T
 
     Work follows the rows, true ranks and true targets: rows before `row_start[0]` are not touched, and a module of
-    rank 0 costs nothing. Deterministic. S-LoRA, arXiv 2311.03285, section 5.3.
+    rank 0 costs nothing. S-LoRA, arXiv 2311.03285, section 5.3. Products are added in float32, and what lies between
+    A and B is rounded to the dtype once. On a GPU nothing is read by the host, so that a CUDA graph captured with a
+    batch that was not used before may be replayed with other contents of its tables; and a row's result has the same
+    bits whatever else is in the batch.
 
     Args:
         outputs: The modules' outputs, each `[num_rows, out_m]` with unit stride in its last dimension; added to in
@@ -30,6 +41,9 @@ def mbgmm(
             not cover is never used, whatever it holds.
         batch: The live adapters and their rows.
         layer: The layer that `pages` belongs to; selects ranks, offsets and scales.
-        modules: What each of `outputs` is, numbered as in `LoraBatch`.
+        modules: What each of `outputs` is, numbered as in `LoraDirectory`.
+
+    Raises:
+        ValueError: An argument has the wrong rank, shape, dtype, strides or device; named with what is wanted.
     """
     KERNELS.get(x.device.type, reference.mbgmm)(outputs, x, pages, batch, layer=layer, modules=modules)

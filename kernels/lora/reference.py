@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels.lora.batch import LoraBatch
+from kernels.lora.checks import check
 from kernels.lora.division import Bridge, Division
 from kernels.lora.matrices import Matrices, Product
 
@@ -72,7 +73,7 @@ def _work(
     modules: tuple[int, ...],
 ) -> list[_Gemms]:
     """What the live adapters that own rows do for a group of modules."""
-    assert pages.is_contiguous(), "pages are one block of memory"
+    check(outputs, x, pages, batch, layer=layer, modules=modules)
     work: list[_Gemms] = []
     widths = [output.shape[1] for output in outputs]
     for adapter, kept in enumerate(batch.kept):

@@ -3,19 +3,17 @@
 import gc
 import random
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
-from kernels.lora import LoraBatch, mbgmm, naive
-from tests.kernels.pages import Matrices, lora_batch, write_adapter
+from kernels.lora import mbgmm, naive
+from tests.kernels.lora_cases import GEOMETRY, SHAPE, bits, draw_adapter, draw_case, draw_counts
+from tests.kernels.pages import lora_batch, write_adapter
 from tests.kernels.tolerances import assert_close
-from worker.memory.layout import GROUPS, MODULES, AdapterLayout, ModelShape, PageGeometry
+from worker.memory.layout import GROUPS, AdapterLayout
 
-SHAPE = ModelShape(num_layers=2, hidden_size=48, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=80)
-GEOMETRY = PageGeometry(SHAPE, block_size=4)
 BATCHES = (1, 2, 3, 7, 64, 133)
 RANKS = {
     "none": (0,),
@@ -23,77 +21,6 @@ RANKS = {
     "eight": (8,),
     "mixed": (0, 0, 1, 2, 3, 8, 16, 33, 64),
 }
-
-
-@dataclass
-class Case:
-    """Adapters in pages whose every other element is NaN, and the rows that use them."""
-
-    pages: Tensor
-    batch: LoraBatch
-    num_rows: int
-
-    def inputs(self, group: tuple[int, ...]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Input, a tensor with a NaN border, and the modules' outputs as slices of it."""
-        widths = [SHAPE.out_features(module) for module in group]
-        x = torch.randn(self.num_rows, SHAPE.in_features(group[0])).to(self.pages)
-        fused = torch.full((self.num_rows, sum(widths) + 3), torch.nan).to(self.pages)
-        fused[:, : sum(widths)] = torch.randn(self.num_rows, sum(widths)).to(fused)
-        return x, fused, list(fused[:, : sum(widths)].split(widths, 1))
-
-
-def draw_adapter(rng: random.Random, ranks: tuple[int, ...]) -> tuple[AdapterLayout, Matrices]:
-    chosen = tuple(tuple(rng.choice(ranks) for _ in MODULES) for _ in range(SHAPE.num_layers))
-    scales = tuple(tuple(rng.choice((0.25, 0.5, 1.0)) for _ in MODULES) for _ in range(SHAPE.num_layers))
-    matrices = {
-        (layer, module): (
-            torch.randn(rank, SHAPE.in_features(module)) / SHAPE.in_features(module) ** 0.5,
-            torch.randn(SHAPE.out_features(module), rank) / rank**0.5,
-        )
-        for layer, row in enumerate(chosen)
-        for module, rank in enumerate(row)
-        if rank
-    }
-    return AdapterLayout(SHAPE, chosen, scales), matrices
-
-
-def draw_case(
-    rng: random.Random, counts: list[int], ranks: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> Case:
-    """`counts` are the rows of the base model, then of each adapter; pages are shuffled."""
-    torch.manual_seed(rng.randrange(2**31))
-    adapters = [draw_adapter(rng, ranks) for _ in counts[1:]]
-    sizes = [layout.num_pages(GEOMETRY) for layout, _ in adapters]
-    free = rng.sample(range(sum(sizes) + 5), sum(sizes) + 5)
-    pages = torch.full((SHAPE.num_layers, len(free), GEOMETRY.page_elements), torch.nan, dtype=dtype)
-    held = []
-    for (layout, matrices), size in zip(adapters, sizes, strict=True):
-        held.append([free.pop() for _ in range(size)])
-        if rng.random() < 0.3:
-            held[-1].sort()
-        write_adapter(pages, layout, matrices, held[-1])
-    starts = [sum(counts[: i + 1]) for i in range(len(counts))]
-    return Case(pages.to(device), lora_batch([a for a, _ in adapters], held, starts, device), sum(counts))
-
-
-def draw_counts(rng: random.Random, popularity: str, num_rows: int) -> list[int]:
-    match popularity:
-        case "none":
-            return [num_rows, 0, 0]
-        case "identical":
-            return [0, num_rows]
-        case "distinct":
-            return [0, *[1] * num_rows]
-        case "uniform":
-            weights = [1.0] * 9
-        case _:
-            weights = [1 / (place + 1) for place in range(9)]
-    rows = rng.choices(range(len(weights)), weights, k=num_rows)
-    return [rows.count(place) for place in range(len(weights))]
-
-
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.uint8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

@@ -1,0 +1,255 @@
+"""The Triton kernels of MBGMM: on a GPU where there is one, else in Triton's interpreter."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.lora import LoraBatch, naive
+from kernels.lora.kernel import mbgmm, tiling
+from kernels.lora.kernel.plan import Plan
+from tests.kernels.lora_cases import Case, bits, draw_case, draw_counts
+from tests.kernels.tolerances import assert_close
+from worker.memory.layout import GROUPS, ModelShape, PageGeometry
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")]
+# The interpreter takes bfloat16 for integers in products.
+DTYPES = [
+    pytest.param(torch.float16, id="fp16"),
+    pytest.param(torch.float32, id="fp32"),
+    pytest.param(torch.bfloat16, id="bf16", marks=ON_GPU),
+]
+RANKS = (0, 0, 1, 3, 8, 16, 33, 64, 100, 256) if DEVICE == "cuda" else (0, 0, 1, 3, 8, 16, 17, 40)
+# What no page border cuts: 64 elements, 16 and odd widths, 8, and none but an element.
+GEOMETRIES = {
+    "wide": PageGeometry(ModelShape(2, 192, 3, 1, 64, 448), 16),
+    "narrow": PageGeometry(ModelShape(2, 48, 4, 2, 8, 80), 4),
+    "eight": PageGeometry(ModelShape(2, 40, 5, 1, 8, 72), 4),
+    "odd": PageGeometry(ModelShape(2, 39, 3, 1, 13, 27), 3),
+}
+LLAMA_8B = PageGeometry(ModelShape(1, 4096, 32, 8, 128, 14336), 16)
+
+
+def draw(
+    counts: list[int],
+    dtype: torch.dtype = torch.float16,
+    geometry: PageGeometry = GEOMETRIES["wide"],
+    ranks: tuple[int, ...] = RANKS,
+) -> Case:
+    return draw_case(random.Random(f"{counts}"), counts, ranks, dtype, DEVICE, geometry)
+
+
+def run(case: Case, group: Sequence[int], layer: int = 1) -> list[Tensor]:
+    """Compares one call with the formula and with what must not change; gives the outputs."""
+    group = tuple(group)
+    before = case.pages.clone()
+    x, fused, outputs = case.inputs(group)
+    original = fused.clone()
+    expected = naive.mbgmm(outputs, x, case.pages[layer], case.batch, layer=layer, modules=group)
+    mbgmm(outputs, x, case.pages[layer], case.batch, layer=layer, modules=group)
+    for output, right in zip(outputs, expected, strict=True):
+        assert_close(output, right)
+    first, last = int(case.batch.row_start[0]), int(case.batch.row_start[-1])
+    for rows in (slice(0, first), slice(last, None)):
+        assert torch.equal(bits(fused[rows]), bits(original[rows])), "rows without an adapter changed"
+    assert fused[:, -3:].isnan().all(), "written outside the outputs"
+    assert torch.equal(bits(case.pages), bits(before)), "the pages changed"
+    assert not any(plan.counters.any() for plan in plans(case.batch)), "the next launch would miscount"
+    return outputs
+
+
+def plans(batch: LoraBatch) -> list[Plan]:
+    return [plan for plan in batch.plans.values() if isinstance(plan, Plan)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 7, 33, 133, pytest.param(512, marks=ON_GPU)])
+@pytest.mark.parametrize("popularity", ["none", "identical", "uniform", "zipf", "distinct"])
+def test_batches(popularity: str, num_rows: int, dtype: torch.dtype) -> None:
+    if DEVICE == "cpu" and popularity == "distinct":
+        num_rows = min(num_rows, 9)  # the interpreter is slow
+    case = draw(draw_counts(random.Random(num_rows), popularity, num_rows), dtype)
+    groups = GROUPS if DEVICE == "cuda" else GROUPS[num_rows % 3 : num_rows % 3 + 1]
+    for group in groups:
+        run(case, group)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8, 16, 64, 100, 256])
+def test_ranks(rank: int) -> None:
+    run(draw([1, 2, 10], ranks=(rank,)), GROUPS[1])
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("group", GROUPS, ids=str)
+def test_pages_of_any_size(geometry: str, group: tuple[int, ...]) -> None:
+    run(draw([2, 3, 12, 1], torch.float32, GEOMETRIES[geometry], (0, 1, 5, 20, 40)), group)
+
+
+@pytest.mark.parametrize("modules", [(0, 2), (1,), (2, 0), (4,), (1, 2, 0)], ids=str)
+def test_modules_need_not_be_a_whole_group(modules: tuple[int, ...]) -> None:
+    run(draw([1, 2, 10], ranks=(4, 20)), modules)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_prompts_fill_the_gpu_without_splitting_the_inputs(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(tiling, "SPLIT_ROWS", 100)
+    for group in GROUPS[:2]:
+        run(draw([3, 130, 5, 0, 8, 9], dtype), group)
+
+
+def test_capacity_that_is_not_used() -> None:
+    """As in a CUDA graph: adapters that own no row, and rows after the last adapter's."""
+    case = draw([2, 1, 12, 0, 0, 0])
+    idle = replace(case, num_rows=20)
+    for group in GROUPS[:2]:
+        run(idle, group)
+    assert not any(plan.starts[..., 3:].diff(dim=-1).any() for plan in plans(case.batch))
+
+
+@pytest.mark.parametrize("counts", [[0, 3, 1, 8], [1, 9, 2]], ids=["few_rows", "many_rows"])
+def test_nothing_is_read_that_was_not_written(counts: list[int]) -> None:
+    case = draw(counts)
+    run(case, GROUPS[0])
+    for plan in plans(case.batch):
+        for memory in (plan.bridge, plan.partials):
+            memory.fill_(torch.nan)
+    run(case, GROUPS[0])
+
+
+def test_the_same_batch_gives_the_same_bits() -> None:
+    case = draw([1, 1, 8, 20, 3])
+    x, _, outputs = case.inputs(GROUPS[0])
+    again = [output.clone() for output in outputs]
+    for tensors in (outputs, again):
+        mbgmm(tensors, x, case.pages[0], case.batch, layer=0, modules=GROUPS[0])
+    assert all(torch.equal(first, second) for first, second in zip(outputs, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float16, marks=ON_GPU), pytest.param(torch.bfloat16, marks=ON_GPU)], ids=str
+)
+@pytest.mark.parametrize("group", GROUPS, ids=str)
+def test_a_rows_bits_are_its_own(group: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Whatever else is in the batch, and however many rows of its own adapter, which choose the kernel's regime."""
+    crowds = ([0, 1, 0, 0], [0, 5, 0, 0], [3, 9, 4, 1], [0, 70, 64, 1], [300, 500, 7, 200], [9, 1100, 3, 1])
+    for geometry in (GEOMETRIES["wide"], LLAMA_8B):
+        case = draw([0, 1, 1, 1], dtype, geometry, (3, 16, 64))
+        alone: list[Tensor] = []
+        x, _, outputs = replace(case, num_rows=1).inputs(group)
+        for counts in crowds:
+            starts = torch.tensor([sum(counts[: i + 1]) for i in range(4)], dtype=torch.int32, device=DEVICE)
+            crowd = replace(case, num_rows=sum(counts), batch=case.batch.with_rows(starts))
+            others, _, theirs = crowd.inputs(group)
+            row = counts[0] + counts[1] // 2
+            others[row] = x[0]
+            for mine, output in zip(theirs, outputs, strict=True):
+                mine[row] = output[0]
+            mbgmm(theirs, others, case.pages[0], crowd.batch, layer=0, modules=group)
+            rows = [mine[row].clone() for mine in theirs]
+            alone = alone or rows
+            for index, (mine, first) in enumerate(zip(rows, alone, strict=True)):
+                assert torch.equal(mine, first), f"module {group[index]} in {counts}"
+
+
+@pytest.mark.parametrize("num_rows", [pytest.param(rows, marks=ON_GPU) for rows in (8, 64, 2048)])
+def test_a_graph_replays_with_other_adapters(num_rows: int) -> None:
+    """One capture serves other adapters in other slots, fewer of them, and another division of the rows."""
+    case = draw([0, *[1] * 12], torch.bfloat16, ranks=(0, 3, 8, 16, 64))
+    case = replace(case, num_rows=num_rows)
+    slots, rng = case.batch.slots.clone(), random.Random(5)
+    static = LoraBatch(torch.zeros(13, dtype=torch.int32, device=DEVICE), slots.clone(), case.batch.directory)
+    group = GROUPS[0]
+    x, fused, outputs = case.inputs(group)
+    mbgmm(outputs, x, case.pages[0], static.with_rows(static.row_start), layer=0, modules=group)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for layer in range(2):
+            mbgmm(outputs, x, case.pages[layer], static, layer=layer, modules=group)
+    for _ in range(8):
+        live = rng.sample(range(12), rng.randint(0, 12))
+        starts = sorted(rng.choices(range(num_rows + 1), k=len(live) + 1))
+        static.row_start.copy_(torch.tensor(starts + starts[-1:] * (12 - len(live))))
+        static.slots[: len(live)] = slots[live]
+        x.copy_(torch.randn(x.shape))
+        fused[:, :-3] = torch.randn(num_rows, fused.shape[1] - 3).to(fused)
+        expected = [output.double() for output in outputs]
+        for layer in range(2):
+            expected = naive.mbgmm(expected, x, case.pages[layer], static, layer=layer, modules=group)
+        graph.replay()
+        for output, right in zip(outputs, expected, strict=True):
+            assert_close(output, right)
+
+
+@pytest.mark.parametrize("counts", [pytest.param(counts, marks=ON_GPU) for counts in ([0, 1], [0, 40])], ids=str)
+def test_pages_beyond_32_bits(counts: list[int]) -> None:
+    case = draw(counts, torch.bfloat16, LLAMA_8B, (16,))
+    num_pages = 2**32 // case.pages.shape[2] + case.pages.shape[1]
+    pages = torch.full((num_pages, case.pages.shape[2]), torch.nan, dtype=torch.bfloat16, device=DEVICE)
+    pages[-case.pages.shape[1] :] = case.pages[0]
+    directory = case.batch.directory
+    table = torch.where(directory.page_table < 0, -1, directory.page_table + num_pages - case.pages.shape[1]).int()
+    far = replace(case.batch, directory=replace(directory, page_table=table))
+    for group in GROUPS:
+        x, _, outputs = case.inputs(group)
+        near = [output.clone() for output in outputs]
+        mbgmm(near, x, case.pages[0], case.batch, layer=0, modules=group)
+        mbgmm(outputs, x, pages, far, layer=0, modules=group)
+        assert all(torch.equal(first, second) for first, second in zip(near, outputs, strict=True))
+
+
+def test_no_rows_and_no_adapters() -> None:
+    case = draw([0, 0])
+    x, _, outputs = case.inputs(GROUPS[0])
+    mbgmm(outputs, x, case.pages[0], case.batch, layer=0, modules=GROUPS[0])
+    nobody = LoraBatch(case.batch.row_start[:1], case.batch.slots[:0], case.batch.directory)
+    mbgmm(outputs, x, case.pages[0], nobody, layer=0, modules=GROUPS[0])
+    assert not plans(nobody)
+
+
+def bad_arguments() -> dict[str, dict[str, Any]]:
+    case = draw([1, 2])
+    x, _, outputs = case.inputs(GROUPS[0])
+    directory = case.batch.directory
+
+    def with_directory(**changes: Any) -> LoraBatch:
+        return replace(case.batch, directory=replace(directory, **changes))
+
+    return {
+        "x": {"x": x.T},
+        "outputs[1]": {"outputs": [outputs[0], outputs[1].float(), outputs[2]]},
+        "outputs[2]": {"outputs": [*outputs[:2], outputs[2][1:]]},
+        "outputs: one": {"outputs": outputs[:2]},
+        "pages": {"pages": case.pages[0].T},
+        "layer": {"layer": 2},
+        "modules": {"modules": (0, 1, 7)},
+        "batch.row_start": {"batch": case.batch.with_rows(case.batch.row_start.long())},
+        "batch.slots": {"batch": replace(case.batch, slots=case.batch.slots.long())},
+        "batch.directory.places": {"batch": with_directory(places=directory.places[..., :2])},
+        "batch.directory.scales": {"batch": with_directory(scales=directory.scales[:, :, :3])},
+        "batch.directory.page_table": {"batch": with_directory(page_table=directory.page_table.long())},
+        "batch.directory.chunk_elements": {"batch": with_directory(chunk_elements=0)},
+        "batch.directory.max_rank": {"batch": with_directory(max_rank=-1)},
+    }
+
+
+@pytest.mark.parametrize("name", bad_arguments())
+def test_a_bad_argument_is_named(name: str) -> None:
+    case = draw([1, 2])
+    x, fused, outputs = case.inputs(GROUPS[0])
+    before = fused.clone()
+    good = {
+        "outputs": outputs,
+        "x": x,
+        "pages": case.pages[0],
+        "batch": case.batch,
+        "layer": 0,
+        "modules": GROUPS[0],
+    }
+    with pytest.raises(ValueError, match=name.replace("[", r"\[").replace("]", r"\]")):
+        mbgmm(**(good | bad_arguments()[name]))
+    assert torch.equal(bits(fused), bits(before))
