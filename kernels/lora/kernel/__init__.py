@@ -28,7 +28,7 @@ def mbgmm(
         plan = batch.plans[key] = Plan.make(batch, key[0], x.shape[0], x.shape[1], widths, x.dtype)
     num_programs, options = _launch_of(x.device, plan.tiling.has_many)
     options["PRECISION"] = "ieee" if x.dtype == torch.float32 else None
-    shrink(x, pages, batch, plan, layer, num_programs, **options)
+    shrink(x, pages, batch, plan, layer, num_programs, COMPILED=x.is_cuda, **options)
     aligned = all(output.data_ptr() % 16 == 0 and output.stride(0) % 8 == 0 for output in outputs)
     expand(outputs, pages, batch, plan, layer, num_programs, ALIGNED=aligned, **options)
 

@@ -75,6 +75,7 @@ def _shrink(
     LIVE: tl.constexpr,
     PRECISION: tl.constexpr,
     CHAINED: tl.constexpr,
+    COMPILED: tl.constexpr,
 ):
     if CHAINED:
         tl.extra.cuda.gdc_wait()
@@ -125,7 +126,8 @@ def _shrink(
             counters + (live * MODULES + module) * (WIDTH // FEW_RANKS) + block,
             MODULES * WIDTH,
             SPANS,
-            SPANS,
+            True,
+            COMPILED,
         )
     if HAS_MANY:
         many_starts = tl.load(starts + LIVE + 1 + adapters)
@@ -183,7 +185,8 @@ def _shrink(
                 + block,
                 MODULES * WIDTH,
                 SPANS if SPLIT else 1,
-                4,
+                False,
+                COMPILED,
             )
 
 
@@ -299,7 +302,8 @@ def _settle(
     counter,
     span_stride,
     SPANS: tl.constexpr,
-    AT_ONCE: tl.constexpr,
+    UNROLLED: tl.constexpr,
+    COMPILED: tl.constexpr,
 ):
     """Stores a span's sums; whoever stores the last span adds them all, first to last, to the bridge."""
     mask = is_row & (tl.zeros_like(total) == 0.0)
@@ -307,16 +311,16 @@ def _settle(
         tl.store(bridge, total.to(bridge.dtype.element_ty), mask=mask)
     else:
         tl.store(partials + span * span_stride, total, mask=mask)
-        tl.debug_barrier()
+        if COMPILED:
+            tl.inline_asm_elementwise("bar.sync 0; // dummy $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
         num_ready = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
         if num_ready == SPANS - 1:
-            tl.debug_barrier()
             whole = tl.zeros_like(total)
-            for start in range(0, SPANS, AT_ONCE):
-                for step in tl.static_range(AT_ONCE):
-                    present = mask & (start + step < SPANS)
-                    whole += tl.load(
-                        partials + (start + step) * span_stride, mask=present, other=0.0, cache_modifier=".cg"
-                    )
+            if UNROLLED:
+                for step in tl.static_range(SPANS):
+                    whole += tl.load(partials + step * span_stride, mask=mask, other=0.0, cache_modifier=".cg")
+            else:
+                for step in range(SPANS):
+                    whole += tl.load(partials + step * span_stride, mask=mask, other=0.0, cache_modifier=".cg")
             tl.store(bridge, whole.to(bridge.dtype.element_ty), mask=mask)
             tl.store(counter, 0)
