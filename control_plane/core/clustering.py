@@ -44,7 +44,8 @@ class Clustering:
     def _next_of_run(self, head: TrackedRequest) -> TrackedRequest | None:
         if head.is_requeued or self._run_digest is None or self._run_length >= self._settings.max_run:
             return None
-        tracked = self._queue.head_of_adapter(self._run_digest)
+        # Of the same tenant: whose turn it is does not depend on adapters.
+        tracked = self._queue.head_of_adapter(self._run_digest, head.request.tenant)
         if tracked is None or self._queue.rank(tracked) > self._queue.rank(head):
             return None
         return tracked

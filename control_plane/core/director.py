@@ -1,5 +1,6 @@
 """The director: what happens goes in, what to do comes out."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ from control_plane.core.admission import Admission
 from control_plane.core.clustering import Clustering
 from control_plane.core.dispatch import Dispatcher
 from control_plane.core.errors import RequestError
-from control_plane.core.fairness import ArrivalOrder, Fairness
+from control_plane.core.fairness import fairness_of
 from control_plane.core.fleet import Fleet
 from control_plane.core.ledger import Ledger, RequestState, TrackedRequest
 from control_plane.core.placement.explanation import Explanation
@@ -15,7 +16,10 @@ from control_plane.core.placement.plugin import PlacementRequest, Rng
 from control_plane.core.placing import Placer
 from control_plane.core.policy import AdmissionMode, Policy
 from control_plane.core.queue import WaitingQueue
+from control_plane.core.quotas import TokenQuotas
 from control_plane.core.replication import Replicator
+from control_plane.core.reports import in_range
+from control_plane.core.sharing import TenantSharing
 from control_plane.core.snapshot import DirectorSnapshot, WorkerSnapshot
 from control_plane.core.types import (
     Accepted,
@@ -32,6 +36,8 @@ from control_plane.core.types import (
     RequestArrived,
     RequestCancelled,
     SequenceOutput,
+    TenantAmount,
+    TenantTotalsRead,
     Tick,
     TokensProduced,
     WorkerFailure,
@@ -48,13 +54,17 @@ class Director:
     effects are to be carried out in order.
     """
 
-    def __init__(self, policy: Policy, rng: Rng, fairness: Fairness | None = None) -> None:
+    def __init__(self, policy: Policy, rng: Rng) -> None:
         self._policy = policy
-        self._fairness = fairness or ArrivalOrder()
+        self._fairness = fairness_of(policy.fairness)
+        self._quotas = TokenQuotas(policy.fairness)
+        self._sharing = TenantSharing(self._quotas)
+        self._now = -math.inf
+        self._num_faulty_reports = 0
         self._ledger = Ledger()
         self._fleet = Fleet()
         self._queue = self._new_queue()
-        self._admission = Admission(policy.admission)
+        self._admission = Admission(policy.admission, self._quotas)
         self._clustering = Clustering(policy.clustering, self._queue)
         self._dispatcher = Dispatcher(
             policy.dispatch, queue=self._queue, fleet=self._fleet, ledger=self._ledger, admission=self._admission
@@ -74,6 +84,7 @@ class Director:
             BatchAcked: self._on_batch_acked,
             TokensProduced: self._on_tokens_produced,
             PolicyChanged: self._on_policy_changed,
+            TenantTotalsRead: self._on_tenant_totals_read,
             Tick: self._on_tick,
         }
 
@@ -83,24 +94,29 @@ class Director:
         return self._policy
 
     def on_event(self, event: Event, now: float) -> list[Effect]:
-        """Take in what happened at a time that never goes back; returns what to do, in order.
+        """Take in what happened; returns what to do, in order. A time before the last one's counts as that one.
 
         Admission is part of taking in an arrival. If the event may let waiting requests go, clustering names one after
         the other, placement finds each a worker, and dispatch sends what was placed.
         """
+        now = self._now = max(now, self._now)
         effects = self._handlers[type(event)](event, now)
         if not self._may_place:
             return effects
         self._may_place = False
         if not len(self._queue):
+            self._admission.observe(self._queue, now)
             return effects + self._dispatcher.flush()
-        self._placer.place_parked(now)
+        effects += self._abort_overdue(now)
+        self._queue.reorder(newest_first=self._admission.is_newest_first(self._queue, now))
+        self._placer.unpark(now)
         misses = 0
         while misses < self._policy.dispatch.lookahead:
             candidate = self._clustering.next(self._fleet, now)
             if candidate is None:
                 break
             misses += not self._placer.place(candidate, now)
+        self._admission.observe(self._queue, now)
         self._placer.hint_next(now)
         return effects + self._dispatcher.flush()
 
@@ -115,27 +131,41 @@ class Director:
             for worker in sorted(self._fleet, key=lambda worker: worker.worker_id)
         )
         num_dispatched = sum(worker.num_in_flight for worker in workers)
-        return DirectorSnapshot(len(self._queue), self._queue.num_parked, num_dispatched, workers)
+        counters = self._fairness.counters
+        return DirectorSnapshot(
+            num_queued=len(self._queue),
+            num_parked=self._queue.num_parked,
+            num_dispatched=num_dispatched,
+            workers=workers,
+            predictor=self._admission.predictor,
+            counters=tuple(TenantAmount(tenant, counters[tenant]) for tenant in sorted(counters)),
+            num_faulty_reports=self._num_faulty_reports,
+        )
 
     def _on_request_arrived(self, event: RequestArrived, now: float) -> list[Effect]:
         request = event.request
         self._fleet.note_time(now)
-        error = self._admission.refusal(request, self._ledger, self._queue, self._fleet)
-        if error is not None:
-            return [Failed(request.request_id, error)]
+        judged = self._admission.judge(request, self._ledger, self._queue, self._fleet, now)
+        if isinstance(judged, RequestError):
+            return [Failed(request.request_id, judged)]
         tracked = self._ledger.open(request, now, self._admission.deadline_s(request))
+        self._admission.watch(tracked, judged, self._fleet)
         self._queue.add(tracked)
         self._fleet.columns.demand.note(request, now)
-        self._admission.watch(tracked, self._fleet)
+        self._quotas.use(request.tenant, len(request.prompt_token_ids), now)
         self._may_place = True
-        return [Accepted(request.request_id)]
+        effects: list[Effect] = [Accepted(request.request_id)]
+        displaced = self._admission.displaced(self._queue)
+        return [*effects, self._abort(*displaced)] if displaced is not None else effects
 
     def _on_request_cancelled(self, event: RequestCancelled, now: float) -> list[Effect]:
         tracked = self._ledger.get(event.request_id)
         return self._dispatcher.cancel(tracked, now) if tracked is not None else []
 
     def _on_worker_reported(self, event: WorkerReported, now: float) -> list[Effect]:
-        self._fleet.report(event.status, now, self._policy.admission.smoothing)
+        status = in_range(event.status)
+        self._num_faulty_reports += status is not event.status
+        self._fleet.report(status, now, self._policy.admission.smoothing)
         self._may_place = True
         return []
 
@@ -175,6 +205,8 @@ class Director:
                 self._admission.first_token(tracked, now)
             if tracked.state is not RequestState.ENDED:
                 self._emit(tracked, output, now, effects)
+            if output.token_ids:
+                self._charge(tracked.request.tenant, len(output.token_ids), now)
             if output.finish_reason is not None:
                 effects += self._on_last_output(tracked, output.finish_reason, now)
         for failure in event.failures:
@@ -184,33 +216,54 @@ class Director:
 
     def _on_policy_changed(self, event: PolicyChanged, now: float) -> list[Effect]:
         del now
-        policy, is_reordered = event.policy, event.policy.admission.mode is not self._policy.admission.mode
+        policy, before = event.policy, self._policy
         self._policy = policy
         self._admission.settings = policy.admission
         self._dispatcher.settings = policy.dispatch
         self._placer.policy = policy
         self._replicator.policy = policy
         self._fleet.columns.demand.settings = policy.replication
+        self._quotas.settings = policy.fairness
+        self._fairness.settings = policy.fairness
+        is_reordered = policy.admission.mode is not before.admission.mode
+        if policy.fairness.scheme is not before.fairness.scheme:
+            self._fairness = self._placer.fairness = fairness_of(policy.fairness)
+            is_reordered = True
         if is_reordered:
             waiting, self._queue = list(self._queue), self._new_queue()
             self._dispatcher.queue = self._queue
             for tracked in waiting:
                 self._queue.add(tracked)
-                self._admission.watch(tracked, self._fleet)
+                self._admission.watch(tracked, None, self._fleet)
         self._clustering = Clustering(policy.clustering, self._queue)
+        self._may_place = True
+        return []
+
+    def _on_tenant_totals_read(self, event: TenantTotalsRead, now: float) -> list[Effect]:
+        self._sharing.read(event, self._fairness, now)
         self._may_place = True
         return []
 
     def _on_tick(self, event: Tick, now: float) -> list[Effect]:
         del event
         self._fleet.note_time(now)
-        overdue = self._admission.overdue(self._ledger, now)
-        effects: list[Effect] = [self._abort(each, self._admission.expired(each, now)) for each in overdue]
+        effects = self._abort_overdue(now)
         self._replicator.run(now)
         without_worker = self._placer.without_worker(now)
         effects += [self._abort(each, self._placer.no_worker(each, now)) for each in without_worker]
+        charged = self._sharing.charged(self._fairness)
+        if charged is not None:
+            effects.append(charged)
         self._may_place = True
         return effects
+
+    def _abort_overdue(self, now: float) -> list[Effect]:
+        overdue = self._admission.overdue(self._ledger, self._fleet, now)
+        return [self._abort(each, self._admission.expired(each, now)) for each in overdue]
+
+    def _charge(self, tenant: str, num_output_tokens: int, now: float) -> None:
+        self._fairness.charge(tenant, num_prompt_tokens=0, num_output_tokens=num_output_tokens)
+        self._quotas.use(tenant, num_output_tokens, now)
 
     def _emit(self, tracked: TrackedRequest, output: SequenceOutput, now: float, effects: list[Effect]) -> None:
         if output.token_ids:
@@ -235,8 +288,6 @@ class Director:
         self._dispatcher.release(tracked, now)
         effects: list[Effect] = []
         if tracked.state is not RequestState.ENDED:
-            tenant, num_output_tokens = tracked.request.tenant, len(tracked.output_token_ids)
-            self._fairness.charge(tenant, num_prompt_tokens=0, num_output_tokens=num_output_tokens)
             effects.append(self._ledger.finish(tracked, reason, now))
         self._ledger.forget(tracked)
         return effects

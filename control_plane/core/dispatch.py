@@ -13,7 +13,6 @@ from control_plane.core.types import (
     DispatchedRequest,
     Effect,
     FinishReason,
-    ResidencyTier,
     SendBatch,
     SendCancel,
     WorkerFailure,
@@ -47,7 +46,7 @@ class Dispatcher:
         tracked.sent_at = now
         tracked.attempts += 1
         tracked.unplaceable_since = None
-        tracked.tier = worker.tier(tracked.digest) if tracked.digest is not None else ResidencyTier.POOL
+        self.admission.dispatched(tracked, worker, len(self.queue))
         worker.take(tracked)
         self._outbox.setdefault(worker.worker_id, []).append(tracked)
 
@@ -150,7 +149,7 @@ class Dispatcher:
         self.queue.add(tracked)
         if delay_s > 0:
             self.queue.park(tracked)
-        self.admission.watch(tracked, self._fleet)
+        self.admission.watch(tracked, None, self._fleet)
         return []
 
     def _end(self, tracked: TrackedRequest, error: RequestError) -> list[Effect]:

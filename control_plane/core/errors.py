@@ -53,6 +53,13 @@ class QueueFull(RequestError):
     reason = "QUEUE_FULL"
 
 
+class QuotaExceeded(RequestError):
+    """The tenant has used the tokens that it may use."""
+
+    status = Status.RESOURCE_EXHAUSTED
+    reason = "QUOTA_EXCEEDED"
+
+
 class SloUnreachable(RequestError):
     """The first token would come after the request's deadline, or the deadline passed as the request waited."""
 

@@ -1,5 +1,11 @@
 """Moving averages of what was measured."""
 
+# One measurement of a queue's drain: so long and so much at the least, or so long in any case.
+_LEAST_DRAIN_S = 0.5
+_LEAST_DRAINED = 4
+_MOST_DRAIN_S = 5.0
+_DRAIN_SMOOTHING = 0.3
+
 
 class Ewma:
     """An exponentially weighted moving average; `value` is None before the first measurement."""
@@ -41,21 +47,43 @@ class PrefillRate:
         self._last_at, self._last_count, self._was_pending = now, num_prefill_tokens, is_pending
 
 
-class PlaceTime:
-    """How long a request holds its place on a worker, which by Little's law tells how fast full workers free places."""
+class DrainRate:
+    """How fast a queue that never was empty is served, in whatever unit is counted.
 
-    __slots__ = ("_average",)
+    It begins anew whenever the queue has been empty: what was measured while every worker was full says nothing of
+    workers that have room again.
+    """
+
+    __slots__ = ("_average", "_drained", "_num_drained", "_since")
 
     def __init__(self) -> None:
         self._average = Ewma()
+        self._since: float | None = None
+        self._drained = 0.0
+        self._num_drained = 0
 
-    def add(self, held_s: float, weight: float) -> None:
-        """Take in the time from a request's dispatch to its end there."""
-        self._average.add(held_s, weight)
+    @property
+    def per_s(self) -> float | None:
+        """The rate, None before it was measured."""
+        return self._average.value
 
-    def wait_s(self, num_places: int, total_places: int) -> float:
-        """Expected time until so many places are freed while all are taken; 0 if nothing is known yet."""
-        held_s = self._average.value
-        if held_s is None or total_places <= 0:
-            return 0.0
-        return num_places * held_s / total_places
+    def drained(self, amount: float) -> None:
+        """So much was served."""
+        self._drained += amount
+        self._num_drained += 1
+
+    def observe(self, now: float, *, is_empty: bool) -> None:
+        """Look at the queue after each change, and as time passes."""
+        if is_empty:
+            self._average = Ewma()
+            self._since = None
+            return
+        if self._since is not None:
+            elapsed = now - self._since
+            is_enough = elapsed >= _LEAST_DRAIN_S and self._num_drained >= _LEAST_DRAINED
+            if not is_enough and elapsed < _MOST_DRAIN_S:
+                return
+            self._average.add(self._drained / elapsed, _DRAIN_SMOOTHING)
+        self._since = now
+        self._drained = 0.0
+        self._num_drained = 0

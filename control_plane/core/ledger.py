@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from enum import Enum
 
 from control_plane.core.errors import RequestError
+from control_plane.core.predictor import Prediction
 from control_plane.core.types import Failed, Finished, FinishReason, Request, ResidencyTier, Timings, Usage
 
 
@@ -27,6 +28,7 @@ class TrackedRequest:
         "arrived_at",
         "attempts",
         "avoid",
+        "cost",
         "deadline_at",
         "dispatched_at",
         "first_token_at",
@@ -36,10 +38,13 @@ class TrackedRequest:
         "not_before",
         "number",
         "output_token_ids",
+        "prediction",
+        "prefill_s",
         "request",
         "sent_at",
         "state",
         "tier",
+        "turn",
         "unplaceable_since",
         "worker_id",
     )
@@ -51,11 +56,12 @@ class TrackedRequest:
         self.deadline_at = now + deadline_s
         self.state = RequestState.QUEUED
         self.output_token_ids: list[int] = []
-        # Of the present attempt: the worker, when it was sent, whether its prompt is still to be computed, where its
-        # adapter was.
+        # Of the present attempt: the worker, when it was sent, whether its prompt is still to be computed, how
+        # long that takes alone, and where its adapter was.
         self.worker_id: str | None = None
         self.sent_at = now
         self.is_prefilling = False
+        self.prefill_s = 0.0
         self.tier = ResidencyTier.NONE
         # Of all attempts.
         self.attempts = 0
@@ -66,6 +72,10 @@ class TrackedRequest:
         self.is_hinted = False
         self.dispatched_at: float | None = None
         self.first_token_at: float | None = None
+        # What admission thought of it: its cost, its place in the order, and when its first token would come.
+        self.cost = 0.0
+        self.turn = 0.0
+        self.prediction: Prediction | None = None
 
     @property
     def request_id(self) -> str:
@@ -76,6 +86,11 @@ class TrackedRequest:
     def digest(self) -> str | None:
         """Its adapter's digest; None for the base model."""
         return self.request.adapter.digest if self.request.adapter else None
+
+    @property
+    def deadline_s(self) -> float:
+        """Its first-token deadline, from its arrival; infinity for none."""
+        return self.deadline_at - self.arrived_at
 
     @property
     def num_prefill_tokens(self) -> int:

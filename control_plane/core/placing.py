@@ -21,7 +21,7 @@ class Placer:
         self._rng = rng
         self._fleet = fleet
         self._dispatcher = dispatcher
-        self._fairness = fairness
+        self.fairness = fairness
 
     def place(self, candidate: Candidate, now: float) -> bool:
         """Give a candidate to a worker; False if none of its workers may have it, and it was parked."""
@@ -30,21 +30,21 @@ class Placer:
         if worker is None:
             self._park(tracked, now)
             return False
-        self._dispatcher.assign(tracked, worker, self._fairness, now)
+        self._dispatcher.assign(tracked, worker, self.fairness, now)
         if self.policy.placement.profile_for(tracked.request).uses(PrefixAffinity.name):
             self._fleet.columns.prefixes.note(tracked.request, worker.row)
         return True
 
-    def place_parked(self, now: float) -> None:
-        """Try parked requests again, as many as a pass may fail to place."""
+    def unpark(self, now: float) -> None:
+        """Put parked requests back in the order, as many as a pass may fail to place."""
         queue = self._dispatcher.queue
         if not queue.num_parked or not self._fleet.has_open_worker:
             return
         for tracked in queue.parked(self.policy.dispatch.lookahead):
-            if tracked.not_before > now or not self._fleet.has_open_worker:
+            if tracked.not_before > now:
                 queue.park(tracked)
             else:
-                self.place(Candidate(tracked, self._fleet.columns.has_room), now)
+                queue.unpark(tracked)
 
     def hint_next(self, now: float) -> None:
         """Tell workers of the adapters of the requests that go next, each where it would be placed now."""

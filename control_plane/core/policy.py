@@ -15,8 +15,20 @@ class AdmissionMode(Enum):
     """Oldest first; a first-token deadline is a wish, a late request is served late."""
     LCFS = "lcfs"
     """Newest first; as FCFS otherwise."""
+    PAPER_ABORT = "paper-abort"
+    """The S-LoRA paper's rule, for comparison: what waited to within `abort_margin_s` of its deadline is dropped; the
+    newest go first while requests come faster than they are admitted, else the oldest."""
     EARLY_ABORT = "early-abort"
-    """Oldest first; a request that cannot meet its deadline is refused, or aborted as soon as that is known."""
+    """Cheapest first, within bounds; what cannot meet its deadline is refused, or aborted as soon as that is known."""
+
+
+class FairnessScheme(Enum):
+    """Whose turn it is among tenants."""
+
+    ARRIVAL = "arrival"
+    """Nobody's: the requests' own order."""
+    VTC = "vtc"
+    """The tenant's that got the least: virtual token counters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,10 @@ class AdmissionSettings:
     max_queued_per_tenant: int = bounded(2048, 1, 1_000_000)
     default_first_token_deadline_s: float = bounded(0.0, 0.0, 86_400.0)
     """For requests that name none; 0 for no deadline."""
+    overtaking_s: float = bounded(5.0, 0.0, 3600.0)
+    """In early-abort: how long later requests that cost nothing may overtake one of mean cost; 0 for oldest first."""
+    abort_margin_s: float = bounded(0.5, 0.0, 3600.0)
+    """In paper-abort: how long before its deadline a request that still waits is dropped."""
     no_worker_grace_s: float = bounded(10.0, 0.0, 3600.0)
     """How long a request waits while no worker can take it."""
     smoothing: float = bounded(0.1, 0.001, 1.0)
@@ -47,6 +63,32 @@ class ClusteringSettings:
     """Requests of one adapter that go out together before the next adapter's turn."""
     max_age_s: float = bounded(1.0, 0.0, 3600.0)
     """A request that waited longer goes in its order, whatever clustering would prefer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSettings:
+    """What one tenant has; what is left out is as for tenants that are not named."""
+
+    name: str = ""
+    weight: float = bounded(1.0, 0.001, 1000.0)
+    """Its share of the service beside others that want more than theirs."""
+    tokens_per_s: float = bounded(0.0, 0.0, 1e12)
+    """Prompt and output tokens that it may use; 0 for any number."""
+
+
+@dataclass(frozen=True, slots=True)
+class FairnessSettings:
+    """How service is divided among tenants."""
+
+    scheme: FairnessScheme = FairnessScheme.VTC
+    prompt_token_weight: float = bounded(1.0, 0.0, 1000.0)
+    output_token_weight: float = bounded(2.0, 0.0, 1000.0)
+    """What a token counts; output costs more, for every token is a step of its own."""
+    default_tokens_per_s: float = bounded(0.0, 0.0, 1e12)
+    """Tokens that a tenant may use that is not named; 0 for any number."""
+    quota_burst_s: float = bounded(10.0, 0.1, 86_400.0)
+    """Seconds of its quota that a tenant may use at once."""
+    tenants: tuple[TenantSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +120,4 @@ class Policy:
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     replication: ReplicationSettings = field(default_factory=ReplicationSettings)
+    fairness: FairnessSettings = field(default_factory=FairnessSettings)

@@ -2,12 +2,16 @@
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from control_plane.core.fairness import Fairness, OrderKey
 from control_plane.core.ledger import TrackedRequest
+from control_plane.core.types import Request
 
 _Heap = list[tuple[OrderKey, str]]
+
+# Turns are counted in steps of this, in seconds, where only the sum of what goes before matters.
+_TURN_STEP_S = 0.25
 
 
 class _Lane:
@@ -16,6 +20,42 @@ class _Lane:
     def __init__(self) -> None:
         self.order: _Heap = []
         self.groups: dict[str | None, _Heap] = {}
+
+
+class _Work:
+    """The cost of waiting requests, by priority and step of their turns."""
+
+    def __init__(self) -> None:
+        self._costs: dict[tuple[int, int], float] = {}
+        self._counts: Counter[tuple[int, int]] = Counter()
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self._costs.values())
+
+    def add(self, tracked: TrackedRequest) -> None:
+        """A request waits."""
+        place = (tracked.request.priority, _step(tracked.turn))
+        self._counts[place] += 1
+        self._costs[place] = self._costs.get(place, 0.0) + tracked.cost
+
+    def remove(self, tracked: TrackedRequest) -> None:
+        """A request does not wait any more."""
+        place = (tracked.request.priority, _step(tracked.turn))
+        self._counts[place] -= 1
+        self._costs[place] -= tracked.cost
+        if not self._counts[place]:
+            del self._counts[place], self._costs[place]
+
+    def before(self, priority: int, turn: float, *, newest_first: bool) -> float:
+        """The cost of what goes before a new request."""
+        step = _step(turn)
+        return sum(
+            cost
+            for (other, at), cost in self._costs.items()
+            if other > priority or (other == priority and at <= step and not newest_first)
+        )
 
 
 class WaitingQueue:
@@ -33,7 +73,7 @@ class WaitingQueue:
         self._ordered: dict[str, TrackedRequest] = {}
         self._parked: OrderedDict[str, TrackedRequest] = OrderedDict()
         self._num_of_tenant: Counter[str] = Counter()
-        self._num_of_priority: Counter[int] = Counter()
+        self._work: dict[str, _Work] = {}
         self._num_stale = 0
 
     def __len__(self) -> int:
@@ -51,7 +91,7 @@ class WaitingQueue:
     def key(self, tracked: TrackedRequest) -> OrderKey:
         """Where a request stands in the order; least first."""
         first, priority = self.rank(tracked)
-        return (first, priority, self._sign * tracked.number)
+        return (first, priority, self._sign * tracked.turn, self._sign * tracked.number)
 
     def rank(self, tracked: TrackedRequest) -> tuple[int, int]:
         """The part of the order that clustering keeps: requests that had a place once, then priority."""
@@ -61,29 +101,60 @@ class WaitingQueue:
         """Waiting requests of a tenant."""
         return self._num_of_tenant[tenant]
 
-    def num_ahead(self, priority: int) -> int:
-        """Waiting requests that go before a new one of this priority."""
-        if self._sign < 0:
-            return sum(num for other, num in self._num_of_priority.items() if other > priority)
-        return sum(num for other, num in self._num_of_priority.items() if other >= priority)
+    @property
+    def num_of_largest(self) -> int:
+        """Waiting requests of the tenant that has most of them."""
+        return max(self._num_of_tenant.values(), default=0)
+
+    @property
+    def tenants(self) -> Collection[str]:
+        """The tenants that have requests waiting."""
+        return self._num_of_tenant.keys()
+
+    def cost_ahead(self, request: Request, turn: float) -> float:
+        """The cost of what is served before a new request with this turn."""
+        if not self._work:
+            return 0.0
+        newest_first = self._sign < 0
+        before = {
+            tenant: work.before(request.priority, turn, newest_first=newest_first)
+            for tenant, work in self._work.items()
+        }
+        total = sum(work.total for work in self._work.values())
+        return self._fairness.ahead(request.tenant, before, total)
 
     def add(self, tracked: TrackedRequest) -> None:
         """Let a request wait."""
-        self._num_of_tenant[tracked.request.tenant] += 1
-        self._num_of_priority[tracked.request.priority] += 1
+        tenant = tracked.request.tenant
+        if tenant not in self._num_of_tenant and not tracked.is_requeued:
+            self._fairness.joined(tenant, self._num_of_tenant.keys())
+        self._num_of_tenant[tenant] += 1
+        self._work.setdefault(tenant, _Work()).add(tracked)
         self._put_in_order(tracked)
 
     def remove(self, tracked: TrackedRequest) -> None:
         """Take a request out, wherever it is."""
         if self._parked.pop(tracked.request_id, None) is None:
             self._take_from_order(tracked)
-        tenant, priority = tracked.request.tenant, tracked.request.priority
+        tenant = tracked.request.tenant
+        self._work[tenant].remove(tracked)
         self._num_of_tenant[tenant] -= 1
         if not self._num_of_tenant[tenant]:
-            del self._num_of_tenant[tenant]
-        self._num_of_priority[priority] -= 1
-        if not self._num_of_priority[priority]:
-            del self._num_of_priority[priority]
+            del self._num_of_tenant[tenant], self._work[tenant]
+            self._fairness.left(tenant)
+
+    def reorder(self, *, newest_first: bool) -> None:
+        """Let the newest go first, or the oldest."""
+        sign = -1 if newest_first else 1
+        if sign != self._sign:
+            self._sign = sign
+            self._rebuild()
+
+    def last_of_largest(self) -> TrackedRequest:
+        """The request that goes last of the tenant that has most waiting; there is one."""
+        tenant = max(self._num_of_tenant, key=lambda name: (self._num_of_tenant[name], name))
+        own = [each for each in self if each.request.tenant == tenant]
+        return max(own, key=self.key)
 
     def park(self, tracked: TrackedRequest) -> None:
         """Take a waiting request out of the order until it is tried again."""
@@ -92,6 +163,10 @@ class WaitingQueue:
             return
         self._take_from_order(tracked)
         self._parked[tracked.request_id] = tracked
+
+    def unpark(self, tracked: TrackedRequest) -> None:
+        """Put a parked request back in the order."""
+        self._put_in_order(self._parked.pop(tracked.request_id))
 
     def parked(self, limit: int) -> list[TrackedRequest]:
         """The parked requests whose turn it is to be tried."""
@@ -105,9 +180,10 @@ class WaitingQueue:
         lane = self._lanes[self._fairness.next_tenant(heads)]
         return self._ordered[lane.order[0][1]]
 
-    def head_of_adapter(self, digest: str | None) -> TrackedRequest | None:
-        """The first request for an adapter, or for the base model."""
-        heads = {tenant: key for tenant, lane in self._lanes.items() if (key := self._first_key(lane, digest))}
+    def head_of_adapter(self, digest: str | None, tenant: str | None = None) -> TrackedRequest | None:
+        """The first request for an adapter, or for the base model; of one tenant, if one is named."""
+        lanes = self._lanes.items() if tenant is None else [(tenant, self._lanes[tenant])]
+        heads = {name: key for name, lane in lanes if (key := self._first_key(lane, digest))}
         if not heads:
             return None
         group = self._lanes[self._fairness.next_tenant(heads)].groups[digest]
@@ -178,3 +254,7 @@ class WaitingQueue:
                 if child < len(heap):
                     heapq.heappush(frontier, (heap[child], child))
         return found
+
+
+def _step(turn: float) -> int:
+    return int(turn / _TURN_STEP_S)

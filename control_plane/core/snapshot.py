@@ -1,8 +1,9 @@
 """What the director shows of its state, for the fleet view and for metrics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from control_plane.core.types import ResidencyTier, WorkerStatus
+from control_plane.core.predictor import PredictorSnapshot
+from control_plane.core.types import ResidencyTier, TenantAmount, WorkerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +24,8 @@ class DirectorSnapshot:
     num_parked: int
     num_dispatched: int
     workers: tuple[WorkerSnapshot, ...]
+    predictor: PredictorSnapshot = field(default_factory=PredictorSnapshot)
+    counters: tuple[TenantAmount, ...] = ()
+    """Virtual token counters, of the tenants that have any, by tenant."""
+    num_faulty_reports: int = 0
+    """Workers' reports that could not be, such as negative numbers; they were brought into range."""

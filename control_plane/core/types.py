@@ -153,6 +153,14 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantAmount:
+    """A number of something of one tenant."""
+
+    tenant: str
+    amount: float
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts of a request."""
 
@@ -248,6 +256,20 @@ class PolicyChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantTotalsRead:
+    """The totals that all control planes share were read; the first time makes this one share its own.
+
+    `counters` are virtual token counters and `used_tokens` tokens used, of every tenant that has any. `number` is that
+    of the last `TenantsCharged` that is included, 0 for none: one that is not is still to be added. While the store
+    is away nothing is read, this control plane goes on with what it counts itself, and sends no other `TenantsCharged`.
+    """
+
+    number: int
+    counters: tuple[TenantAmount, ...]
+    used_tokens: tuple[TenantAmount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
@@ -262,6 +284,7 @@ Event = (
     | BatchAcked
     | TokensProduced
     | PolicyChanged
+    | TenantTotalsRead
     | Tick
 )
 
@@ -317,4 +340,17 @@ class Failed:
     error: "RequestError"
 
 
-Effect = SendBatch | SendCancel | Accepted | Emitted | Finished | Failed
+@dataclass(frozen=True, slots=True)
+class TenantsCharged:
+    """Add what tenants got here to the totals that all control planes share, atomically and once; then read the totals.
+
+    `counters` and `used_tokens` are as in `TenantTotalsRead`, which answers with this `number`; until then no other
+    comes.
+    """
+
+    number: int
+    counters: tuple[TenantAmount, ...]
+    used_tokens: tuple[TenantAmount, ...] = ()
+
+
+Effect = SendBatch | SendCancel | Accepted | Emitted | Finished | Failed | TenantsCharged

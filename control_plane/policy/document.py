@@ -10,11 +10,12 @@ from control_plane.core.policy import AdmissionSettings, ClusteringSettings, Dis
 from control_plane.policy.problems import PolicyError, PolicyProblem, ProblemList
 from control_plane.policy.profiles import PROFILE_KEYS, decode_placement
 from control_plane.policy.settings import decode_name, decode_settings
+from control_plane.policy.tenants import decode_fairness
 from control_plane.policy.tree import Entry, entries, parse, refuse_unknown
 
 __all__ = ["PolicyDocument", "PolicyError", "PolicyProblem", "load_policy"]
 
-_KEYS = ("name", "admission", "clustering", *PROFILE_KEYS, "profiles", "replication", "dispatch")
+_KEYS = ("name", "admission", "clustering", *PROFILE_KEYS, "profiles", "replication", "dispatch", "fairness")
 
 T = TypeVar("T")
 
@@ -39,10 +40,12 @@ def load_policy(text: str) -> PolicyDocument:
     clustering = _section(ClusteringSettings, "clustering", found, problems)
     dispatch = _section(DispatchSettings, "dispatch", found, problems)
     replication = _section(ReplicationSettings, "replication", found, problems)
+    fairness = decode_fairness(found, problems)
     placement = decode_placement(root, found, problems)
     problems.raise_if_any()
     digest = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-    return PolicyDocument(text, Policy(name, digest, admission, clustering, placement, dispatch, replication))
+    policy = Policy(name, digest, admission, clustering, placement, dispatch, replication, fairness)
+    return PolicyDocument(text, policy)
 
 
 def _section(kind: type[T], key: str, found: Mapping[str, Entry], problems: ProblemList) -> T:

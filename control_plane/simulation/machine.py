@@ -10,6 +10,7 @@ from control_plane.core.types import (
     DispatchedRequest,
     Event,
     FinishReason,
+    Request,
     ResidencyTier,
     SendBatch,
     SequenceOutput,
@@ -64,6 +65,7 @@ class Machine:
         self._host: OrderedDict[str, None] = OrderedDict()
         self._fetched_at: dict[str, float] = {}
         self._changes: dict[str, ResidencyTier] = {}
+        self._forming: list[_Sequence] = []
         self._is_busy = False
         self._is_open = True
         self._num_prefilled = 0
@@ -96,6 +98,16 @@ class Machine:
         if not self._is_busy and self._waiting:
             self._is_busy = True
             self._later(max(0.0, self._waiting[0].ready_at - self._clock()), self._turn)
+
+    def could_start(self, request: Request) -> bool:
+        """Whether the request would go into the batch that is formed now."""
+        sequence = _Sequence(
+            request.request_id, request.adapter, len(request.prompt_token_ids), request.max_tokens, 0.0
+        )
+        num_tokens = sum(each.num_context for each in self._forming) + sequence.num_context
+        if self._forming and num_tokens > self._model.batch_tokens:
+            return False
+        return self._fits((*self._forming, sequence))
 
     def _sequence(self, dispatched: DispatchedRequest) -> _Sequence:
         request, num_resumed = dispatched.request, len(dispatched.resumed_token_ids)
@@ -130,7 +142,8 @@ class Machine:
         self._take_fitting(batch)
         if self._model.window:
             return batch
-        # One request is asked for at a time; one that does not fit waits here, and nothing is asked for until it does.
+        # One request is asked for at a time, as long as there is one that `could_start` allows.
+        self._forming = batch
         while not self._waiting:
             self._is_open = True
             self.report()
@@ -138,6 +151,7 @@ class Machine:
                 break
             self._take_fitting(batch)
         self._is_open = False
+        self._forming = []
         self.report()
         return batch
 

@@ -21,6 +21,7 @@ from control_plane.core.types import (
     Tick,
     WorkerLost,
 )
+from control_plane.simulation.could_start import CouldStart, with_filter
 from control_plane.simulation.machine import Machine
 from control_plane.simulation.outcome import Fate, Outcome, Quantiles, errors_of, jain, tenant_outcomes
 from control_plane.simulation.service import FleetModel
@@ -36,14 +37,16 @@ class Run:
         self._trace = trace
         self._policy = policy
         self._fleet = fleet
+        self._machines: dict[str, Machine] = {}
         self._rng = random.Random(seed)  # noqa: S311
+        if not fleet.service.window:
+            policy = with_filter(policy, CouldStart(self._machines))
         self._director = Director(policy, random.Random(seed + 1))  # noqa: S311
         self._now = 0.0
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._num_planned = 0
         self._num_events = 0
         self._digest = 0
-        self._machines: dict[str, Machine] = {}
         self._past: list[Machine] = []
         self._requests: dict[str, TraceRequest] = {}
         self._arrived_at: dict[str, float] = {}
@@ -203,7 +206,7 @@ class Run:
             adapter_loads=sum(machine.num_loads for machine in machines),
             adapter_fetches=sum(machine.num_fetches for machine in machines),
             load_balance=jain(machine.num_tokens for machine in self._machines.values()),
-            predictor_error_s=0.0,
+            predictor_error_s=self._director.snapshot().predictor.mean_absolute_error_s,
             num_events=self._num_events,
             transcript=f"{self._digest:08x}",
             fates=fates,

@@ -21,7 +21,7 @@ class ServiceModel:
     bytes_per_token: int = 131_072
     max_running: int = 256
     window: int = 256
-    """Requests that the worker takes, running or not; 0: one more than it runs, and that one only between steps."""
+    """Requests that the worker takes, running or not; 0: only what starts at once, as if the scheduler sat in it."""
     steps_between: int = 1
     """Decode steps before waiting requests are looked at again."""
     batch_tokens: int = 8192

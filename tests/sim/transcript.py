@@ -39,6 +39,9 @@ from control_plane.core.types import (
     SendBatch,
     SendCancel,
     SequenceOutput,
+    TenantAmount,
+    TenantsCharged,
+    TenantTotalsRead,
     Tick,
     TokensProduced,
     WorkerFailure,
@@ -66,6 +69,8 @@ def describe(effect: Effect) -> str:
             return f"failed {request_id} {error.status.name} {error.reason}: {error.message}{retry}"
         case SendCancel(worker_id, request_id):
             return f"{worker_id} <- cancel {request_id}"
+        case TenantsCharged(number, counters):
+            return f"charged {number}: " + " ".join(f"{each.tenant}={each.amount:g}" for each in counters)
         case SendBatch(worker_id, requests, prefetch):
             parts = [
                 each.request.request_id + (f"+{len(each.resumed_token_ids)}" if each.resumed_token_ids else "")
@@ -147,6 +152,10 @@ class Script:
                 )
             case "tokens":
                 return self._tokens(words[0], words[1:])
+            case "totals":
+                amounts = [each.split("=") for each in words[1:]]
+                totals = tuple(TenantAmount(name, float(amount)) for name, amount in amounts)
+                return TenantTotalsRead(int(words[0]), totals)
             case "tick":
                 return Tick()
         raise ValueError(verb)

@@ -1,6 +1,6 @@
 import pytest
 
-from control_plane.core.estimators import Ewma, PlaceTime, PrefillRate
+from control_plane.core.estimators import DrainRate, Ewma, PrefillRate
 
 
 def test_ewma() -> None:
@@ -33,10 +33,27 @@ def test_prefill_rate_of_a_worker_that_began_again() -> None:
     assert rate.tokens_per_s is None
 
 
-def test_full_workers_free_places_by_littles_law() -> None:
-    places = PlaceTime()
-    assert places.wait_s(10, 4) == 0.0
-    places.add(2.0, 0.1)
-    assert places.wait_s(10, 4) == pytest.approx(5.0)
-    assert places.wait_s(0, 4) == 0.0
-    assert places.wait_s(1, 0) == 0.0
+def test_a_queues_drain_is_measured_while_it_never_is_empty() -> None:
+    drain = DrainRate()
+    drain.observe(0.0, is_empty=False)
+    for step in range(1, 9):
+        drain.drained(2.0)
+        drain.observe(step / 4, is_empty=False)
+    assert drain.per_s == pytest.approx(8.0)
+    drain.observe(2.1, is_empty=True)
+    assert drain.per_s is None
+    # It begins anew: what was served as the queue was empty does not count.
+    drain.drained(100.0)
+    drain.observe(3.0, is_empty=False)
+    drain.observe(9.0, is_empty=False)
+    assert drain.per_s == 0.0
+
+
+def test_a_few_requests_are_no_measurement_until_time_has_passed() -> None:
+    drain = DrainRate()
+    drain.observe(0.0, is_empty=False)
+    drain.drained(1.0)
+    drain.observe(1.0, is_empty=False)
+    assert drain.per_s is None
+    drain.observe(5.0, is_empty=False)
+    assert drain.per_s == pytest.approx(0.2)

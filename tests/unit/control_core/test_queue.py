@@ -1,11 +1,13 @@
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from control_plane.core.fairness import ArrivalOrder, OrderKey
+from control_plane.core.fairness import ArrivalOrder, OrderKey, VirtualTokenCounters
 from control_plane.core.ledger import TrackedRequest
+from control_plane.core.policy import FairnessSettings
 from control_plane.core.queue import WaitingQueue
-from tests.unit.control_core.makers import tracked
+from tests.unit.control_core.makers import request, tracked
 
 NAMES = ("a", "b", None)
 TENANTS = ("t", "u")
@@ -18,14 +20,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize(newest_first=st.booleans())
     def make(self, newest_first: bool) -> None:
-        self.queue = WaitingQueue(ArrivalOrder(), newest_first=newest_first)
+        self.queue = WaitingQueue(ArrivalOrder(FairnessSettings()), newest_first=newest_first)
         self.sign = -1 if newest_first else 1
         self.ordered: list[TrackedRequest] = []
         self.parked: list[TrackedRequest] = []
         self.number = 0
 
     def key(self, each: TrackedRequest) -> OrderKey:
-        return (0 if each.is_requeued else 1, -each.request.priority, self.sign * each.number)
+        return (0 if each.is_requeued else 1, -each.request.priority, self.sign * each.turn, self.sign * each.number)
 
     @rule(
         target=waiting,
@@ -33,11 +35,15 @@ class QueueMachine(RuleBasedStateMachine):
         tenant=st.sampled_from(TENANTS),
         priority=st.integers(-1, 1),
         is_requeued=st.booleans(),
+        turn=st.sampled_from([0.0, 0.1, 1.0, 5.0]),
+        cost=st.sampled_from([0.0, 0.5, 3.0]),
     )
-    def add(self, name: str | None, tenant: str, priority: int, is_requeued: bool) -> TrackedRequest:
+    def add(
+        self, name: str | None, tenant: str, priority: int, is_requeued: bool, turn: float, cost: float
+    ) -> TrackedRequest:
         self.number += 1
         each = tracked(self.number, name, tenant=tenant, priority=priority)
-        each.is_requeued = is_requeued
+        each.is_requeued, each.turn, each.cost = is_requeued, turn, cost
         self.queue.add(each)
         self.ordered.append(each)
         return each
@@ -60,6 +66,18 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue.park(each)
         (self.ordered if each in self.ordered else self.parked).remove(each)
         self.parked.append(each)
+
+    @rule(each=waiting)
+    def unpark(self, each: TrackedRequest) -> None:
+        if each in self.parked:
+            self.queue.unpark(each)
+            self.parked.remove(each)
+            self.ordered.append(each)
+
+    @rule(newest_first=st.booleans())
+    def reorder(self, newest_first: bool) -> None:
+        self.queue.reorder(newest_first=newest_first)
+        self.sign = -1 if newest_first else 1
 
     @rule(each=waiting)
     def churn(self, each: TrackedRequest) -> None:
@@ -85,30 +103,30 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.num_parked == len(self.parked)
         for tenant in TENANTS:
             assert self.queue.num_of_tenant(tenant) == sum(each.request.tenant == tenant for each in everybody)
+        counts = [self.queue.num_of_tenant(tenant) for tenant in TENANTS]
+        assert self.queue.num_of_largest == max(counts)
+        assert set(self.queue.tenants) == {tenant for tenant, count in zip(TENANTS, counts, strict=True) if count}
+        if everybody:
+            largest = max(zip(counts, TENANTS, strict=True))[1]
+            own = [each for each in everybody if each.request.tenant == largest]
+            assert self.queue.last_of_largest() is max(own, key=self.key)
         for priority in (-1, 0, 1):
-            ahead = [each for each in everybody if each.request.priority > priority - (self.sign > 0)]
-            assert self.queue.num_ahead(priority) == len(ahead)
+            for turn in (0.0, 1.0):
+                ahead = sum(
+                    each.cost
+                    for each in everybody
+                    if each.request.priority > priority
+                    or (each.request.priority == priority and self.sign > 0 and each.turn < turn + 0.25)
+                )
+                assert self.queue.cost_ahead(request(priority=priority), turn) == pytest.approx(ahead)
 
 
 TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-class LeastServed:
-    """Whoever was charged least."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-
-    def next_tenant(self, heads: dict[str, OrderKey]) -> str:
-        return min(heads, key=lambda tenant: (self.counts.get(tenant, 0), heads[tenant]))
-
-    def charge(self, tenant: str, *, num_prompt_tokens: int, num_output_tokens: int) -> None:
-        self.counts[tenant] = self.counts.get(tenant, 0) + num_prompt_tokens + 2 * num_output_tokens
-
-
 def test_a_fairness_scheme_chooses_among_tenants() -> None:
-    fairness = LeastServed()
+    fairness = VirtualTokenCounters(FairnessSettings())
     queue = WaitingQueue(fairness, newest_first=False)
     for number in range(4):
         queue.add(tracked(number, tenant="greedy"))

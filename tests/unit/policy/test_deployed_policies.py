@@ -27,15 +27,16 @@ def test_each_is_good_named_after_its_file_and_serves(path: Path) -> None:
 def test_the_default_file_says_the_defaults_and_all_of_them() -> None:
     text = (FOLDER / "default.yaml").read_text()
     policy, default = load_policy(text).policy, Policy("default")
-    assert (policy.admission, policy.clustering, policy.dispatch) == (
+    assert (policy.admission, policy.clustering, policy.dispatch, policy.fairness) == (
         default.admission,
         default.clustering,
         default.dispatch,
+        default.fairness,
     )
     assert policy.placement == default.placement
     assert policy.replication == default.replication
     tree = yaml.safe_load(text)
-    for section in ("admission", "clustering", "replication", "dispatch"):
+    for section in ("admission", "clustering", "replication", "dispatch", "fairness"):
         assert list(tree[section]) == [field.name for field in fields(getattr(default, section))]
 
 
