@@ -5,13 +5,14 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import adapters, many_adapters, relay, result, stack, start
+from benchmarks import adapters, many_adapters, placement, relay, result, stack, start
 
 BENCHMARKS = {
     "adapters": adapters.measure,
     "stack": stack.measure,
     "start": start.measure,
     "many_adapters": many_adapters.measure,
+    "placement": placement.measure,
     "relay": relay.measure,
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from control_plane.core.admission import Admission
 from control_plane.core.clustering import Clustering
+from control_plane.core.columns import FleetColumns
 from control_plane.core.dispatch import Dispatcher
 from control_plane.core.errors import RequestError
 from control_plane.core.fairness import fairness_of
@@ -92,6 +93,11 @@ class Director:
     def policy(self) -> Policy:
         """The policy in force."""
         return self._policy
+
+    @property
+    def fleet_columns(self) -> FleetColumns:
+        """What placement decides on; to be read, not changed."""
+        return self._fleet.columns
 
     def on_event(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; returns what to do, in order. A time before the last one's counts as that one.

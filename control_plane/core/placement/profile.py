@@ -55,11 +55,10 @@ class Profile:
         """The worker that gets the request."""
         left = among
         for each in self.asked:
-            still_left = left & each.admits(request, fleet)
-            if not still_left.any():
-                return Choice(None, each.name if left.any() else None)
-            left = still_left
+            left = left & each.admits(request, fleet)
         rows = fleet.order[left[fleet.order]]
+        if not rows.size:
+            return Choice(None, self.emptied_by(request, fleet, among))
         return Choice(int(rows[self.picker.pick(self._totals(request, fleet, left)[rows], rng)]))
 
     def emptied_by(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> str | None:
