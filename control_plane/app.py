@@ -17,7 +17,9 @@ from control_plane.config import ControlPlaneConfig
 from control_plane.core.director import Director
 from control_plane.core.types import PolicyChanged
 from control_plane.observation.observation import Observation
+from control_plane.operations.explain import Explainer
 from control_plane.operations.service import FleetService
+from control_plane.operations.simulator import Simulator
 from control_plane.runtime.driver import Driver
 from control_plane.runtime.fleet_view import view_fleet
 from control_plane.runtime.policy_file import PolicyFile
@@ -111,16 +113,17 @@ class ControlPlane:
             if config.store_address
             else None
         )
+        self._catalog = Catalog(
+            self._store,
+            self._facts.name,
+            ttl_s=config.catalog.cache_ttl_s,
+            max_entries=config.catalog.cache_entries,
+            clock=time.monotonic,
+        )
         self._generation = GenerationService(
             driver=self._driver,
             encoder=self._encoder,
-            catalog=Catalog(
-                self._store,
-                self._facts.name,
-                ttl_s=config.catalog.cache_ttl_s,
-                max_entries=config.catalog.cache_entries,
-                clock=time.monotonic,
-            ),
+            catalog=self._catalog,
             ownership=self._ownership,
             facts=self._facts,
             limits=config.limits,
@@ -175,6 +178,17 @@ class ControlPlane:
             policies=self._policies,
             state=self._state,
             keys=self._keys,
+            explainer=Explainer(
+                self._director,
+                self._observation,
+                self._catalog,
+                facts=self._facts,
+                limits=self._config.limits,
+                tenants=self._config.tenants,
+                clock=time.monotonic,
+                wall_ms=_wall_ms,
+            ),
+            simulator=Simulator(self._config.simulation_timeout_s),
         )
         self._server.add_generic_rpc_handlers((self._generation.handler(), fleet.handler()))
         self._health = health.aio.HealthServicer()

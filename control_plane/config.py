@@ -106,8 +106,8 @@ class LimitsConfig(Section):
     max_priority: int = Field(default=100, ge=0)
 
 
-TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$"
-TenantName = Annotated[str, Field(pattern=TENANT_PATTERN)]
+TENANT_PATTERN = re.compile("[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
+TenantName = Annotated[str, Field(pattern=f"^{TENANT_PATTERN.pattern}$")]
 
 
 class TenantsConfig(Section):
@@ -154,6 +154,8 @@ class ControlPlaneConfig(Section):
     metrics: MetricsConfig = MetricsConfig()
     # Requests that ended whose story is kept for `multitude policy explain`.
     recent_requests: PositiveInt = 10_000
+    # How long a simulation that an operator asks for may compute, in a process of its own.
+    simulation_timeout_s: PositiveSeconds = 600.0
     # How often the director looks at deadlines when nothing else happens.
     tick_s: PositiveSeconds = 0.05
     max_message_bytes: PositiveInt = 16 * 1024 * 1024

@@ -170,6 +170,51 @@ class StateUnavailable(RequestError):
     reason = "STATE_UNAVAILABLE"
 
 
+class ExplainSubjectMissing(InvalidRequest):
+    """It is not said what to explain."""
+
+    reason = "EXPLAIN_SUBJECT_MISSING"
+
+
+class ExplainOutOfRange(InvalidRequest):
+    """A field of the request that is to be explained is outside its range."""
+
+    reason = "EXPLAIN_OUT_OF_RANGE"
+
+
+class RequestNotRemembered(RequestError):
+    """The request is not in flight here, nor among the last that ended here."""
+
+    status = Status.NOT_FOUND
+    reason = "REQUEST_NOT_REMEMBERED"
+
+
+class TraceInvalid(InvalidRequest):
+    """A trace cannot be played; the message names the line."""
+
+    reason = "TRACE_INVALID"
+
+
+class SimulationInvalid(InvalidRequest):
+    """What is to be simulated is out of range."""
+
+    reason = "SIMULATION_INVALID"
+
+
+class SimulationBusy(RequestError):
+    """A simulation runs already."""
+
+    status = Status.RESOURCE_EXHAUSTED
+    reason = "SIMULATION_BUSY"
+
+
+class SimulationTooLong(RequestError):
+    """A simulation took longer than it may."""
+
+    status = Status.DEADLINE_EXCEEDED
+    reason = "SIMULATION_TOO_LONG"
+
+
 class BaseModelMismatch(RequestError):
     """The adapter was made for another base model."""
 

@@ -1,6 +1,5 @@
 """Whose a call is."""
 
-import re
 from collections.abc import Iterable
 
 from control_plane.config import TENANT_PATTERN, TenantsConfig
@@ -13,7 +12,7 @@ def tenant_of(metadata: Iterable[tuple[str, str | bytes]] | None, config: Tenant
     if not values:
         return config.default
     tenant = values.pop()
-    if values or not isinstance(tenant, str) or not re.fullmatch(TENANT_PATTERN, tenant):
+    if values or not isinstance(tenant, str) or not TENANT_PATTERN.fullmatch(tenant):
         raise TenantInvalid(
             config.metadata_key,
             "must be one name of 1 to 64 letters, digits and ._:@-, that begins with a letter or digit",

@@ -1,7 +1,7 @@
 """The asynchronous client: the synchronous one's calls as coroutines and asynchronous iterators."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,7 +9,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from multitude import codec, types
+from multitude import codec, operations_codec, types
 from multitude.channel import OPTIONS, new_request_id, tenant_metadata
 from multitude.errors import CancelledByCallerError, UnavailableError, from_rpc_error
 from multitude.upload import check_directory, create_requests
@@ -201,7 +201,7 @@ class AsyncClient:
         """Makes a placement policy the whole fleet's, as a new version; see multitude.client.Client.apply_policy."""
         request = fleet_pb2.ApplyPolicyRequest(yaml=yaml)
         reply = await _call(self._fleet.ApplyPolicy(request, timeout=self._timeout_s))
-        return codec.applied_from_proto(reply.applied)
+        return operations_codec.applied_from_proto(reply.applied)
 
     async def policy_history(self) -> AsyncIterator[types.AppliedPolicy]:
         """The versions that were applied, newest first; the first is in force."""
@@ -209,7 +209,7 @@ class AsyncClient:
         while True:
             page = await _call(self._fleet.ListPolicies(request, timeout=self._timeout_s))
             for applied in page.policies:
-                yield codec.applied_from_proto(applied)
+                yield operations_codec.applied_from_proto(applied)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
@@ -218,7 +218,49 @@ class AsyncClient:
         """Applies an earlier version again: the one before the version in force, or `version`; 0: the policy files."""
         request = fleet_pb2.RollBackPolicyRequest(version=version)
         reply = await _call(self._fleet.RollBackPolicy(request, timeout=self._timeout_s))
-        return codec.applied_from_proto(reply.applied)
+        return operations_codec.applied_from_proto(reply.applied)
+
+    async def explain_placement(
+        self,
+        *,
+        request_id: str = "",
+        adapter: str = "",
+        tenant: str = "",
+        num_prompt_tokens: int = 0,
+        max_tokens: int = 0,
+        priority: int = 0,
+    ) -> types.Explanation:
+        """Where a request would be placed now, and why: one that was made, or one made up for `adapter`."""
+        request = fleet_pb2.ExplainPlacementRequest(
+            tenant=tenant, prompt_token_count=num_prompt_tokens, max_tokens=max_tokens, priority=priority
+        )
+        if request_id:
+            request.request_id = request_id
+        else:
+            request.adapter = adapter
+        reply = await _call(self._fleet.ExplainPlacement(request, timeout=self._timeout_s))
+        return operations_codec.explanation_from_proto(reply)
+
+    async def simulate_policies(
+        self,
+        trace: str,
+        policies: Mapping[str, str],
+        *,
+        num_workers: int = 0,
+        seed: int = 0,
+        costs: Mapping[str, float] | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[types.SimulatedOutcome, ...]:
+        """What policies, texts by label, would make of a trace of JSON lines; see fleet.proto."""
+        request = fleet_pb2.SimulatePoliciesRequest(
+            trace=trace,
+            policies=[fleet_pb2.CandidatePolicy(label=label, yaml=yaml) for label, yaml in policies.items()],
+            worker_count=num_workers,
+            seed=seed,
+            costs=costs or {},
+        )
+        reply = await _call(self._fleet.SimulatePolicies(request, timeout=timeout_s))
+        return tuple(map(operations_codec.outcome_from_proto, reply.outcomes))
 
     async def close(self) -> None:
         """Closes the connections; streams in progress are cancelled."""

@@ -1,13 +1,13 @@
 """The synchronous client."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
-from multitude import codec, types
+from multitude import codec, operations_codec, types
 from multitude.channel import OPTIONS, new_request_id, tenant_metadata
 from multitude.errors import UnavailableError, from_rpc_error
 from multitude.upload import check_directory, create_requests
@@ -213,7 +213,7 @@ class Client:
         is applied then.
         """
         request = fleet_pb2.ApplyPolicyRequest(yaml=yaml)
-        return codec.applied_from_proto(
+        return operations_codec.applied_from_proto(
             _call(lambda: self._fleet.ApplyPolicy(request, timeout=self._timeout_s)).applied
         )
 
@@ -222,7 +222,7 @@ class Client:
         request = fleet_pb2.ListPoliciesRequest(page_size=1000)
         while True:
             page = _call(lambda: self._fleet.ListPolicies(request, timeout=self._timeout_s))
-            yield from map(codec.applied_from_proto, page.policies)
+            yield from map(operations_codec.applied_from_proto, page.policies)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
@@ -231,7 +231,56 @@ class Client:
         """Applies an earlier version again: the one before the version in force, or `version`; 0: the policy files."""
         request = fleet_pb2.RollBackPolicyRequest(version=version)
         reply = _call(lambda: self._fleet.RollBackPolicy(request, timeout=self._timeout_s))
-        return codec.applied_from_proto(reply.applied)
+        return operations_codec.applied_from_proto(reply.applied)
+
+    def explain_placement(
+        self,
+        *,
+        request_id: str = "",
+        adapter: str = "",
+        tenant: str = "",
+        num_prompt_tokens: int = 0,
+        max_tokens: int = 0,
+        priority: int = 0,
+    ) -> types.Explanation:
+        """Where a request would be placed now, and why: one that was made, or one made up for `adapter`.
+
+        Errors: NotFoundError with reason REQUEST_NOT_REMEMBERED or ADAPTER_NOT_FOUND, InvalidRequestError.
+        """
+        request = fleet_pb2.ExplainPlacementRequest(
+            tenant=tenant, prompt_token_count=num_prompt_tokens, max_tokens=max_tokens, priority=priority
+        )
+        if request_id:
+            request.request_id = request_id
+        else:
+            request.adapter = adapter
+        reply = _call(lambda: self._fleet.ExplainPlacement(request, timeout=self._timeout_s))
+        return operations_codec.explanation_from_proto(reply)
+
+    def simulate_policies(
+        self,
+        trace: str,
+        policies: Mapping[str, str],
+        *,
+        num_workers: int = 0,
+        seed: int = 0,
+        costs: Mapping[str, float] | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[types.SimulatedOutcome, ...]:
+        """What policies, texts by label, would make of a trace of JSON lines; see fleet.proto.
+
+        Errors: InvalidRequestError with reason TRACE_INVALID, POLICY_INVALID or SIMULATION_INVALID, OverloadedError,
+        DeadlineError.
+        """
+        request = fleet_pb2.SimulatePoliciesRequest(
+            trace=trace,
+            policies=[fleet_pb2.CandidatePolicy(label=label, yaml=yaml) for label, yaml in policies.items()],
+            worker_count=num_workers,
+            seed=seed,
+            costs=costs or {},
+        )
+        reply = _call(lambda: self._fleet.SimulatePolicies(request, timeout=timeout_s))
+        return tuple(map(operations_codec.outcome_from_proto, reply.outcomes))
 
     def close(self) -> None:
         """Closes the connections; streams in progress are cancelled."""

@@ -206,18 +206,6 @@ def fleet_from_proto(message: fleet_pb2.GetFleetResponse) -> types.Fleet:
     )
 
 
-def applied_from_proto(message: fleet_pb2.AppliedPolicy) -> types.AppliedPolicy:
-    """An AppliedPolicy."""
-    return types.AppliedPolicy(
-        version=message.version,
-        name=message.name,
-        digest=message.digest,
-        apply_time=message.apply_time.ToDatetime(tzinfo=UTC),
-        control_plane_id=message.control_plane_id,
-        restored_version=message.restored_version if message.HasField("restored_version") else None,
-    )
-
-
 def problem_from_proto(message: fleet_pb2.PolicyProblem) -> types.PolicyProblem:
     """A PolicyProblem."""
     return types.PolicyProblem(message.line, message.path, message.message)

@@ -258,3 +258,124 @@ class PolicyProblem:
     line: int
     path: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementStep:
+    """One time that a request was sent to a worker, in ms from its arrival.
+
+    `reason` says what it found there: "pool", "host" or "cold" (where its adapter was), "base", or "rerouted".
+    """
+
+    worker_id: str
+    placed_ms: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStory:
+    """What happened to a request; times are in ms from its arrival, None for what did not happen."""
+
+    request_id: str
+    tenant: str
+    adapter: str
+    adapter_digest: str
+    arrival_time: datetime
+    state: str
+    policy_digest: str
+    placements: tuple[PlacementStep, ...]
+    first_token_ms: float | None
+    ended_ms: float | None
+    num_prompt_tokens: int
+    num_output_tokens: int
+    error_reason: str = ""
+    error_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTerm:
+    """One scorer's term: how much it counts, and what it says, in [0, 1]."""
+
+    scorer: str
+    weight: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerVerdict:
+    """What the policy says of a worker: the filters that refuse it, the scorers' terms and their weighted mean."""
+
+    worker_id: str
+    refused_by: tuple[str, ...]
+    scores: tuple[ScoreTerm, ...]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementDecision:
+    """A decision and what led to it; `worker_id` is empty if every worker was refused, the last one by `emptied_by`."""
+
+    worker_id: str
+    profile: str
+    picker: str
+    emptied_by: str
+    verdicts: tuple[WorkerVerdict, ...]
+    policy_name: str
+    policy_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where a request would be placed now; and, of one that was made, what happened to it."""
+
+    decision: PlacementDecision
+    story: RequestStory | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedTimes:
+    """Quantiles and mean, in ms."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedTenant:
+    """A tenant's part of a simulation."""
+
+    tenant: str
+    num_requests: int
+    attainment: float
+    num_errors: int
+    num_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedOutcome:
+    """How a policy did on a trace. Shares are of all requests.
+
+    `first_token_curve_ms` says within how many ms 1, 2, 3 ... % of all requests had their first token, as far as they
+    had one; `output_token_counts` are of the requests that ended in each 60th of the time.
+    """
+
+    label: str
+    num_requests: int
+    num_finished: int
+    attainment: float
+    satisfaction: float
+    fairness: float
+    first_token: SimulatedTimes
+    output_token: SimulatedTimes
+    output_tokens_per_s: float
+    requests_per_s: float
+    num_adapter_loads: int
+    num_adapter_fetches: int
+    load_balance: float
+    errors: dict[str, int]
+    tenants: tuple[SimulatedTenant, ...]
+    duration_ms: float
+    first_token_curve_ms: tuple[float, ...] = ()
+    output_token_counts: tuple[int, ...] = ()

@@ -9,6 +9,7 @@ from control_plane.observation.exposition import Exposition, MetricsServer, Read
 from control_plane.observation.metrics import Metrics
 from control_plane.observation.observer import Observer
 from control_plane.observation.recent import RecentRequests
+from control_plane.observation.record import RequestRecord
 from control_plane.types import PolicyVersion
 
 
@@ -31,6 +32,10 @@ class Observation:
     def address(self) -> str:
         """Where the metrics are served; empty if nowhere."""
         return self._server.address if self._server is not None else ""
+
+    def find(self, request_id: str) -> RequestRecord | None:
+        """The record of a request in flight, or of one that ended lately."""
+        return self.core.live.get(request_id) or self.recent.get(request_id)
 
     def serve(
         self,

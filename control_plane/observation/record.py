@@ -75,6 +75,13 @@ class RequestRecord:
         return self.request.adapter.adapter_id if self.request.adapter else ""
 
     @property
+    def state(self) -> str:
+        """Where it is, or how it ended."""
+        if self.outcome is not None:
+            return self.outcome.value
+        return "running" if self.placements else "queued"
+
+    @property
     def is_queued(self) -> bool:
         """Whether it was admitted and was not sent to a worker yet."""
         return self.accepted_at is not None and not self.placements and self.outcome is None

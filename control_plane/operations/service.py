@@ -9,6 +9,8 @@ import grpc
 from control_plane.edge import unary_method
 from control_plane.errors import PageInvalid
 from control_plane.operations import codec
+from control_plane.operations.explain import Explainer
+from control_plane.operations.simulator import Simulator
 from control_plane.policy.document import PolicyError, load_policy
 from control_plane.runtime.policy_keeper import PolicyKeeper
 from control_plane.state.control_planes import read_control_planes
@@ -32,6 +34,8 @@ class FleetService:
         policies: PolicyKeeper,
         state: StateStore,
         keys: Keys,
+        explainer: Explainer,
+        simulator: Simulator,
     ) -> None:
         """`fleet` and `itself` give the present state of the workers and of this control plane."""
         self._fleet = fleet
@@ -39,6 +43,8 @@ class FleetService:
         self._policies = policies
         self._state = state
         self._keys = keys
+        self._explainer = explainer
+        self._simulator = simulator
 
     async def get_fleet(self, _message: fleet_pb2.GetFleetRequest) -> fleet_pb2.GetFleetResponse:
         """The fleet as it is."""
@@ -85,6 +91,15 @@ class FleetService:
         applied = await self._policies.roll_back(version)
         return fleet_pb2.RollBackPolicyResponse(applied=codec.encode_applied(applied))
 
+    async def explain_placement(self, message: fleet_pb2.ExplainPlacementRequest) -> fleet_pb2.ExplainPlacementResponse:
+        """Why a request went where it went, and where one would go now."""
+        return await self._explainer.explain(message)
+
+    async def simulate_policies(self, message: fleet_pb2.SimulatePoliciesRequest) -> fleet_pb2.SimulatePoliciesResponse:
+        """What policies would make of a trace."""
+        num_attached = sum(worker.status is not None for worker in self._fleet().workers)
+        return await self._simulator.simulate(message, num_attached)
+
     def handler(self) -> grpc.GenericRpcHandler:
         """The methods, for a server."""
         return grpc.method_handlers_generic_handler(
@@ -95,5 +110,7 @@ class FleetService:
                 "ApplyPolicy": unary_method(self.apply_policy, fleet_pb2.ApplyPolicyRequest),
                 "ListPolicies": unary_method(self.list_policies, fleet_pb2.ListPoliciesRequest),
                 "RollBackPolicy": unary_method(self.roll_back_policy, fleet_pb2.RollBackPolicyRequest),
+                "ExplainPlacement": unary_method(self.explain_placement, fleet_pb2.ExplainPlacementRequest),
+                "SimulatePolicies": unary_method(self.simulate_policies, fleet_pb2.SimulatePoliciesRequest),
             },
         )

@@ -6,14 +6,19 @@ from pathlib import Path
 import click
 
 from multitude.cli.config import Connection
+from multitude.cli.explain import explain
+from multitude.cli.files import FILE, read_text
+from multitude.cli.simulate import simulate
 from multitude.types import AppliedPolicy, PolicyProblem
-
-FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.group()
 def policy() -> None:
     """Look after the placement policy."""
+
+
+policy.add_command(explain)
+policy.add_command(simulate)
 
 
 @policy.command()
@@ -23,7 +28,7 @@ def check(context: click.Context, file: Path) -> None:
     """Check a policy FILE without applying it; exit code 2 if it is bad."""
     connection: Connection = context.obj
     with connection.client() as client:
-        is_good = _report(connection, file, client.check_policy(read_policy(file)))
+        is_good = _report(connection, file, client.check_policy(read_text(file)))
     if is_good and not connection.output.as_json:
         connection.output.line(f"{file}: good")
     context.exit(0 if is_good else 2)
@@ -35,7 +40,7 @@ def check(context: click.Context, file: Path) -> None:
 def apply(context: click.Context, file: Path) -> None:
     """Make FILE the policy of every control plane, as a new version; exit code 2, and nothing applied, if it is bad."""
     connection: Connection = context.obj
-    text = read_policy(file)
+    text = read_text(file)
     with connection.client() as client:
         problems = client.check_policy(text)
         if problems:
@@ -89,14 +94,6 @@ def show(connection: Connection) -> None:
         connection.output.document(in_force)
         return
     connection.output.line(in_force.yaml.rstrip("\n"))
-
-
-def read_policy(file: Path) -> str:
-    """A policy file's text. Raises ClickException if it is not text."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise click.ClickException(f"{file} is not UTF-8 text: {error}") from error
 
 
 def _report(connection: Connection, file: Path, problems: Sequence[PolicyProblem]) -> bool:

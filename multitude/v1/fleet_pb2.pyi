@@ -163,3 +163,217 @@ class PolicyProblem(_message.Message):
     path: str
     message: str
     def __init__(self, line: _Optional[int] = ..., path: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class ExplainPlacementRequest(_message.Message):
+    __slots__ = ("request_id", "adapter", "tenant", "prompt_token_count", "max_tokens", "priority")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    adapter: str
+    tenant: str
+    prompt_token_count: int
+    max_tokens: int
+    priority: int
+    def __init__(self, request_id: _Optional[str] = ..., adapter: _Optional[str] = ..., tenant: _Optional[str] = ..., prompt_token_count: _Optional[int] = ..., max_tokens: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
+
+class ExplainPlacementResponse(_message.Message):
+    __slots__ = ("story", "decision")
+    STORY_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    story: RequestStory
+    decision: PlacementDecision
+    def __init__(self, story: _Optional[_Union[RequestStory, _Mapping]] = ..., decision: _Optional[_Union[PlacementDecision, _Mapping]] = ...) -> None: ...
+
+class RequestStory(_message.Message):
+    __slots__ = ("request_id", "tenant", "adapter", "adapter_digest", "arrival_time", "state", "policy_digest", "placements", "first_token_ms", "ended_ms", "prompt_token_count", "output_token_count", "error_reason", "error_message")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ARRIVAL_TIME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    POLICY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENTS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_MS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    tenant: str
+    adapter: str
+    adapter_digest: str
+    arrival_time: _timestamp_pb2.Timestamp
+    state: str
+    policy_digest: str
+    placements: _containers.RepeatedCompositeFieldContainer[PlacementStep]
+    first_token_ms: float
+    ended_ms: float
+    prompt_token_count: int
+    output_token_count: int
+    error_reason: str
+    error_message: str
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., adapter_digest: _Optional[str] = ..., arrival_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[str] = ..., policy_digest: _Optional[str] = ..., placements: _Optional[_Iterable[_Union[PlacementStep, _Mapping]]] = ..., first_token_ms: _Optional[float] = ..., ended_ms: _Optional[float] = ..., prompt_token_count: _Optional[int] = ..., output_token_count: _Optional[int] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ...) -> None: ...
+
+class PlacementStep(_message.Message):
+    __slots__ = ("worker_id", "placed_ms", "reason")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    PLACED_MS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    placed_ms: float
+    reason: str
+    def __init__(self, worker_id: _Optional[str] = ..., placed_ms: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class PlacementDecision(_message.Message):
+    __slots__ = ("worker_id", "profile", "picker", "emptied_by", "verdicts", "policy_name", "policy_digest")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    PICKER_FIELD_NUMBER: _ClassVar[int]
+    EMPTIED_BY_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_NAME_FIELD_NUMBER: _ClassVar[int]
+    POLICY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    profile: str
+    picker: str
+    emptied_by: str
+    verdicts: _containers.RepeatedCompositeFieldContainer[WorkerVerdict]
+    policy_name: str
+    policy_digest: str
+    def __init__(self, worker_id: _Optional[str] = ..., profile: _Optional[str] = ..., picker: _Optional[str] = ..., emptied_by: _Optional[str] = ..., verdicts: _Optional[_Iterable[_Union[WorkerVerdict, _Mapping]]] = ..., policy_name: _Optional[str] = ..., policy_digest: _Optional[str] = ...) -> None: ...
+
+class WorkerVerdict(_message.Message):
+    __slots__ = ("worker_id", "refused_by", "scores", "score")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_BY_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    refused_by: _containers.RepeatedScalarFieldContainer[str]
+    scores: _containers.RepeatedCompositeFieldContainer[ScoreTerm]
+    score: float
+    def __init__(self, worker_id: _Optional[str] = ..., refused_by: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[_Union[ScoreTerm, _Mapping]]] = ..., score: _Optional[float] = ...) -> None: ...
+
+class ScoreTerm(_message.Message):
+    __slots__ = ("scorer", "weight", "value")
+    SCORER_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    scorer: str
+    weight: float
+    value: float
+    def __init__(self, scorer: _Optional[str] = ..., weight: _Optional[float] = ..., value: _Optional[float] = ...) -> None: ...
+
+class CandidatePolicy(_message.Message):
+    __slots__ = ("label", "yaml")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    YAML_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    yaml: str
+    def __init__(self, label: _Optional[str] = ..., yaml: _Optional[str] = ...) -> None: ...
+
+class SimulatePoliciesRequest(_message.Message):
+    __slots__ = ("trace", "policies", "worker_count", "seed", "costs")
+    class CostsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    TRACE_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    WORKER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    COSTS_FIELD_NUMBER: _ClassVar[int]
+    trace: str
+    policies: _containers.RepeatedCompositeFieldContainer[CandidatePolicy]
+    worker_count: int
+    seed: int
+    costs: _containers.ScalarMap[str, float]
+    def __init__(self, trace: _Optional[str] = ..., policies: _Optional[_Iterable[_Union[CandidatePolicy, _Mapping]]] = ..., worker_count: _Optional[int] = ..., seed: _Optional[int] = ..., costs: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class SimulatePoliciesResponse(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[SimulatedOutcome]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[SimulatedOutcome, _Mapping]]] = ...) -> None: ...
+
+class SimulatedOutcome(_message.Message):
+    __slots__ = ("label", "request_count", "finished_count", "attainment", "satisfaction", "fairness", "first_token", "output_token", "output_tokens_per_s", "requests_per_s", "adapter_load_count", "adapter_fetch_count", "load_balance", "error_counts", "tenants", "duration_ms", "first_token_curve_ms", "output_token_counts")
+    class ErrorCountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ATTAINMENT_FIELD_NUMBER: _ClassVar[int]
+    SATISFACTION_FIELD_NUMBER: _ClassVar[int]
+    FAIRNESS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_LOAD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FETCH_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LOAD_BALANCE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_CURVE_MS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKEN_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    request_count: int
+    finished_count: int
+    attainment: float
+    satisfaction: float
+    fairness: float
+    first_token: SimulatedTimes
+    output_token: SimulatedTimes
+    output_tokens_per_s: float
+    requests_per_s: float
+    adapter_load_count: int
+    adapter_fetch_count: int
+    load_balance: float
+    error_counts: _containers.ScalarMap[str, int]
+    tenants: _containers.RepeatedCompositeFieldContainer[SimulatedTenant]
+    duration_ms: float
+    first_token_curve_ms: _containers.RepeatedScalarFieldContainer[float]
+    output_token_counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, label: _Optional[str] = ..., request_count: _Optional[int] = ..., finished_count: _Optional[int] = ..., attainment: _Optional[float] = ..., satisfaction: _Optional[float] = ..., fairness: _Optional[float] = ..., first_token: _Optional[_Union[SimulatedTimes, _Mapping]] = ..., output_token: _Optional[_Union[SimulatedTimes, _Mapping]] = ..., output_tokens_per_s: _Optional[float] = ..., requests_per_s: _Optional[float] = ..., adapter_load_count: _Optional[int] = ..., adapter_fetch_count: _Optional[int] = ..., load_balance: _Optional[float] = ..., error_counts: _Optional[_Mapping[str, int]] = ..., tenants: _Optional[_Iterable[_Union[SimulatedTenant, _Mapping]]] = ..., duration_ms: _Optional[float] = ..., first_token_curve_ms: _Optional[_Iterable[float]] = ..., output_token_counts: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SimulatedTimes(_message.Message):
+    __slots__ = ("p50_ms", "p90_ms", "p99_ms", "mean_ms")
+    P50_MS_FIELD_NUMBER: _ClassVar[int]
+    P90_MS_FIELD_NUMBER: _ClassVar[int]
+    P99_MS_FIELD_NUMBER: _ClassVar[int]
+    MEAN_MS_FIELD_NUMBER: _ClassVar[int]
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    def __init__(self, p50_ms: _Optional[float] = ..., p90_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., mean_ms: _Optional[float] = ...) -> None: ...
+
+class SimulatedTenant(_message.Message):
+    __slots__ = ("tenant", "request_count", "attainment", "error_count", "output_token_count")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ATTAINMENT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    request_count: int
+    attainment: float
+    error_count: int
+    output_token_count: int
+    def __init__(self, tenant: _Optional[str] = ..., request_count: _Optional[int] = ..., attainment: _Optional[float] = ..., error_count: _Optional[int] = ..., output_token_count: _Optional[int] = ...) -> None: ...

@@ -60,6 +60,16 @@ class FleetServiceStub:
                 request_serializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyRequest.SerializeToString,
                 response_deserializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyResponse.FromString,
                 _registered_method=True)
+        self.ExplainPlacement = channel.unary_unary(
+                '/multitude.v1.FleetService/ExplainPlacement',
+                request_serializer=multitude_dot_v1_dot_fleet__pb2.ExplainPlacementRequest.SerializeToString,
+                response_deserializer=multitude_dot_v1_dot_fleet__pb2.ExplainPlacementResponse.FromString,
+                _registered_method=True)
+        self.SimulatePolicies = channel.unary_unary(
+                '/multitude.v1.FleetService/SimulatePolicies',
+                request_serializer=multitude_dot_v1_dot_fleet__pb2.SimulatePoliciesRequest.SerializeToString,
+                response_deserializer=multitude_dot_v1_dot_fleet__pb2.SimulatePoliciesResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -106,6 +116,25 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainPlacement(self, request, context):
+        """Explains where a request would be placed now, every worker's verdicts and score terms included; and for the id of a
+        request in flight or among the last `recent_requests`, what was decided for it, when. Nothing is changed.
+        Errors: NOT_FOUND (REQUEST_NOT_REMEMBERED, ADAPTER_NOT_FOUND), INVALID_ARGUMENT (EXPLAIN_SUBJECT_MISSING,
+        EXPLAIN_OUT_OF_RANGE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SimulatePolicies(self, request, context):
+        """Plays a trace against policies in virtual time, on workers that are cost models, in a process of its own.
+        Errors: INVALID_ARGUMENT (TRACE_INVALID, POLICY_INVALID, SIMULATION_INVALID), RESOURCE_EXHAUSTED (SIMULATION_BUSY),
+        DEADLINE_EXCEEDED (SIMULATION_TOO_LONG).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -133,6 +162,16 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.RollBackPolicy,
                     request_deserializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyRequest.FromString,
                     response_serializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyResponse.SerializeToString,
+            ),
+            'ExplainPlacement': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPlacement,
+                    request_deserializer=multitude_dot_v1_dot_fleet__pb2.ExplainPlacementRequest.FromString,
+                    response_serializer=multitude_dot_v1_dot_fleet__pb2.ExplainPlacementResponse.SerializeToString,
+            ),
+            'SimulatePolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimulatePolicies,
+                    request_deserializer=multitude_dot_v1_dot_fleet__pb2.SimulatePoliciesRequest.FromString,
+                    response_serializer=multitude_dot_v1_dot_fleet__pb2.SimulatePoliciesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -271,6 +310,60 @@ class FleetService:
             '/multitude.v1.FleetService/RollBackPolicy',
             multitude_dot_v1_dot_fleet__pb2.RollBackPolicyRequest.SerializeToString,
             multitude_dot_v1_dot_fleet__pb2.RollBackPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPlacement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/multitude.v1.FleetService/ExplainPlacement',
+            multitude_dot_v1_dot_fleet__pb2.ExplainPlacementRequest.SerializeToString,
+            multitude_dot_v1_dot_fleet__pb2.ExplainPlacementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimulatePolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/multitude.v1.FleetService/SimulatePolicies',
+            multitude_dot_v1_dot_fleet__pb2.SimulatePoliciesRequest.SerializeToString,
+            multitude_dot_v1_dot_fleet__pb2.SimulatePoliciesResponse.FromString,
             options,
             channel_credentials,
             insecure,

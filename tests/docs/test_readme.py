@@ -18,6 +18,7 @@ STAND_INS = {
     "/models/other-adapter": ROOT / "examples/demo_model/adapters/add",
     "/adapters/reverse": ROOT / "examples/demo_model/adapters/reverse",
     "MODEL": ROOT / "examples/demo_model/base",
+    "TRACE": ROOT / "benchmarks/workloads/saturate-1000.jsonl",
     "FILE": ROOT / "deploy/policies/default.yaml",
 }
 

@@ -1,6 +1,7 @@
 """What operators see of a control plane that serves: tenants, metrics, and why requests went where they went."""
 
 import asyncio
+import json
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,8 +10,10 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from tests.unit.control_shell.fake_store import FakeStore
-from tests.unit.control_shell.fake_worker import FakeWorker
+from control_plane.operations import simulator
+from multitude.v1 import fleet_pb2, worker_pb2
+from tests.unit.control_shell.fake_store import FakeStore, digest
+from tests.unit.control_shell.fake_worker import LENGTH, FakeWorker
 from tests.unit.control_shell.running import Caller, error_info, serving
 from tests.unit.control_shell.tiny_model import write_model
 
@@ -97,3 +100,201 @@ async def test_each_tenant_has_its_own_bound_on_waiting_requests(model_path: Pat
         assert (await caller.get_fleet()).queued_count == 2
         first.cancel()
         other.cancel()
+
+
+SPREAD = "name: spread\nscorers: [{name: load, weight: 1}]\n"
+WARM = "name: warm\nscorers: [{name: adapter_residency, weight: 3}, {name: load, weight: 1}]\n"
+POOL = worker_pb2.RESIDENCY_TIER_POOL
+
+
+async def explained(caller: Caller, **fields: object) -> fleet_pb2.ExplainPlacementResponse:
+    return await caller.fleet.ExplainPlacement(fleet_pb2.ExplainPlacementRequest(**fields))
+
+
+async def error_of(call: grpc.aio.UnaryUnaryCall) -> tuple[grpc.StatusCode, str, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), error_info(caught.value).reason, str(caught.value.details())
+
+
+async def test_an_adapters_placement_is_explained_for_every_worker(model_path: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(WARM)
+    async with (
+        FakeStore() as store,
+        FakeWorker("busy", window=2) as busy,
+        FakeWorker("warm") as warm,
+        FakeWorker("cold") as cold,
+        serving(
+            model_path,
+            store_address=store.address,
+            policy_file=policy,
+            workers={"addresses": tuple(each.address for each in (busy, warm, cold))},
+        ) as caller,
+    ):
+        store.publish("team/a", 1)
+        streams = [await each.next_stream() for each in (busy, warm, cold)]
+        await streams[0].send_status(request_window=0)
+        await streams[1].send_status(residency=[worker_pb2.Residency(digest=digest(1), tier=POOL)])
+        await caller.fleet_is(lambda fleet: sum(len(each.status.residency) for each in fleet.workers) == 1)
+        await caller.fleet_is(lambda fleet: any(each.status.request_window == 0 for each in fleet.workers))
+        reply = await explained(caller, adapter="team/a")
+        assert not reply.HasField("story")
+        decision = reply.decision
+        assert (decision.worker_id, decision.picker, decision.policy_name) == ("warm", "max_score", "warm")
+        verdicts = {verdict.worker_id: verdict for verdict in decision.verdicts}
+        assert list(verdicts) == ["busy", "cold", "warm"]
+        assert verdicts["busy"].refused_by
+        assert not verdicts["warm"].refused_by
+        terms = {term.scorer: (term.weight, term.value) for term in verdicts["warm"].scores}
+        assert terms == {"adapter_residency": (3.0, 1.0), "load": (1.0, 1.0)}
+        assert verdicts["cold"].score == pytest.approx(0.25)
+        assert (await explained(caller, adapter="")).decision.worker_id
+        # Explaining changes nothing.
+        fleet = await caller.get_fleet()
+        assert (fleet.dispatched_count, fleet.queued_count) == (0, 0)
+
+
+async def test_a_requests_story_is_told_while_it_runs_and_after(model_path: Path) -> None:
+    async with (
+        FakeWorker("one") as one,
+        FakeWorker("two") as two,
+        serving(model_path, recent_requests=2, workers={"addresses": (one.address, two.address)}) as caller,
+    ):
+        streams = {"one": await one.next_stream(), "two": await two.next_stream()}
+        running = asyncio.create_task(caller.generate(request_id="r", max_tokens=3, tenant="acme"))
+        first = await streams["one"].next_request()
+        await streams["one"].send_tokens(first, 0, 1)
+
+        async def told(state: str) -> fleet_pb2.RequestStory:
+            story = (await explained(caller, request_id="r")).story
+            assert story.state == state
+            return story
+
+        await caller.fleet_is(lambda fleet: fleet.dispatched_count == 1)
+        assert (await told("running")).tenant == "acme"
+        await one.kill()
+        second = await streams["two"].next_request()
+        await streams["two"].send_tokens(second, len(second.resumed_token_ids), 3, LENGTH)
+        await running
+        story = await told("finished")
+        assert [(step.worker_id, step.reason) for step in story.placements] == [("one", "base"), ("two", "rerouted")]
+        assert 0 <= story.placements[0].placed_ms <= story.first_token_ms <= story.ended_ms
+        assert (story.prompt_token_count, story.output_token_count) == (2, 3)
+        assert story.arrival_time.ToMilliseconds() > 1_700_000_000_000
+        for name in ("s", "t"):
+            call = caller.open(request_id=name, max_tokens=1)
+            await call.read()
+            call.cancel()
+        await caller.fleet_is(lambda fleet: not fleet.queued_count)
+
+        async def forgotten() -> bool:
+            return (await explained(caller, request_id="t")).story.state == "cancelled"
+
+        while not await forgotten():
+            pass
+        code, reason, message = await error_of(
+            caller.fleet.ExplainPlacement(fleet_pb2.ExplainPlacementRequest(request_id="r"))
+        )
+        assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "REQUEST_NOT_REMEMBERED")
+        assert "the last 2 that ended here" in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, "EXPLAIN_SUBJECT_MISSING"),
+        ({"request_id": "never"}, "REQUEST_NOT_REMEMBERED"),
+        ({"adapter": "team/nowhere"}, "ADAPTER_NOT_FOUND"),
+        ({"adapter": "not an id"}, "ADAPTER_NAME_INVALID"),
+        ({"adapter": "", "prompt_token_count": -1}, "EXPLAIN_OUT_OF_RANGE"),
+        ({"adapter": "", "max_tokens": 100_000}, "EXPLAIN_OUT_OF_RANGE"),
+        ({"adapter": "", "priority": 101}, "EXPLAIN_OUT_OF_RANGE"),
+        ({"adapter": "", "tenant": "a b"}, "EXPLAIN_OUT_OF_RANGE"),
+    ],
+)
+async def test_what_cannot_be_explained_is_refused_by_name(
+    model_path: Path, fields: dict[str, object], reason: str
+) -> None:
+    async with serving(model_path) as caller:
+        _, found, _ = await error_of(caller.fleet.ExplainPlacement(fleet_pb2.ExplainPlacementRequest(**fields)))
+        assert found == reason
+
+
+def simulation(**fields: object) -> fleet_pb2.SimulatePoliciesRequest:
+    lines = [
+        {"at_s": index * 0.05, "prompt_tokens": 50, "output_tokens": 20, "tenant": "ab"[index % 2], "adapter_id": "x"}
+        for index in range(100)
+    ]
+    usual: dict[str, object] = {
+        "trace": "\n".join(map(json.dumps, lines)),
+        "policies": [
+            fleet_pb2.CandidatePolicy(label="one", yaml=SPREAD),
+            fleet_pb2.CandidatePolicy(label="two", yaml=WARM),
+        ],
+        "worker_count": 2,
+    }
+    return fleet_pb2.SimulatePoliciesRequest(**usual | fields)
+
+
+async def test_policies_are_simulated_side_by_side(model_path: Path) -> None:
+    async with serving(model_path) as caller:
+        outcomes = (await caller.fleet.SimulatePolicies(simulation())).outcomes
+        assert [outcome.label for outcome in outcomes] == ["one", "two"]
+        for outcome in outcomes:
+            assert (outcome.request_count, outcome.finished_count) == (100, 100)
+            assert outcome.attainment == 1.0
+            assert [tenant.tenant for tenant in outcome.tenants] == ["a", "b"]
+            assert sum(outcome.output_token_counts) == 100 * 20
+            assert len(outcome.first_token_curve_ms) == 100
+            assert list(outcome.first_token_curve_ms) == sorted(outcome.first_token_curve_ms)
+        # Two workers load the adapter where requests are spread, one where they follow it.
+        assert [outcome.adapter_load_count for outcome in outcomes] == [2, 1]
+        assert (await caller.get_fleet()).policy.name == "built-in"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "problem"),
+    [
+        ({"trace": '{"at_s": 0, "prompt_tokens": 1, "output_tokens": 1}\nnonsense'}, "TRACE_INVALID", "line 2"),
+        ({"trace": '{"at_s": "now", "prompt_tokens": 1, "output_tokens": 1}'}, "TRACE_INVALID", "line 1: at_s"),
+        ({"trace": ""}, "TRACE_INVALID", "empty"),
+        ({"policies": []}, "SIMULATION_INVALID", "policies"),
+        ({"policies": [fleet_pb2.CandidatePolicy(label="x", yaml="name: [")]}, "POLICY_INVALID", "x: line 1"),
+        ({"worker_count": -1}, "SIMULATION_INVALID", "worker_count"),
+        ({"costs": {"nonsense": 1.0}}, "SIMULATION_INVALID", "nonsense"),
+        ({"costs": {"window": 0.5}}, "SIMULATION_INVALID", "whole number"),
+        ({"costs": {"step_s": float("nan")}}, "SIMULATION_INVALID", "step_s"),
+    ],
+)
+async def test_what_cannot_be_simulated_is_refused_by_name(
+    model_path: Path, fields: dict[str, object], reason: str, problem: str
+) -> None:
+    async with serving(model_path) as caller:
+        code, found, message = await error_of(caller.fleet.SimulatePolicies(simulation(**fields)))
+        assert (code, found) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+        assert problem in message
+
+
+async def test_one_simulation_runs_at_a_time_and_none_for_ever(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(model_path, simulation_timeout_s=0.2) as caller:
+        code, reason, _ = await error_of(caller.fleet.SimulatePolicies(simulation()))
+        assert (code, reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "SIMULATION_TOO_LONG")
+    async with serving(model_path) as caller:
+        asked = asyncio.Event()
+
+        async def never(*_: object, **__: object) -> object:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        monkeypatch.setattr(simulator.asyncio, "create_subprocess_exec", never)
+        first = caller.fleet.SimulatePolicies(simulation())
+        waiting = asyncio.ensure_future(error_of(first))
+        await asked.wait()
+        code, reason, _ = await error_of(caller.fleet.SimulatePolicies(simulation()))
+        assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SIMULATION_BUSY")
+        waiting.cancel()
+        first.cancel()

@@ -35,6 +35,8 @@ class Script:
     applied: list[str] = field(default_factory=list)
     requests: list[generation_pb2.GenerateRequest] = field(default_factory=list)
     tenants: list[str] = field(default_factory=list)
+    explained: list[fleet_pb2.ExplainPlacementRequest] = field(default_factory=list)
+    simulated: list[fleet_pb2.SimulatePoliciesRequest] = field(default_factory=list)
     uploads: dict[str, dict[str, bytes]] = field(default_factory=dict)
     cancelled: Event = field(default_factory=Event)
 
@@ -147,6 +149,57 @@ class FakeServices(
         version = request.version if request.HasField("version") else len(self.script.applied) - 1
         self.script.applied.append("" if version == 0 else self.script.applied[version - 1])
         return fleet_pb2.RollBackPolicyResponse(applied=_applied(len(self.script.applied), restored=version))
+
+    def ExplainPlacement(self, request, context):
+        self.script.explained.append(request)
+        if request.request_id == "unknown":
+            self.script.fail = (grpc.StatusCode.NOT_FOUND, "REQUEST_NOT_REMEMBERED", "request_id: not remembered")
+            self._fail(context)
+        terms = [fleet_pb2.ScoreTerm(scorer="load", weight=4, value=0.5)]
+        verdicts = [
+            fleet_pb2.WorkerVerdict(worker_id="w0", refused_by=["adapter_fits", "max_load"], scores=terms),
+            fleet_pb2.WorkerVerdict(worker_id="w1", scores=terms, score=0.25),
+            fleet_pb2.WorkerVerdict(worker_id="w2", scores=terms, score=0.75),
+        ]
+        story = fleet_pb2.RequestStory(
+            request_id="r",
+            tenant="acme",
+            adapter="team/a",
+            state="failed",
+            placements=[fleet_pb2.PlacementStep(worker_id="w1", placed_ms=3, reason="cold")],
+            ended_ms=20.4,
+            prompt_token_count=7,
+            error_reason="ADAPTER_CORRUPT",
+            error_message="its digest is wrong",
+        )
+        decision = fleet_pb2.PlacementDecision(
+            worker_id="w2", profile="default", picker="max_score", verdicts=verdicts, policy_name="default"
+        )
+        return fleet_pb2.ExplainPlacementResponse(
+            story=story if request.WhichOneof("subject") == "request_id" else None, decision=decision
+        )
+
+    def SimulatePolicies(self, request, context):
+        self.script.simulated.append(request)
+        times = fleet_pb2.SimulatedTimes(p50_ms=20, p90_ms=30, p99_ms=40, mean_ms=25)
+        return fleet_pb2.SimulatePoliciesResponse(
+            outcomes=[
+                fleet_pb2.SimulatedOutcome(
+                    label=policy.label,
+                    request_count=10,
+                    finished_count=9 - index,
+                    attainment=0.9 - index / 10,
+                    first_token=times,
+                    output_token=times,
+                    error_counts={"QUEUE_FULL": 1 + index},
+                    tenants=[fleet_pb2.SimulatedTenant(tenant=name, attainment=0.5) for name in ("acme", "umbrella")],
+                    duration_ms=1000,
+                    first_token_curve_ms=[10.0, 20.0],
+                    output_token_counts=[5, 6],
+                )
+                for index, policy in enumerate(request.policies)
+            ]
+        )
 
     def CreateAdapter(self, request_iterator, context):
         adapter_id, files, name = "", {}, ""

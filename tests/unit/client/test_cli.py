@@ -9,6 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from multitude.errors import InvalidRequestError
+from multitude.plot import plot_outcomes
 from tests.unit.client.fake_services import Script, serving
 
 
@@ -138,6 +140,79 @@ def test_a_bad_policy_is_not_applied(run, script, tmp_path):
     done = run("policy", "apply", str(file))
     assert done.returncode == 2
     assert "not UTF-8" in done.stderr
+
+
+def test_a_placement_is_explained_as_a_table_best_first(run, script):
+    lines = run("--tenant", "acme", "policy", "explain", "--adapter", "team/a").stdout.splitlines()
+    assert lines[0] == "now it would go to w2 (policy default, profile default, max_score)"
+    assert lines[1].split() == ["worker", "score", "#", "load", "x4", "#", "refused", "by"]
+    assert [line.split() for line in lines[2:]] == [
+        ["→", "w2", "0.750", "0.500"],
+        ["w1", "0.250", "0.500"],
+        ["w0", "-", "-", "adapter_fits,", "max_load"],
+    ]
+    assert (script.explained[0].adapter, script.explained[0].tenant) == ("team/a", "acme")
+    done = run("policy", "explain", "--adapter", "team/a", "--workers", "1")
+    assert done.stdout.splitlines()[-1] == "and 2 more; --workers N or --json shows them"
+    assert json.loads(run("--json", "policy", "explain", "--adapter", "").stdout)["decision"]["worker_id"] == "w2"
+
+
+def test_a_request_is_explained_with_its_story(run):
+    lines = run("policy", "explain", "r").stdout.splitlines()
+    assert lines[0] == "request r of tenant acme, team/a: failed"
+    assert lines[2].endswith("arrived with 7 prompt tokens".ljust(len(lines[2]) - lines[2].index("arrived")))
+    assert lines[3].split(None, 2)[2].strip() == "sent to w1: its adapter was not there"
+    assert "failed, 0 output tokens, ADAPTER_CORRUPT: its digest is wrong" in lines[4]
+    assert run("policy", "explain").returncode == 2
+    assert run("policy", "explain", "r", "--adapter", "x").returncode == 2
+    done = run("policy", "explain", "unknown")
+    assert (done.returncode, "REQUEST_NOT_REMEMBERED" in done.stderr) == (2, True)
+
+
+@pytest.fixture
+def policies(tmp_path):
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    for file in files:
+        file.write_text(f"name: {file.stem}\n")
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("{}\n")
+    return str(trace), *map(str, files)
+
+
+def test_policies_are_simulated_and_drawn(run, script, policies, tmp_path):
+    trace, one, other = policies
+    picture = tmp_path / "plot.png"
+    words = ("--policy", one, "--policy", other, "--workers", "3", "--cost", "step_s=0.01", "--plot", str(picture))
+    done = run("policy", "simulate", trace, *words)
+    assert done.returncode == 0, done.stderr
+    rows = {line[:28].strip(): line[28:].split() for line in done.stdout.splitlines()}
+    assert rows["attainment"] == ["0.900", "0.800"]
+    assert rows["requests finished"] == ["9", "of", "10", "8", "of", "10"]
+    assert rows["QUEUE_FULL"] == ["1", "2"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    (request,) = script.simulated
+    assert [(policy.label, policy.yaml) for policy in request.policies] == [("a", "name: a\n"), ("b", "name: b\n")]
+    assert (request.trace, request.worker_count, dict(request.costs)) == ("{}\n", 3, {"step_s": 0.01})
+
+
+def test_one_policy_is_compared_with_the_one_in_force(run, script, policies):
+    trace, one, _ = policies
+    outcomes = json.loads(run("--json", "policy", "simulate", trace, "--policy", one).stdout)
+    assert [outcome["label"] for outcome in outcomes] == ["(in force)", "a"]
+    assert script.simulated[0].policies[0].yaml == "name: default\n"
+
+
+def test_what_cannot_be_simulated_is_a_usage_error(run, policies, tmp_path):
+    trace, one, _ = policies
+    for words in (("--cost", "step_s"), ("--cost", "x=y"), ("--plot", "x.jpg"), ("--policy", one, "--policy", one)):
+        done = run("policy", "simulate", trace, "--policy", one, *words)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(InvalidRequestError, match="pip install matplotlib"):
+        plot_outcomes((), tmp_path / "x.png")
 
 
 def test_status_says_which_policy_wins(run):

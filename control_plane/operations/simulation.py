@@ -1,0 +1,106 @@
+"""`python -m control_plane.operations.simulation`: one simulation, as JSON from standard input to standard output.
+
+A process of its own: a simulation computes for seconds or minutes, and serving must not wait for it.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from control_plane.core.policy import Policy
+from control_plane.policy.document import PolicyError, load_policy
+from control_plane.simulation.compare import compare
+from control_plane.simulation.outcome import Outcome
+from control_plane.simulation.service import FleetModel, ServiceModel
+from control_plane.simulation.trace import Trace, TraceError, read_trace
+
+NUM_TIME_SLICES = 60
+# Above the other processes' own: serving goes first.
+NICENESS = 10
+
+
+class CostError(Exception):
+    """A cost that the service model does not have; the message says what to change."""
+
+
+def main() -> int:
+    """Prints `{"outcomes": [...]}`, or `{"error": {"reason", "field", "message"}}` for the caller's mistakes."""
+    os.nice(NICENESS)
+    asked = json.load(sys.stdin)
+    json.dump(simulate(asked), sys.stdout)
+    return 0
+
+
+def simulate(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to one question: `trace`, `policies` of label and text, `workers`, `seed`, `costs`."""
+    try:
+        trace = read_trace("trace", asked["trace"].splitlines())
+    except TraceError as error:
+        return _error("TRACE_INVALID", "trace", str(error))
+    policies: list[Policy] = []
+    for index, (label, text) in enumerate(asked["policies"]):
+        try:
+            policies.append(load_policy(text).policy)
+        except PolicyError as error:
+            return _error("POLICY_INVALID", f"policies[{index}].yaml", f"{label}: {error}")
+    try:
+        fleet = FleetModel(num_workers=asked["workers"], service=service_model(asked["costs"]))
+    except CostError as error:
+        return _error("SIMULATION_INVALID", "costs", str(error))
+    outcomes = compare(trace, policies, fleet, seed=asked["seed"]).outcomes
+    labels = [label for label, _ in asked["policies"]]
+    return {"outcomes": [_told(label, outcome, trace) for label, outcome in zip(labels, outcomes, strict=True)]}
+
+
+def service_model(costs: Mapping[str, float]) -> ServiceModel:
+    """A service model with some of its numbers given. Raises CostError."""
+    known: dict[str, type] = {field.name: type(getattr(ServiceModel(), field.name)) for field in fields(ServiceModel)}
+    values: dict[str, Any] = {}
+    for name, value in costs.items():
+        if name not in known:
+            raise CostError(f"{name!r} is no cost; there are {', '.join(known)}")
+        if not 0 <= value < float("inf"):
+            raise CostError(f"{name} must be a number of at least 0, not {value:g}")
+        if known[name] is not float and value != int(value):
+            raise CostError(f"{name} must be a whole number, not {value:g}")
+        values[name] = known[name](value)
+    model = ServiceModel(**values)
+    for name in ("max_running", "steps_between", "batch_tokens", "pool_tokens", "bytes_per_token"):
+        if getattr(model, name) < 1:
+            raise CostError(f"{name} must be at least 1")
+    return model
+
+
+def _told(label: str, outcome: Outcome, trace: Trace) -> dict[str, Any]:
+    told = {
+        field.name: getattr(outcome, field.name) for field in fields(Outcome) if field.name not in {"fates", "tenants"}
+    }
+    first_tokens = sorted(fate.first_token_s for fate in outcome.fates if fate.first_token_s is not None)
+    counts = [max(1, round(percent / 100 * outcome.num_requests)) for percent in range(1, 101)]
+    slices = [0] * NUM_TIME_SLICES
+    start_s = trace.requests[0].at_s
+    for request, fate in zip(trace.requests, outcome.fates, strict=True):
+        if fate.finished_s is not None:
+            share = (request.at_s + fate.finished_s - start_s) / outcome.duration_s
+            slices[min(int(share * NUM_TIME_SLICES), NUM_TIME_SLICES - 1)] += fate.output_tokens
+    return {
+        **told,
+        "label": label,
+        "first_token": asdict(outcome.first_token),
+        "time_per_output_token": asdict(outcome.time_per_output_token),
+        "errors": dict(outcome.errors),
+        "tenants": [asdict(tenant) for tenant in outcome.tenants],
+        "first_token_curve_s": [first_tokens[count - 1] for count in counts if count <= len(first_tokens)],
+        "output_tokens": slices,
+    }
+
+
+def _error(reason: str, field: str, message: str) -> dict[str, Any]:
+    return {"error": {"reason": reason, "field": field, "message": message}}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
