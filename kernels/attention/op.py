@@ -1,22 +1,11 @@
 """The op that the model calls: the kernel of the device, or the reference."""
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor
 
 from kernels.attention import reference
 from kernels.attention.batch import AttentionBatch
 from kernels.attention.checks import check
-
-
-def _triton(*args: Any, **kwargs: Any) -> Tensor:
-    from kernels.attention.kernel import paged_attention  # noqa: PLC0415 - a worker without a GPU has no Triton
-
-    return paged_attention(*args, **kwargs)
-
-
-KERNELS: dict[str, Callable[..., Tensor]] = {"cuda": _triton}  # by device type; others run the reference
+from kernels.device import kernel_of
 
 
 def paged_attention(
@@ -60,7 +49,8 @@ def paged_attention(
         ValueError: An argument has the wrong rank, shape, dtype, strides or device; named with what is wanted.
     """
     check(query, pages, batch, num_kv_heads=num_kv_heads, block_size=block_size, scale=scale, window=window)
-    implementation = KERNELS.get(query.device.type, reference.paged_attention)
-    return implementation(
+    implementation = kernel_of("attention") if query.is_cuda else reference
+    attended: Tensor = implementation.paged_attention(
         query, pages, batch, num_kv_heads=num_kv_heads, block_size=block_size, scale=scale, window=window
     )
+    return attended

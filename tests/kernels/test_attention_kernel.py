@@ -12,6 +12,8 @@ from torch import Tensor
 
 from kernels.attention import AttentionBatch, naive, paged_attention
 from kernels.attention.kernel import decode as decode_kernel
+from kernels.attention.kernel import hopper as hopper_kernel
+from kernels.attention.kernel import merge as merge_kernel
 from kernels.attention.kernel import paged_attention as kernel
 from tests.kernels.attention_cases import Case, Heads, draw_case
 from tests.kernels.tolerances import assert_close
@@ -31,15 +33,24 @@ def shape(heads: Heads, block_size: int, window: int | None = None) -> dict[str,
     }
 
 
+def expected(case: Case, heads: Heads, block_size: int, window: int | None = None) -> Tensor:
+    batch = AttentionBatch(
+        query_start=case.batch.query_start.cpu(),
+        context_lens=case.batch.context_lens.cpu(),
+        block_table=case.batch.block_table.cpu(),
+        kv_slots=case.batch.kv_slots.cpu(),
+    )
+    return naive.paged_attention(case.query.cpu(), case.pages.cpu(), batch, **shape(heads, block_size, window))
+
+
 def check(case: Case, heads: Heads, block_size: int = 16, window: int | None = None) -> Tensor:
     """Compares the rows that sequences own, and gives them."""
     owned = int(case.batch.query_start[-1])
     before = case.pages.view(torch.uint8).clone()
     actual = kernel(case.query, case.pages, case.batch, **shape(heads, block_size, window))
-    expected = naive.paged_attention(case.query, case.pages, case.batch, **shape(heads, block_size, window))
     assert actual.shape == case.query.shape
     assert actual.dtype == case.query.dtype
-    assert_close(actual[:owned], expected[:owned])
+    assert_close(actual[:owned].cpu(), expected(case, heads, block_size, window)[:owned])
     assert torch.equal(case.pages.view(torch.uint8), before)
     return actual[:owned]
 
@@ -65,6 +76,14 @@ def draw_lengths(kind: str) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("kind", ["decodes", "chunks", "mixed"])
 def test_batches(kind: str, heads: Heads, window: int | None) -> None:
     check(draw_case(draw_lengths(kind), heads, 16, seed=1, device=DEVICE), heads, 16, window)
+
+
+@pytest.mark.parametrize("window", [pytest.param(window, marks=ON_GPU) for window in (None, 1, 20, 300)])
+@pytest.mark.parametrize("heads", [Heads(4, 4, 128), Heads(8, 2, 128), Heads(6, 1, 64)], ids=repr)
+@pytest.mark.parametrize("kind", ["decodes", "chunks", "mixed"])
+def test_batches_in_half_precision(kind: str, heads: Heads, window: int | None) -> None:
+    case = draw_case(draw_lengths(kind), heads, 16, seed=1, dtype=torch.bfloat16, device=DEVICE, unused_rows=3)
+    check(case, heads, 16, window)
 
 
 # The interpreter takes bfloat16 for integers in products.
@@ -111,16 +130,23 @@ def test_places_without_rows_and_rows_without_sequence_cost_nothing() -> None:
 
 
 @pytest.mark.parametrize("long_splits", [False, True])
-def test_a_row_does_not_depend_on_the_batch(long_splits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("heads", "dtype"),
+    [(Heads(8, 2, 16), torch.float32), pytest.param(Heads(8, 2, 128), torch.bfloat16, marks=ON_GPU)],
+    ids=["fp32", "bf16"],
+)
+def test_a_row_does_not_depend_on_the_batch(
+    heads: Heads, dtype: torch.dtype, long_splits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Same bits again, alone, in another order, in another table width, and on another number of programs."""
-    heads = Heads(8, 2, 16)
     if long_splits:
-        monkeypatch.setattr(decode_kernel, "SEQUENCE_SPLITS", 2 * heads.num_kv_heads)
-    case = draw_case([(1000, 1), (600, 37), (17, 1), (300, 2), (513, 1)], heads, 16, seed=3, device=DEVICE)
+        monkeypatch.setattr(merge_kernel, "SEQUENCE_SPLITS", 2 * heads.num_kv_heads)
+    case = draw_case([(1000, 1), (600, 37), (17, 1), (300, 2), (513, 1)], heads, 16, 3, dtype, DEVICE)
     together = check(case, heads)
     assert torch.equal(together, check(case, heads))
     monkeypatch.setattr(decode_kernel, "INTERPRETED_PROGRAMS", 7)
     monkeypatch.setattr(decode_kernel, "PROGRAMS_PER_SM", 1)
+    monkeypatch.setattr(hopper_kernel, "DECODE_PROGRAMS_PER_SM", 1)
     starts = case.batch.query_start.tolist()
     for seq in range(5):
         rows = slice(starts[seq], starts[seq + 1])
@@ -216,7 +242,13 @@ def test_a_graph_replays_with_other_sequences(kind: str, heads: Heads) -> None:
         torch.empty_like(max(drawn, key=lambda c: len(c.pages)).pages), drawn[0].query.clone(), drawn[0].batch
     )
     static.pages[: len(drawn[0].pages)] = drawn[0].pages
-    batch = replace(static.batch, max_query_len=1 if kind == "decodes" else None, derived={})
+    batch = AttentionBatch(
+        query_start=static.batch.query_start.clone(),
+        context_lens=static.batch.context_lens.clone(),
+        block_table=static.batch.block_table.clone(),
+        kv_slots=static.batch.kv_slots,
+        max_query_len=1 if kind == "decodes" else None,
+    )
     kernel(static.query, static.pages, batch, **shape(heads, 16))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -229,8 +261,7 @@ def test_a_graph_replays_with_other_sequences(kind: str, heads: Heads) -> None:
         output.fill_(torch.nan)
         graph.replay()
         owned = int(case.batch.query_start[-1])
-        expected = naive.paged_attention(case.query, case.pages, case.batch, **shape(heads, 16))
-        assert_close(output[:owned], expected[:owned])
+        assert_close(output[:owned].cpu(), expected(case, heads, 16)[:owned])
 
 
 @pytest.mark.parametrize("rows", [pytest.param(rows, marks=ON_GPU) for rows in (1, 40)])

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention.batch import AttentionBatch
-from kernels.attention.kernel.decode import attend_decodes
-from kernels.attention.kernel.prefill import attend_chunks
+from kernels.attention.kernel import decode, hopper, prefill
 
 
 def paged_attention(
@@ -26,7 +25,8 @@ def paged_attention(
     num_rows, num_seqs = query.shape[0], batch.context_lens.shape[0]
     if not num_rows or not num_seqs:
         return output
-    attend_decodes(output, query, pages, batch, **shape)
+    on_hopper = hopper.suits(query, pages, num_kv_heads, block_size)
+    (hopper if on_hopper else decode).attend_decodes(output, query, pages, batch, **shape)
     if batch.max_query_len is None or batch.max_query_len > 1:
-        attend_chunks(output, query, pages, batch, **shape)
+        (hopper if on_hopper else prefill).attend_chunks(output, query, pages, batch, **shape)
     return output

@@ -2,8 +2,7 @@
 
 The tokens that a row sees are cut in splits whose size follows from their number alone, so that a row's result does
 not depend on the rest of the batch. A fixed number of programs takes the splits of all sequences and KV heads in turn;
-the query heads of a KV head share its loads. The program that finishes a row's last split adds up all of them, in
-order.
+the query heads of a KV head share its loads. A second kernel adds up the splits of a row, in order.
 """
 
 import torch
@@ -12,12 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.attention.batch import AttentionBatch
+from kernels.attention.kernel.merge import BLOCK_TOKENS, Splits, merge
 
-BLOCK_TOKENS = 64
 # Fewer tokens a split fill the GPU at small batches, but each costs a write and a read of a partial sum in float32.
 MIN_SPLIT_TOKENS = 256
-# Splits of all KV heads of one sequence: two waves of a GPU of 132 multiprocessors hold a long context alone.
-SEQUENCE_SPLITS = 512
 PROGRAMS_PER_SM = 3
 INTERPRETED_PROGRAMS = 3
 
@@ -35,14 +32,10 @@ def attend_decodes(
 ) -> None:
     """Writes the rows of `output` whose sequence has no other; arguments as of `kernels.attention.paged_attention`."""
     num_heads, head_dim = query.shape[1:]
-    num_seqs, max_blocks = batch.block_table.shape
+    num_seqs = batch.block_table.shape[0]
     group = num_heads // num_kv_heads
     block_tokens = BLOCK_TOKENS if query.dtype.itemsize < 4 else BLOCK_TOKENS // 2
-    max_splits = max(1, SEQUENCE_SPLITS // num_kv_heads)
-    max_tokens = min(max_blocks * block_size, window or max_blocks * block_size)
-    held_splits = max(1, min(max_splits, triton.cdiv(max_tokens, MIN_SPLIT_TOKENS)))
-    partial = query.new_empty((num_seqs, num_kv_heads, held_splits, group, head_dim), dtype=torch.float32)
-    stats = query.new_empty((num_seqs, num_kv_heads, held_splits, group, 2), dtype=torch.float32)
+    splits = Splits.of(query, batch, num_kv_heads, block_size, window, MIN_SPLIT_TOKENS)
     _decode[(_num_programs(query.device),)](
         output,
         query,
@@ -50,9 +43,9 @@ def attend_decodes(
         batch.query_start,
         batch.context_lens,
         batch.block_table,
-        partial,
-        stats,
-        _finished(batch, num_kv_heads),
+        splits.partial,
+        splits.stats,
+        splits.counts,
         num_seqs,
         pages.shape[0],
         output.stride(0),
@@ -60,40 +53,30 @@ def attend_decodes(
         query.stride(1),
         pages.stride(0),
         batch.block_table.stride(0),
-        held_splits,
+        splits.held,
         scale * 1.4426950408889634,  # of log2(e), for exp2
         window or 0,
         HAS_WINDOW=window is not None,
         NUM_KV_HEADS=num_kv_heads,
         GROUP=group,
         GROUP_PAD=max(16, triton.next_power_of_2(group)),
-        GROUP_POW2=triton.next_power_of_2(group),
         HEAD_DIM=head_dim,
         HEAD_PAD=max(16, triton.next_power_of_2(head_dim)),
         BLOCK_SIZE=block_size,
         BLOCK_TOKENS=block_tokens,
-        MIN_SPLIT=MIN_SPLIT_TOKENS,
-        MAX_SPLITS=max_splits,
-        MERGED=max(1, min(8, triton.next_power_of_2(held_splits))),
+        MIN_SPLIT=splits.min_tokens,
+        MAX_SPLITS=splits.max_splits,
         BLOCK_SEQS=max(64, triton.next_power_of_2(num_seqs)),
         num_warps=4,
         num_stages=5,
     )
+    merge(output, splits, batch)
 
 
 def _num_programs(device: torch.device) -> int:
     if device.type != "cuda":
         return INTERPRETED_PROGRAMS
     return PROGRAMS_PER_SM * torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def _finished(batch: AttentionBatch, num_kv_heads: int) -> Tensor:
-    """Counters of finished splits: zero before and after every launch, so that they are cleared but once."""
-    key = ("finished", num_kv_heads)
-    if key not in batch.derived:
-        batch.derived[key] = batch.context_lens.new_zeros((batch.context_lens.shape[0], num_kv_heads))
-    counters: Tensor = batch.derived[key]
-    return counters
 
 
 @triton.jit
@@ -112,7 +95,7 @@ def _decode(
     block_table,
     partial,
     stats,
-    finished,
+    counts,
     num_seqs,
     num_pages,
     output_stride,
@@ -127,14 +110,12 @@ def _decode(
     NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     GROUP_PAD: tl.constexpr,
-    GROUP_POW2: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     MIN_SPLIT: tl.constexpr,
     MAX_SPLITS: tl.constexpr,
-    MERGED: tl.constexpr,
     BLOCK_SEQS: tl.constexpr,
 ):
     VALUES: tl.constexpr = BLOCK_SIZE * NUM_KV_HEADS * HEAD_DIM  # of a page, where its values begin
@@ -150,6 +131,8 @@ def _decode(
     splits = tl.cdiv(visible, _split_tokens(visible, MIN_SPLIT, MAX_SPLITS, BLOCK_TOKENS))
     ends = tl.cumsum(splits, 0)  # [BLOCK_SEQS]; splits of the sequences up to this one
     num_items = tl.sum(splits, 0) * NUM_KV_HEADS
+    if tl.program_id(0) == 0:
+        tl.store(counts + seqs, splits, exists)
 
     heads = tl.arange(0, GROUP_PAD)
     dims = tl.arange(0, HEAD_PAD)
@@ -209,59 +192,7 @@ def _decode(
                 is_head[:, None] & is_dim[None, :],
             )
         else:
-            first_slot = (seq.to(tl.int64) * NUM_KV_HEADS + kv_head) * held_splits
-            slots = (first_slot + split) * GROUP + heads
+            slots = ((seq * NUM_KV_HEADS + kv_head).to(tl.int64) * GROUP + heads) * held_splits + split
             tl.store(partial + slots[:, None] * HEAD_DIM + dims[None, :], attended, is_head[:, None] & is_dim[None, :])
             tl.store(stats + slots * 2, highest, is_head)
             tl.store(stats + slots * 2 + 1, total, is_head)
-            tl.debug_barrier()  # the whole program's stores come before its count
-            counter = finished + seq * NUM_KV_HEADS + kv_head
-            if tl.atomic_add(counter, 1, sem="acq_rel") == num_splits - 1:
-                tl.store(counter, 0)
-                merged = _merge(partial, stats, first_slot, num_splits, GROUP, GROUP_POW2, HEAD_DIM, HEAD_PAD, MERGED)
-                merged_heads = tl.arange(0, GROUP_POW2)
-                tl.store(
-                    output + row * output_stride + (kv_head * GROUP + merged_heads)[:, None] * HEAD_DIM + dims[None, :],
-                    merged.to(output.dtype.element_ty),
-                    (merged_heads < GROUP)[:, None] & is_dim[None, :],
-                )
-
-
-@triton.jit
-def _merge(
-    partial,
-    stats,
-    first_slot,
-    num_splits,
-    GROUP: tl.constexpr,
-    GROUP_POW2: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    HEAD_PAD: tl.constexpr,
-    MERGED: tl.constexpr,
-):
-    """A row's heads, `[GROUP_POW2, HEAD_PAD]`, from all its splits. Other programs wrote them: not through L1."""
-    heads = tl.arange(0, GROUP_POW2)
-    dims = tl.arange(0, HEAD_PAD)
-    highest = tl.full((GROUP_POW2,), float("-inf"), tl.float32)
-    total = tl.zeros((GROUP_POW2,), tl.float32)
-    attended = tl.zeros((GROUP_POW2, HEAD_PAD), tl.float32)
-    for start in range(0, num_splits, MERGED):
-        split = start + tl.arange(0, MERGED)
-        slots = (first_slot + split)[:, None] * GROUP + heads[None, :]  # [MERGED, GROUP_POW2]
-        held = (split < num_splits)[:, None] & (heads < GROUP)[None, :]
-        peaks = tl.load(stats + slots * 2, held, other=float("-inf"), cache_modifier=".cg")
-        totals = tl.load(stats + slots * 2 + 1, held, other=0.0, cache_modifier=".cg")
-        parts = tl.load(
-            partial + slots[:, :, None] * HEAD_DIM + dims[None, None, :],
-            held[:, :, None] & (dims < HEAD_DIM)[None, None, :],
-            other=0.0,
-            cache_modifier=".cg",
-        )  # [MERGED, GROUP_POW2, HEAD_PAD]
-        higher = tl.maximum(highest, tl.max(peaks, 0))
-        base = tl.where(heads < GROUP, higher, 0.0)
-        weights = tl.exp2(peaks - base[None, :])
-        fade = tl.exp2(highest - base)
-        total = total * fade + tl.sum(totals * weights, 0)
-        attended = attended * fade[:, None] + tl.sum(parts * weights[:, :, None], 0)
-        highest = higher
-    return attended / tl.where(heads < GROUP, total, 1.0)[:, None]

@@ -150,7 +150,7 @@ def _prefill(
         )  # fmt: skip
         tl.store(
             output + global_row[:, None] * output_stride + head[:, None] * HEAD_DIM + dims[None, :],
-            (attended / total[:, None]).to(output.dtype.element_ty),
+            (attended / tl.where(total == 0.0, 1.0, total)[:, None]).to(output.dtype.element_ty),
             is_query,
         )
 
@@ -207,11 +207,13 @@ def _attend(
             seen = tokens[None, :] <= positions[:, None]
             if HAS_WINDOW:
                 seen &= tokens[None, :] > positions[:, None] - window
-            # Finite: a row that sees nothing of a tile yet is then faded out by the first that it does see.
-            scores = tl.where(seen, scores, -1.0e30)
+            scores = tl.where(seen, scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, 1) * scale_log2)
-        weights = tl.exp2(scores * scale_log2 - higher[:, None])
-        fade = tl.exp2(highest - higher)
+        base = higher
+        if MASKED:  # a row may have seen nothing yet
+            base = tl.where(higher == float("-inf"), 0.0, higher)
+        weights = tl.exp2(scores * scale_log2 - base[:, None])
+        fade = tl.exp2(highest - base)
         total = total * fade + tl.sum(weights, 1)
         attended = attended * fade[:, None]
         attended = tl.dot(weights.to(values.dtype), values, attended, input_precision="ieee")

@@ -1,0 +1,138 @@
+"""Launches of the Hopper kernels: what they take, and with which tiles."""
+
+from functools import cache
+
+import torch
+import triton
+from torch import Tensor
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from kernels.attention.batch import AttentionBatch
+from kernels.attention.kernel.hopper_decode import decode
+from kernels.attention.kernel.hopper_prefill import prefill
+from kernels.attention.kernel.merge import BLOCK_TOKENS, Splits, merge
+
+LOG2_E = 1.4426950408889634
+QUERY_LANES = 128  # of a tile of prefill, two warpgroups of 64
+PREFILL_TOKENS, PREFILL_STAGES = 128, 2
+DECODE_STAGES = 3
+DECODE_PROGRAMS_PER_SM = 2  # as many as registers and shared memory hold
+MIN_SPLIT_TOKENS = 256
+
+
+def suits(query: Tensor, pages: Tensor, num_kv_heads: int, block_size: int) -> bool:
+    """Whether the Hopper kernels take these: what a kernel computes with never depends on the batch."""
+    return (
+        query.device.type == "cuda"
+        and _is_hopper(query.device)
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[2] in (64, 128)
+        and block_size in (16, 32, 64)
+        and query.shape[1] // num_kv_heads <= 64
+        and pages.data_ptr() % 16 == 0
+    )
+
+
+@cache
+def _is_hopper(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device)[0] == 9
+
+
+def _describe(pages: Tensor, width: int, block_size: int) -> TensorDescriptor:
+    """Pages as rows of one token's keys or values each, fetched a block and half a head at a time."""
+    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    return TensorDescriptor(pages, [pages.numel() // width, width], [width, 1], [block_size, 64], layout)
+
+
+def attend_decodes(
+    output: Tensor,
+    query: Tensor,
+    pages: Tensor,
+    batch: AttentionBatch,
+    *,
+    num_kv_heads: int,
+    block_size: int,
+    scale: float,
+    window: int | None,
+) -> None:
+    """As `kernels.attention.kernel.decode.attend_decodes`."""
+    num_seqs = batch.block_table.shape[0]
+    group, head_dim = query.shape[1] // num_kv_heads, query.shape[2]
+    splits = Splits.of(query, batch, num_kv_heads, block_size, window, MIN_SPLIT_TOKENS)
+    num_sms = torch.cuda.get_device_properties(query.device).multi_processor_count
+    decode[(DECODE_PROGRAMS_PER_SM * num_sms,)](
+        output,
+        query,
+        _describe(pages, num_kv_heads * head_dim, block_size),
+        batch.query_start,
+        batch.context_lens,
+        batch.block_table,
+        splits.partial,
+        splits.stats,
+        splits.counts,
+        num_seqs,
+        output.stride(0),
+        query.stride(0),
+        query.stride(1),
+        batch.block_table.stride(0),
+        splits.held,
+        scale * LOG2_E,
+        window or 0,
+        HAS_WINDOW=window is not None,
+        NUM_KV_HEADS=num_kv_heads,
+        GROUP=group,
+        HEAD_DIM=head_dim,
+        BLOCK_SIZE=block_size,
+        BLOCK_TOKENS=BLOCK_TOKENS,
+        MIN_SPLIT=splits.min_tokens,
+        MAX_SPLITS=splits.max_splits,
+        BLOCK_SEQS=max(128, triton.next_power_of_2(num_seqs)),
+        STAGES=DECODE_STAGES * (128 // head_dim),
+        num_warps=4,
+        maxnreg=128,
+    )
+    merge(output, splits, batch)
+
+
+def attend_chunks(
+    output: Tensor,
+    query: Tensor,
+    pages: Tensor,
+    batch: AttentionBatch,
+    *,
+    num_kv_heads: int,
+    block_size: int,
+    scale: float,
+    window: int | None,
+) -> None:
+    """As `kernels.attention.kernel.prefill.attend_chunks`."""
+    num_seqs = batch.block_table.shape[0]
+    group, head_dim = query.shape[1] // num_kv_heads, query.shape[2]
+    num_tiles = query.shape[0] // (QUERY_LANES // group) + num_seqs
+    prefill[(num_tiles * num_kv_heads,)](
+        output,
+        query,
+        _describe(pages, num_kv_heads * head_dim, block_size),
+        batch.query_start,
+        batch.context_lens,
+        batch.block_table,
+        num_seqs,
+        num_tiles,
+        output.stride(0),
+        query.stride(0),
+        query.stride(1),
+        batch.block_table.stride(0),
+        scale * LOG2_E,
+        window or 0,
+        HAS_WINDOW=window is not None,
+        NUM_KV_HEADS=num_kv_heads,
+        GROUP=group,
+        HEAD_DIM=head_dim,
+        BLOCK_SIZE=block_size,
+        BLOCK_TOKENS=PREFILL_TOKENS,
+        BLOCK_SEQS=max(128, triton.next_power_of_2(num_seqs)),
+        STAGES=PREFILL_STAGES,
+        num_warps=4,
+        maxnreg=168,
+    )

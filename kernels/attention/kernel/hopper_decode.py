@@ -1,0 +1,221 @@
+"""Decode attention on Hopper GPUs in Gluon: a warp streams pages by TMA, a warpgroup consumes them.
+
+The same splits as in `kernels.attention.kernel.decode`. A program's splits follow one another without a gap: the
+fetching warp runs ahead of the warpgroup over their borders, as far as shared memory holds.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from kernels.attention.kernel.hopper_pages import (
+    BARRIER,
+    allocate_barriers,
+    allocate_chunks,
+    clear_unwritten,
+    fetch,
+    tiles_of,
+)
+
+
+@gluon.jit
+def _split_tokens(visible, MIN_SPLIT: gl.constexpr, MAX_SPLITS: gl.constexpr, BLOCK_TOKENS: gl.constexpr):
+    even = gl.cdiv(gl.cdiv(visible, MAX_SPLITS), BLOCK_TOKENS) * BLOCK_TOKENS
+    return gl.maximum(even, MIN_SPLIT)
+
+
+@gluon.jit
+def _first_token(context, window, HAS_WINDOW: gl.constexpr, BLOCK_TOKENS: gl.constexpr):
+    """Where the first split begins: at a tile of tokens, so that pages are whole."""
+    first = context * 0
+    if HAS_WINDOW:
+        first = gl.maximum(context - window, 0) // BLOCK_TOKENS * BLOCK_TOKENS
+    return first
+
+
+@gluon.jit
+def _find(ends, work):
+    """The sequence that the `work`th split of all belongs to, and its number there."""
+    before = ends <= work
+    return gl.sum(before.to(gl.int32), 0), work - gl.max(gl.where(before, ends, 0), 0)
+
+
+@gluon.jit
+def _add(a, b):
+    return a + b
+
+
+@gluon.jit
+def _fetch_splits(
+    desc, keys, values, key_full, key_empty, value_full, value_empty,
+    ends_shared, context_lens, block_table, table_stride, num_items, window,
+    HAS_WINDOW: gl.constexpr, NUM_KV_HEADS: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr,
+    BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr, MAX_SPLITS: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """The producer."""
+    PAGES: gl.constexpr = BLOCK_TOKENS // BLOCK_SIZE
+    ends = ends_shared.load(gl.BlockedLayout([1], [32], [1], [0]))
+    fetched = 0
+    for item in range(gl.program_id(0), num_items, gl.num_programs(0)):
+        seq, split = _find(ends, item // NUM_KV_HEADS)
+        context = gl.load(context_lens + seq)
+        first = _first_token(context, window, HAS_WINDOW, BLOCK_TOKENS)
+        tokens = _split_tokens(context - first, MIN_SPLIT, MAX_SPLITS, BLOCK_TOKENS)
+        begin = first + split * tokens
+        end = gl.minimum(begin + tokens, context)
+        fetched = fetch(
+            desc, block_table + seq.to(gl.int64) * table_stride,
+            keys, values, key_full, key_empty, value_full, value_empty,
+            (item % NUM_KV_HEADS) * HEAD_DIM, begin // BLOCK_SIZE, gl.cdiv(end - begin, BLOCK_TOKENS),
+            gl.cdiv(end, BLOCK_SIZE), fetched, BLOCK_SIZE, PAGES, HEAD_DIM // 64, STAGES,
+        )  # fmt: skip
+
+
+@gluon.jit
+def _attend_splits(
+    output, query, keys, values, value_pages, key_full, key_empty, value_full, value_empty,
+    ends_shared, query_start, context_lens, partial, stats, num_items, held_splits, window, scale_log2,
+    output_stride, query_stride, query_head_stride,
+    HAS_WINDOW: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP: gl.constexpr,
+    HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr,
+    MAX_SPLITS: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """The consumer: the query heads of a KV head are the first of a warpgroup's 64 rows."""
+    PAGES: gl.constexpr = BLOCK_TOKENS // BLOCK_SIZE
+    HALVES: gl.constexpr = HEAD_DIM // 64
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_TOKENS, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    q_layout: gl.constexpr = gl.DotOperandLayout(0, s_layout, 2)
+    ends = ends_shared.load(gl.BlockedLayout([1], [32], [4], [0]))
+    q_heads = gl.arange(0, 64, gl.SliceLayout(1, q_layout))
+    q_dims = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, q_layout))
+    heads = gl.arange(0, 64, gl.SliceLayout(1, o_layout))
+    dims = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, o_layout))
+    used = 0
+    for item in range(gl.program_id(0), num_items, gl.num_programs(0)):
+        kv_head = item % NUM_KV_HEADS
+        seq, split = _find(ends, item // NUM_KV_HEADS)
+        context = gl.load(context_lens + seq)
+        row = gl.load(query_start + seq).to(gl.int64)
+        q = gl.load(
+            query + row * query_stride + (kv_head * GROUP + q_heads)[:, None] * query_head_stride + q_dims[None, :],
+            mask=(q_heads < GROUP)[:, None],
+            other=0.0,
+        )
+        first = _first_token(context, window, HAS_WINDOW, BLOCK_TOKENS)
+        split_tokens = _split_tokens(context - first, MIN_SPLIT, MAX_SPLITS, BLOCK_TOKENS)
+        num_splits = gl.cdiv(context - first, split_tokens)
+        begin = first + split * split_tokens
+        end = gl.minimum(begin + split_tokens, context)
+
+        total = gl.zeros([64], gl.float32, gl.SliceLayout(1, s_layout))
+        highest = gl.full([64], float("-inf"), gl.float32, gl.SliceLayout(1, s_layout))
+        attended = gl.zeros([64, HEAD_DIM], gl.float32, o_layout)
+        for start in range(begin, end, BLOCK_TOKENS):
+            stage = used % STAGES
+            phase = (used // STAGES) & 1
+            mbarrier.wait(key_full.index(stage), phase)
+            scores = gl.zeros([64, BLOCK_TOKENS], gl.float32, s_layout)
+            scores = warpgroup_mma(q, keys.index(stage).permute((1, 0)), scores, use_acc=False, is_async=True)
+            scores = warpgroup_mma_wait(0, deps=[scores])
+            mbarrier.arrive(key_empty.index(stage), count=1)
+            tokens = start + gl.arange(0, BLOCK_TOKENS, gl.SliceLayout(0, s_layout))
+            seen = tokens < end
+            if HAS_WINDOW:
+                seen = seen & (tokens >= context - window)
+            scores = gl.where(seen[None, :], scores, float("-inf"))
+            higher = gl.maximum(highest, gl.max(scores, 1) * scale_log2)
+            weights = gl.exp2(scores * scale_log2 - higher[:, None])
+            fade = gl.exp2(highest - higher)
+            total = total * fade + gl.sum(weights, 1)
+            attended = attended * gl.convert_layout(fade, gl.SliceLayout(1, o_layout))[:, None]
+            highest = higher
+            weights = gl.convert_layout(weights.to(values.dtype), gl.DotOperandLayout(0, o_layout, 2))
+            mbarrier.wait(value_full.index(stage), phase)
+            if (context - start < BLOCK_TOKENS) & (context % BLOCK_SIZE > 0):
+                page = stage * HALVES * PAGES + (context - start) // BLOCK_SIZE
+                clear_unwritten(value_pages, page, PAGES, context % BLOCK_SIZE, BLOCK_SIZE, HALVES)
+            attended = warpgroup_mma(weights, values.index(stage), attended, is_async=True)
+            attended = warpgroup_mma_wait(0, deps=[attended])
+            mbarrier.arrive(value_empty.index(stage), count=1)
+            used += 1
+
+        total = gl.convert_layout(total, gl.SliceLayout(1, o_layout))
+        is_head = heads < GROUP
+        if num_splits == 1:
+            attended = attended / total[:, None]
+            gl.store(
+                output + row * output_stride + (kv_head * GROUP + heads)[:, None] * HEAD_DIM + dims[None, :],
+                attended.to(output.dtype.element_ty),
+                mask=is_head[:, None],
+            )
+        else:
+            slots = ((seq * NUM_KV_HEADS + kv_head).to(gl.int64) * GROUP + heads) * held_splits + split
+            gl.store(partial + slots[:, None] * HEAD_DIM + dims[None, :], attended, mask=is_head[:, None])
+            gl.store(stats + slots * 2, gl.convert_layout(highest, gl.SliceLayout(1, o_layout)), mask=is_head)
+            gl.store(stats + slots * 2 + 1, total, mask=is_head)
+
+
+@gluon.jit(do_not_specialize=["num_seqs", "table_stride", "held_splits", "window"])
+def decode(
+    output, query, desc, query_start, context_lens, block_table, partial, stats, counts,
+    num_seqs, output_stride, query_stride, query_head_stride, table_stride, held_splits, scale_log2, window,
+    HAS_WINDOW: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP: gl.constexpr,
+    HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr,
+    MAX_SPLITS: gl.constexpr, BLOCK_SEQS: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Splits of all sequences of one row, taken in turn by a fixed number of programs of four warps."""
+    seqs = gl.arange(0, BLOCK_SEQS, gl.BlockedLayout([1], [32], [4], [0]))
+    exists = seqs < num_seqs
+    starts = gl.load(query_start + seqs, mask=exists, other=0)
+    num_rows = gl.load(query_start + seqs + 1, mask=exists, other=0) - starts
+    context = gl.load(context_lens + seqs, mask=exists, other=0)
+    visible = context - _first_token(context, window, HAS_WINDOW, BLOCK_TOKENS)
+    visible = gl.where(num_rows == 1, visible, 0)
+    splits = gl.cdiv(visible, _split_tokens(visible, MIN_SPLIT, MAX_SPLITS, BLOCK_TOKENS))
+    ends = gl.associative_scan(splits, 0, _add)  # splits of the sequences up to this one
+    num_items = gl.sum(splits, 0) * NUM_KV_HEADS
+    if gl.program_id(0) == 0:
+        gl.store(counts + seqs, splits, mask=exists)
+    ends_shared = gl.allocate_shared_memory(gl.int32, [BLOCK_SEQS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    ends_shared.store(ends)
+
+    DTYPE: gl.constexpr = output.dtype.element_ty
+    keys = allocate_chunks(DTYPE, STAGES, BLOCK_TOKENS, HEAD_DIM, BLOCK_SIZE)
+    values = allocate_chunks(DTYPE, STAGES, BLOCK_TOKENS, HEAD_DIM, BLOCK_SIZE)
+    key_tiles = tiles_of(keys, STAGES, BLOCK_TOKENS, HEAD_DIM)
+    value_tiles = tiles_of(values, STAGES, BLOCK_TOKENS, HEAD_DIM)
+    key_full, key_empty = allocate_barriers(1, STAGES), allocate_barriers(1, STAGES)
+    value_full, value_empty = allocate_barriers(1, STAGES), allocate_barriers(1, STAGES)
+    fence_async_shared()
+    BARRIER()
+    gl.warp_specialize(
+        [
+            (
+                _attend_splits,
+                (
+                    output, query, key_tiles, value_tiles, values, key_full, key_empty, value_full, value_empty,
+                    ends_shared, query_start, context_lens, partial, stats, num_items, held_splits,
+                    window, scale_log2, output_stride, query_stride, query_head_stride,
+                    HAS_WINDOW, NUM_KV_HEADS, GROUP, HEAD_DIM, BLOCK_SIZE, BLOCK_TOKENS, MIN_SPLIT,
+                    MAX_SPLITS, STAGES,
+                ),
+            ),
+            (
+                _fetch_splits,
+                (
+                    desc, keys, values, key_full, key_empty, value_full, value_empty,
+                    ends_shared, context_lens, block_table, table_stride, num_items, window,
+                    HAS_WINDOW, NUM_KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_TOKENS, MIN_SPLIT, MAX_SPLITS,
+                    STAGES,
+                ),
+            ),
+        ],
+        [1],
+        [56],
+    )  # fmt: skip

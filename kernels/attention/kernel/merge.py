@@ -1,0 +1,131 @@
+"""What the splits of a decode leave, and the kernel that adds it up."""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.attention.batch import AttentionBatch
+
+BLOCK_TOKENS = 64
+# Splits of all KV heads of one sequence: two waves of a GPU of 132 multiprocessors hold a long context alone.
+SEQUENCE_SPLITS = 512
+BLOCK_SPLITS = 32
+
+
+@dataclass(frozen=True)
+class Splits:
+    """How the tokens that a row sees are cut, and where the sums of the parts are left.
+
+    Attributes:
+        min_tokens: of a split, but the last.
+        max_splits: of one sequence and KV head, however long.
+        held: splits of the longest sequence that the tables can hold.
+        partial: `[num_seqs, num_heads, held, head_dim]` float32; sums of values by weights of base `highest`.
+        stats: `[num_seqs, num_heads, held, 2]` float32; the highest score, and the sum of weights.
+        counts: `[num_seqs]` int32; splits of each sequence, 0 where there is nothing to decode.
+    """
+
+    min_tokens: int
+    max_splits: int
+    held: int
+    partial: Tensor
+    stats: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        query: Tensor,
+        batch: AttentionBatch,
+        num_kv_heads: int,
+        block_size: int,
+        window: int | None,
+        min_tokens: int,
+    ) -> "Splits":
+        """Buffers for a batch."""
+        num_seqs, max_blocks = batch.block_table.shape
+        _, num_heads, head_dim = query.shape
+        max_splits = max(1, SEQUENCE_SPLITS // num_kv_heads)
+        max_tokens = max_blocks * block_size
+        if window is not None:
+            max_tokens = min(max_tokens, window + BLOCK_TOKENS)
+        held = max(1, min(max_splits, -(-max_tokens // min_tokens)))
+        return cls(
+            min_tokens,
+            max_splits,
+            held,
+            query.new_empty((num_seqs, num_heads, held, head_dim), dtype=torch.float32),
+            query.new_empty((num_seqs, num_heads, held, 2), dtype=torch.float32),
+            batch.context_lens.new_empty(num_seqs),
+        )
+
+
+def merge(output: Tensor, splits: Splits, batch: AttentionBatch) -> None:
+    """Writes the rows of `output` that have several splits; those of one are there already."""
+    if splits.held == 1:
+        return
+    num_seqs, num_heads, _, head_dim = splits.partial.shape
+    _merge[(num_seqs, num_heads)](
+        output,
+        splits.partial,
+        splits.stats,
+        splits.counts,
+        batch.query_start,
+        output.stride(0),
+        splits.held,
+        HEAD_DIM=head_dim,
+        HEAD_PAD=triton.next_power_of_2(head_dim),
+        BLOCK_SPLITS=min(BLOCK_SPLITS, triton.next_power_of_2(splits.held)),
+        num_warps=2,
+    )
+
+
+@triton.jit(do_not_specialize=["held_splits"])
+def _merge(
+    output,
+    partial,
+    stats,
+    counts,
+    query_start,
+    output_stride,
+    held_splits,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+):
+    """One head of a row from all its splits, in order."""
+    seq = tl.program_id(0)
+    head = tl.program_id(1)
+    num_splits = tl.load(counts + seq)
+    if num_splits > 1:
+        dims = tl.arange(0, HEAD_PAD)
+        first_slot = (seq.to(tl.int64) * tl.num_programs(1) + head) * held_splits
+        highest = float("-inf")
+        total = 0.0
+        attended = tl.zeros((HEAD_PAD,), tl.float32)
+        for start in range(0, num_splits, BLOCK_SPLITS):
+            split = start + tl.arange(0, BLOCK_SPLITS)
+            slots = first_slot + split
+            held = split < num_splits
+            peaks = tl.load(stats + slots * 2, held, other=float("-inf"))
+            totals = tl.load(stats + slots * 2 + 1, held, other=0.0)
+            parts = tl.load(
+                partial + slots[:, None] * HEAD_DIM + dims[None, :],
+                held[:, None] & (dims < HEAD_DIM)[None, :],
+                other=0.0,
+            )  # [BLOCK_SPLITS, HEAD_PAD]
+            higher = tl.maximum(highest, tl.max(peaks, 0))
+            weights = tl.exp2(peaks - higher)
+            fade = tl.exp2(highest - higher)
+            total = total * fade + tl.sum(totals * weights, 0)
+            attended = attended * fade + tl.sum(parts * weights[:, None], 0)
+            highest = higher
+        row = tl.load(query_start + seq).to(tl.int64)
+        tl.store(
+            output + row * output_stride + head * HEAD_DIM + dims,
+            (attended / total).to(output.dtype.element_ty),
+            dims < HEAD_DIM,
+        )
