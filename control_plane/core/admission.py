@@ -41,12 +41,12 @@ class Admission:
     overtaken by cheaper ones only so long, and under overload those are served of which most can be served in time.
     """
 
-    def __init__(self, settings: AdmissionSettings, quotas: TokenQuotas) -> None:
+    def __init__(self, settings: AdmissionSettings, quotas: TokenQuotas, predictor: FirstTokenPredictor) -> None:
         self.settings = settings
         self._quotas = quotas
         self._cost = ServiceCost()
         self._drain = DrainRate()
-        self._predictor = FirstTokenPredictor()
+        self._predictor = predictor
         self._paper = PaperAbort()
         # (latest moment at which the request must be dispatched, number, id); removed requests stay until they surface.
         self._deadlines: list[tuple[float, int, str]] = []

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from control_plane.core.demand import Demand, ReplicationSettings
 from control_plane.core.homes import number_of
+from control_plane.core.predictor import FirstTokenPredictor
 from control_plane.core.prefixes import PrefixMemory
 from control_plane.core.rows import Bools, Floats, Ints, Rows, RowSets
 from control_plane.core.types import ResidencyTier
@@ -123,6 +124,7 @@ class FleetColumns:
         """Rows by the tenants that a restricted worker is for."""
         self.prefixes = PrefixMemory()
         self.demand = Demand(ReplicationSettings())
+        self.predictor = FirstTokenPredictor()
         self.order: Rows = np.zeros(0, dtype=np.intp)
         """The rows that have a worker, by worker id."""
 

@@ -65,7 +65,7 @@ class Director:
         self._ledger = Ledger()
         self._fleet = Fleet()
         self._queue = self._new_queue()
-        self._admission = Admission(policy.admission, self._quotas)
+        self._admission = Admission(policy.admission, self._quotas, self._fleet.columns.predictor)
         self._clustering = Clustering(policy.clustering, self._queue)
         self._dispatcher = Dispatcher(
             policy.dispatch, queue=self._queue, fleet=self._fleet, ledger=self._ledger, admission=self._admission

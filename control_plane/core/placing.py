@@ -97,7 +97,10 @@ class Placer:
         self._dispatcher.queue.park(tracked)
         request = _placement_request(tracked, now)
         profile = self.policy.placement.profile_for(tracked.request)
-        if profile.able(request, self._fleet.columns, self._others(tracked)).any():
+        columns = self._fleet.columns
+        able = profile.able(request, columns, self._others(tracked))
+        # What runs on a worker ends, and then it may be free to take the request; one that is idle stays as it is.
+        if (able & ((columns.num_in_flight > 0) | (columns.num_reported > 0))).any():
             tracked.unplaceable_since = None
         elif tracked.avoid:
             # Nobody else can take it: those that failed it get another chance.

@@ -17,6 +17,7 @@ from control_plane.core.placement.pickers.weighted_random import WeightedRandom
 from control_plane.core.placement.plugin import Filter, Picker, Scorer
 from control_plane.core.placement.scorers.adapter_residency import AdapterResidency
 from control_plane.core.placement.scorers.consolidate import Consolidate
+from control_plane.core.placement.scorers.first_token import FirstToken
 from control_plane.core.placement.scorers.free_pages import FreePages
 from control_plane.core.placement.scorers.home import Home
 from control_plane.core.placement.scorers.load import Load
@@ -43,6 +44,7 @@ FILTERS: dict[str, type[Filter]] = {
 SCORERS: dict[str, type[Scorer]] = {
     "adapter_residency": AdapterResidency,
     "consolidate": Consolidate,
+    "first_token": FirstToken,
     "free_pages": FreePages,
     "home": Home,
     "load": Load,

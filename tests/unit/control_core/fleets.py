@@ -62,13 +62,16 @@ def fleets(draw: st.DrawFn) -> Fleet:
             base_model=draw(MODELS),
             labels=draw(LABELS),
             tenants=tuple(draw(st.sets(TENANTS))),
-            now=draw(st.sampled_from([0.0, NOW])),
+            num_prefill_tokens=draw(st.integers(0, 1000)),
+            now=draw(st.sampled_from([0.0, 5.0, NOW])),
         )
         for index in range(draw(st.integers(0, max(0, made.num_free_places)))):
             asked = request(f"{number}-{index}", draw(NAMES), rank=draw(RANKS))
             made.take(TrackedRequest(asked, index, 0.0, 1.0))
             fleet.columns.prefixes.note(replace(asked, prompt_token_ids=tuple(range(40))), made.row)
             fleet.columns.demand.note(asked, NOW)
+            tier = draw(st.sampled_from(ResidencyTier))
+            fleet.columns.predictor.served(asked, 0.1, tier, draw(st.sampled_from([0.1, 0.5])), 0.5)
         for each in draw(st.lists(st.sampled_from(sorted(made.in_flight)), unique=True)) if made.in_flight else []:
             made.release(made.in_flight[each])
         if draw(st.booleans()):

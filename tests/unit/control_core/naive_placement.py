@@ -74,6 +74,18 @@ def rank_fit(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -
     return max(0.0, 1.0 - distance / plugin.octaves)
 
 
+def first_token(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -> float:
+    columns = worker._columns
+    rates = [rate for rate in columns.prefill_tokens_per_s.tolist() if rate > 0]
+    expected = 0.0
+    if rates:
+        rate = worker.prefill_rate.tokens_per_s or sum(rates) / len(rates)
+        expected += (worker.pending_prefill_tokens + asked.num_prefill_tokens) / rate
+    tier = worker.tier(asked.adapter.digest) if asked.adapter else ResidencyTier.POOL
+    expected += columns.predictor.service_s(asked.request, 0.0, tier)
+    return float(plugin.seconds / (plugin.seconds + expected))
+
+
 def load_spread(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -> float:
     loads = [each.load for each in left]
     if not loads or min(loads) == max(loads):
@@ -128,6 +140,7 @@ FILTERS: dict[str, Verdict] = {
 SCORERS: dict[str, Scoring] = {
     "adapter_residency": adapter_residency,
     "consolidate": consolidate,
+    "first_token": first_token,
     "free_pages": free_pages,
     "home": home,
     "load": lambda plugin, asked, worker, left: 1.0 - worker.load,

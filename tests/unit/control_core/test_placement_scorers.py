@@ -1,10 +1,13 @@
+from typing import Any
+
 import pytest
 
 from control_plane.core.demand import ReplicationSettings
-from control_plane.core.fleet import Fleet
+from control_plane.core.fleet import Fleet, Worker
 from control_plane.core.placement.plugin import PlacementRequest
 from control_plane.core.placement.scorers.adapter_residency import AdapterResidency
 from control_plane.core.placement.scorers.consolidate import Consolidate
+from control_plane.core.placement.scorers.first_token import FirstToken
 from control_plane.core.placement.scorers.free_pages import FreePages
 from control_plane.core.placement.scorers.home import Home
 from control_plane.core.placement.scorers.load import Load
@@ -141,3 +144,33 @@ def test_prefix_affinity() -> None:
     assert score(PrefixAffinity(), asked, made) == 0.0
     made._columns.prefixes.note(request(num_prompt_tokens=40), made.row)
     assert score(PrefixAffinity(), asked, made) == 32 / 80
+
+
+def test_first_token_is_sooner_where_less_waits_and_the_adapter_is_near() -> None:
+    fleet = Fleet()
+
+    def reported(worker_id: str, **fields: Any) -> Worker:
+        # A thousand prompt tokens a second, measured while some were pending.
+        for now, count in ((0.0, 0), (1.0, 1000)):
+            made = worker(worker_id, fleet=fleet, now=now, num_prefill_tokens=count, **fields)
+        return made
+
+    idle = reported("idle", pending_prefill_tokens=1)
+    loaded = reported("loaded", pending_prefill_tokens=2996)
+    near = reported("near", pending_prefill_tokens=1, residency={"a": ResidencyTier.POOL})
+    unmeasured = worker("unmeasured", fleet=fleet)
+    asked = PlacementRequest(request(name="a", num_prompt_tokens=1000, size_bytes=100))
+    assert score(FirstToken(seconds=1.001), asked, idle) == pytest.approx(0.5)
+    assert score(FirstToken(seconds=1.0), asked, loaded) == pytest.approx(1 / 4.996)
+    assert score(FirstToken(seconds=1.0), asked, unmeasured) == pytest.approx(0.5)
+    # Adapters of a hundred bytes that were nowhere took a second more.
+    fleet.columns.predictor.served(asked.request, 1.0, ResidencyTier.NONE, 2.0, 1.0)
+    assert score(FirstToken(seconds=1.0), asked, idle) == pytest.approx(1 / 3.001)
+    assert score(FirstToken(seconds=1.0), asked, near) == pytest.approx(1 / 2.001)
+    assert score(FirstToken(seconds=1.001), PlacementRequest(request(num_prompt_tokens=1000)), idle) == pytest.approx(
+        0.5
+    )
+
+
+def test_first_token_before_anything_was_measured() -> None:
+    assert score(FirstToken(), WITH_A, worker(pending_prefill_tokens=9)) == 1.0
