@@ -32,6 +32,7 @@ from control_plane.state.ownership import Ownership
 from control_plane.state.policies import AppliedPolicies
 from control_plane.state.publisher import Publisher
 from control_plane.state.store import StateStore
+from control_plane.state.tenants import TenantTotals
 from control_plane.store_client import StoreClient
 from control_plane.text.encoder import PromptEncoder
 from control_plane.text.model_directory import load_tokenizer, read_facts
@@ -137,6 +138,15 @@ class ControlPlane:
         self._run("the clock", lambda: self._driver.tick_forever(config.tick_s))
         self._run("the policy file's watch", lambda: self._policies.watch_file(config.policy_poll_s))
         if self._state.is_configured:
+            totals = TenantTotals(
+                self._state,
+                self._keys,
+                self._driver,
+                interval_s=config.redis.share_interval_s,
+                ttl_s=config.redis.tenant_ttl_s,
+            )
+            self._driver.on_charge = totals.charge
+            self._run("the tenants' totals", totals.run)
             self._run("the applied policies", lambda: self._policies.follow(config.policy_poll_s))
             self._run("the publisher", self._publisher.run)
             self._run("the release of requests", self._ownership.release_forever)

@@ -50,6 +50,10 @@ class RedisConfig(Section):
     # How often load, residency and ownership are written, and how long they live unless they are written again.
     publish_interval_s: PositiveSeconds = 1.0
     ttl_s: PositiveSeconds = 15.0
+    # How often what tenants got is added up over all control planes.
+    share_interval_s: PositiveSeconds = 0.2
+    # Tenants that got nothing for so long are forgotten.
+    tenant_ttl_s: Annotated[float, Field(ge=60, le=10_000_000)] = 86_400.0
     # Policy versions remembered.
     policy_history: PositiveInt = 100
 

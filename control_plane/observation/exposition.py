@@ -79,6 +79,7 @@ def families(reading: Reading) -> Iterator[Metric]:
         yield from _scope(scope)
     yield from _requests(reading)
     yield from _fleet(reading.director)
+    yield from _admission(reading)
     policy = reading.policy
     info = GaugeMetricFamily(
         "multitude_policy_info", "1, with the policy in force", labels=("name", "version", "digest", "source")
@@ -148,6 +149,7 @@ def _fleet(director: DirectorSnapshot) -> Iterator[Metric]:
         "multitude_worker_places", "Requests that the workers may hold", sum(max(0, s.request_window) for s in statuses)
     )
     yield _gauge("multitude_worker_running", "Sequences that run on the workers", sum(s.num_running for s in statuses))
+    yield _counter("multitude_faulty_reports", "Workers' reports that could not be", director.num_faulty_reports)
     pages = GaugeMetricFamily("multitude_worker_pages", "Pages of the workers' pools, by use", labels=("use",))
     pages.add_metric(("kv",), sum(s.kv_pages for s in statuses))
     pages.add_metric(("adapter",), sum(s.adapter_pages for s in statuses))
@@ -156,6 +158,22 @@ def _fleet(director: DirectorSnapshot) -> Iterator[Metric]:
     yield _gauge(
         "multitude_worker_preemptions", "Preemptions of the workers attached", sum(s.num_preemptions for s in statuses)
     )
+
+
+def _admission(reading: Reading) -> Iterator[Metric]:
+    predictor = reading.director.predictor
+    yield _counter("multitude_predictions", "First tokens that came and had been predicted", predictor.num_samples)
+    yield _gauge("multitude_prediction_error_seconds", "Mean absolute error, lately", predictor.mean_absolute_error_s)
+    yield _gauge("multitude_prediction_bias_seconds", "Mean error; above 0: later than predicted", predictor.bias_s)
+    yield _gauge("multitude_prediction_correction", "By what predicted waits are multiplied", predictor.correction)
+    labelled = {label for scope in reading.metrics.scopes if scope.kind == "tenant" for label in scope.measures}
+    counters = GaugeMetricFamily(
+        "multitude_tenant_service", "Virtual token counters over all control planes", labels=("tenant",)
+    )
+    for counter in reading.director.counters:
+        if counter.tenant in labelled:
+            counters.add_metric((counter.tenant,), counter.amount)
+    yield counters
 
 
 def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:

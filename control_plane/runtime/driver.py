@@ -20,6 +20,7 @@ from control_plane.core.types import (
     RequestCancelled,
     SendBatch,
     SendCancel,
+    TenantsCharged,
     Tick,
 )
 from control_plane.runtime.outbox import Outbox
@@ -53,6 +54,8 @@ class Driver:
     def __init__(self, core: Core, clock: Callable[[], float]) -> None:
         self._core = core
         self._clock = clock
+        # Where what tenants got is added up; the director charges only once it was told of totals.
+        self.on_charge: Callable[[TenantsCharged], None] = _drop
         self._links: dict[str, WorkerLink] = {}
         self._outboxes: dict[str, Outbox] = {}
         self._idle = asyncio.Event()
@@ -144,9 +147,15 @@ class Driver:
                 link = self._links.get(worker_id)
                 if link is not None:
                     link.send_cancel(request_id)
+            case TenantsCharged():
+                self.on_charge(effect)
 
     def _forget(self, request_id: str) -> Outbox | None:
         outbox = self._outboxes.pop(request_id, None)
         if not self._outboxes:
             self._idle.set()
         return outbox
+
+
+def _drop(_lot: TenantsCharged) -> None:
+    """There is no shared state."""

@@ -14,10 +14,17 @@
 |                          |        | control_plane_id, restored_version; newest       |                |              |
 |                          |        | first, `redis.policy_history` at most            |                |              |
 | `:policy:<version>`      | string | the applied policy's text                        | control planes | while listed |
+| `:tenant_counters`       | hash   | tenant -> virtual token counter of all           | control planes | `:tenants`   |
+| `:tenant_tokens`         | hash   | tenant -> tokens used of its quota by all        | control planes | `:tenants`   |
+| `:tenants`               | zset   | tenants; score: when one was last charged, in s  | control planes | tenant_ttl_s |
+|                          |        | by Redis' clock; those older are taken out       |                |              |
+| `:lot:<id>`              | string | number of the last charge of one life of a       | control planes | tenant_ttl_s |
+|                          |        | control plane that is in the two hashes          |                |              |
 
 What has a time to live is written again long before it runs out, and after Redis was away. A request's owner claims it
-with CLAIM and gives it up with RELEASE; policies are applied with APPLY_POLICY, and put back with RESTORE_POLICY by any
-control plane that has one in force which a Redis has lost. Each is one atomic script.
+with CLAIM and gives it up with RELEASE; what tenants got is added with CHARGE_TENANTS; policies are applied with
+APPLY_POLICY, and put back with RESTORE_POLICY by any control plane that has one in force which a Redis has lost. Each
+is one atomic script. Everything here can be lost: who has it writes it again.
 """
 
 from dataclasses import dataclass
@@ -66,6 +73,30 @@ redis.call('LPUSH', KEYS[1], ARGV[1])
 return 1
 """
 
+# KEYS: counters, tokens used, tenants, lot; ARGV: the lot's number, ttl in s, how many tenants have counters, tenant
+# and amount for each of these, then tenant and amount of tokens used for the rest. Adds the lot unless it is in already
+# and takes out tenants that were not charged for so long, a hundred at a time; returns the last lot's number and both
+# hashes.
+CHARGE_TENANTS: Final = """
+local now, number, ttl = tonumber(redis.call('TIME')[1]), tonumber(ARGV[1]), tonumber(ARGV[2])
+local last = tonumber(redis.call('GET', KEYS[4]) or '0')
+if number > last then
+  local first_used = 4 + 2 * tonumber(ARGV[3])
+  for index = 4, #ARGV, 2 do
+    redis.call('HINCRBYFLOAT', index < first_used and KEYS[1] or KEYS[2], ARGV[index], ARGV[index + 1])
+    redis.call('ZADD', KEYS[3], now, ARGV[index])
+  end
+  redis.call('SET', KEYS[4], number, 'EX', ttl)
+  last = number
+end
+for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now - ttl, 'LIMIT', 0, 100)) do
+  redis.call('HDEL', KEYS[1], tenant)
+  redis.call('HDEL', KEYS[2], tenant)
+  redis.call('ZREM', KEYS[3], tenant)
+end
+return {last, redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
+"""
+
 # KEYS: set of control planes; ARGV: id, ttl in s. Notes that it lives, and forgets those that do not.
 NOTE_CONTROL_PLANE: Final = """
 local now = tonumber(redis.call('TIME')[1])
@@ -110,6 +141,25 @@ class Keys:
     def control_planes(self) -> str:
         """Which control planes there are."""
         return f"{self.prefix}control_planes"
+
+    @property
+    def tenant_counters(self) -> str:
+        """The tenants' virtual token counters."""
+        return f"{self.prefix}tenant_counters"
+
+    @property
+    def tenant_tokens(self) -> str:
+        """The tokens that tenants used of their quotas."""
+        return f"{self.prefix}tenant_tokens"
+
+    @property
+    def tenants(self) -> str:
+        """When each tenant was last charged."""
+        return f"{self.prefix}tenants"
+
+    def lot(self, life: str) -> str:
+        """The last charge of one life of a control plane."""
+        return f"{self.prefix}lot:{life}"
 
     @property
     def policies(self) -> str:

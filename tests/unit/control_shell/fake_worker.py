@@ -40,6 +40,7 @@ class Stream:
         self.num_credits = 0
         self.has_credit = asyncio.Event()
         self.num_steps = 0
+        self.ended = asyncio.Event()
 
     async def next_request(self) -> worker_pb2.DispatchedRequest:
         """The next request that came."""
@@ -196,4 +197,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     async def Dispatch(
         self, request_iterator: AsyncIterator[worker_pb2.DispatchRequest], context: grpc.aio.ServicerContext
     ) -> None:
-        await Stream(self, context).serve(request_iterator)
+        stream = Stream(self, context)
+        try:
+            await stream.serve(request_iterator)
+        finally:
+            stream.ended.set()

@@ -1,5 +1,6 @@
 """A real Redis on a Unix socket, for tests that start and kill it."""
 
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +33,14 @@ class RedisServer:
             if "ready to accept connections" in line.lower():
                 return
         raise AssertionError("Redis did not start")
+
+    def pause(self) -> None:
+        """It takes connections and answers nobody, until `resume`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It answers again."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Ends it at once, with everything that it held; does nothing if it was ended."""
