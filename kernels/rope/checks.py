@@ -48,8 +48,8 @@ def check_rotation(
         raise ValueError(f"qkv has to be of a floating type, not {qkv.dtype}")
     num_rows, head_dim = qkv.shape[0], qkv.shape[1] // all_heads
     for name, table in (("cosines", cosines), ("sines", sines)):
-        if table.shape != (num_rows, head_dim) or table.dtype != qkv.dtype or not table.is_contiguous():
-            raise ValueError(f"{name} has to be [{num_rows}, {head_dim}] contiguous {qkv.dtype}, not {_seen(table)}")
+        if table.shape != (num_rows, 1, head_dim) or table.dtype != qkv.dtype or not table.is_contiguous():
+            raise ValueError(f"{name} has to be [{num_rows}, 1, {head_dim}] contiguous {qkv.dtype}, not {_seen(table)}")
     page_elements = 2 * block_size * num_kv_heads * head_dim
     if pages.dim() != 2 or pages.shape[1] != page_elements or pages.dtype != qkv.dtype or not pages.is_contiguous():
         raise ValueError(f"pages has to be [num_pages, {page_elements}] contiguous {qkv.dtype}, not {_seen(pages)}")

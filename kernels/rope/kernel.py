@@ -94,7 +94,7 @@ def angles(positions: Tensor, frequencies: Tensor, amplitude: float, dtype: torc
     """As `kernels.rope.angles`."""
     check_angles(positions, frequencies, dtype)
     num_rows, half = positions.shape[0], frequencies.shape[0]
-    cosines, sines = torch.empty((2, num_rows, 2 * half), dtype=dtype, device=positions.device).unbind(0)
+    cosines, sines = torch.empty((2, num_rows, 1, 2 * half), dtype=dtype, device=positions.device).unbind(0)
     if num_rows:
         _angles[(num_rows,)](
             cosines,
@@ -144,7 +144,7 @@ def rotate_and_write(
             LANES=lanes,
             HEADS=_HEADS,
             HAS_NORM=head_norm is not None,
-            num_warps=2,
+            num_warps=4,
             enable_fp_fusion=False,  # each product is rounded before they are added
         )
     return qkv.view(num_rows, all_heads, head_dim)[:, :num_heads]

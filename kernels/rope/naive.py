@@ -10,7 +10,7 @@ def angles(positions: Tensor, frequencies: Tensor, amplitude: float) -> tuple[Te
     """As `kernels.rope.angles`, of the same float32 angles, in float64 and without a rounding."""
     turned = (positions[:, None].float() * frequencies).double()
     cosines, sines = amplitude * turned.cos(), amplitude * turned.sin()
-    return torch.cat((cosines, cosines), 1), torch.cat((-sines, sines), 1)
+    return torch.cat((cosines, cosines), 1).unsqueeze(1), torch.cat((-sines, sines), 1).unsqueeze(1)
 
 
 def rotated(
@@ -30,6 +30,6 @@ def rotated(
             values = heads[row, head]
             if head_norm is not None:
                 values = rms_norm(values[None], head_norm[head], epsilon)[0]
-            cosines, sines = turns[0][row].double(), turns[1][row].double()
+            cosines, sines = turns[0][row, 0].double(), turns[1][row, 0].double()
             heads[row, head] = values * cosines + torch.cat((values[half:], values[:half])) * sines
     return heads

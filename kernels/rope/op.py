@@ -25,7 +25,7 @@ def angles(positions: Tensor, frequencies: Tensor, amplitude: float, dtype: torc
         dtype: That of queries and keys.
 
     Returns:
-        Two `[num_rows, head_dim]`, contiguous.
+        Two `[num_rows, 1, head_dim]`, contiguous.
     """
     if positions.is_cuda:
         found: tuple[Tensor, Tensor] = kernel_of("rope").angles(positions, frequencies, amplitude, dtype)

@@ -12,13 +12,13 @@ def angles(positions: Tensor, frequencies: Tensor, amplitude: float, dtype: torc
     turned = positions.unsqueeze(1).float() * frequencies
     cosines = (turned.cos() * amplitude).to(dtype)
     sines = (turned.sin() * amplitude).to(dtype)
-    return torch.cat((cosines, cosines), 1), torch.cat((-sines, sines), 1)
+    return torch.cat((cosines, cosines), 1).unsqueeze(1), torch.cat((-sines, sines), 1).unsqueeze(1)
 
 
 def turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotates `x`, `[num_rows, heads, head_dim]`; returns a new tensor."""
     first, second = x.chunk(2, -1)
-    return x * cosines.unsqueeze(1) + torch.cat((second, first), -1) * sines.unsqueeze(1)
+    return x * cosines + torch.cat((second, first), -1) * sines
 
 
 def rotate_and_write(

@@ -1,7 +1,6 @@
 """From logits to tokens, for rows with different parameters."""
 
-from kernels.sampling.draw import draw
-from kernels.sampling.penalties import apply_penalties
-from kernels.sampling.truncation import scale, truncate
+from kernels.sampling.batch import Choices, Penalties
+from kernels.sampling.op import sample
 
-__all__ = ["apply_penalties", "draw", "scale", "truncate"]
+__all__ = ["Choices", "Penalties", "sample"]

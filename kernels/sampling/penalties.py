@@ -3,6 +3,26 @@
 import torch
 from torch import Tensor
 
+from kernels.sampling.batch import Penalties
+
+MAX_SCORE = torch.finfo(torch.float32).max / 2  # so that the difference of two is finite, too
+
+
+def penalised(logits: Tensor, penalties: Penalties) -> Tensor:
+    """A copy of `logits` in which the rows with penalties bear them."""
+    scores = logits.clone()
+    borne = apply_penalties(
+        logits[penalties.rows],
+        penalties.seen,
+        penalties.output,
+        penalties.repetition,
+        penalties.presence,
+        penalties.frequency,
+    )
+    # A tiny repetition penalty takes a logit to infinity, and differences of infinities are no numbers.
+    scores[penalties.rows] = borne.clamp_(-MAX_SCORE, MAX_SCORE)
+    return scores
+
 
 def apply_penalties(
     logits: Tensor,

@@ -185,8 +185,8 @@ def test_a_bad_argument_is_named(name: str) -> None:
     }
     bad: dict[str, list[Any]] = {
         "qkv": [case.qkv[0], case.qkv[:, 1:], case.qkv.int(), torch.zeros(128, 4, device=DEVICE).t()],
-        "cosines": [case.turns[0][:3], case.turns[0].half(), case.turns[0][:, ::2]],
-        "sines": [case.turns[1][:3], case.turns[1].half(), case.turns[1][:, ::2]],
+        "cosines": [case.turns[0][:3], case.turns[0].half(), case.turns[0][:, 0]],
+        "sines": [case.turns[1][:3], case.turns[1].half(), case.turns[1][:, :, ::2]],
         "pages": [case.pages[:, :-1], case.pages.half(), case.pages[0], case.pages[::2]],
         "slots": [case.slots.int(), case.slots[:3], case.slots[:, None]],
         "head_norm": [good["head_norm"][:5], good["head_norm"].half()],

@@ -7,13 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.sampling import apply_penalties, draw, scale, truncate
+from kernels.sampling import Choices, Penalties, sample
 from worker.engine.noise import uniforms
 from worker.engine.sequence import Sequence
 from worker.engine.staging import HostCopy, joined, to_device
 from worker.types import PositionLogprobs, SamplingParams
-
-_MAX_SCORE = torch.finfo(torch.float32).max / 2  # so that the difference of two is finite, too
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class _Logprobs:
 
 
 @dataclass(frozen=True, slots=True)
-class _Penalties:
+class _Penalised:
     """The rows with penalties, `[num_rows]` int64, and those rows' parameters, `[num_rows]` float32."""
 
     sequences: list[Sequence]
@@ -74,26 +72,13 @@ class _Penalties:
 
 
 @dataclass(frozen=True, slots=True)
-class _Draws:
-    """Rows that are drawn, `[num_rows]` int64, their parameters, `[num_rows]`, and whether any token is dropped."""
-
-    sequences: list[Sequence]
-    seeds: np.ndarray[tuple[int], np.dtype[np.int64]]
-    rows: Tensor
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    min_p: Tensor
-    is_truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
 class _Table:
     """What the parameters of a list of sequences come to."""
 
     sequences: list[Sequence]
-    penalties: _Penalties | None
-    draws: tuple[_Draws, ...]
+    choices: Choices
+    seeds: np.ndarray[tuple[int], np.dtype[np.int64]]
+    penalised: _Penalised | None
     logprob_rows: list[int]
 
 
@@ -118,46 +103,29 @@ class Sampler:
         table = self._table
         if table is None or table.sequences != sequences:
             table = self._table = _tabulate(sequences, self._device)
-        scores = logits if table.penalties is None else _penalised(logits, table.penalties)
-        tokens = scores.argmax(dim=-1)
-        for draws in table.draws:
-            tokens[draws.rows] = _drawn(scores, draws)
+        penalties = None if table.penalised is None else _penalties(table.penalised, logits)
+        noise = None
+        if table.choices.has_draws:
+            positions = np.array([s.num_output for s in sequences], dtype=np.int64)
+            (noise,) = to_device([uniforms(table.seeds, positions)], logits.device)
+        tokens = sample(logits, table.choices, noise, penalties)
         logprobs = _logprobs(logits, tokens, table) if table.logprob_rows else None
-        return SampledTokens(tokens, table.penalties is not None, HostCopy(tokens), logprobs)
+        return SampledTokens(tokens, penalties is not None, HostCopy(tokens), logprobs)
 
 
-def _penalised(logits: Tensor, penalties: _Penalties) -> Tensor:
-    """A copy of `logits` in which the rows with penalties bear them."""
-    vocab = logits.shape[-1]
-    sequences = penalties.sequences
+def _penalties(penalised: _Penalised, logits: Tensor) -> Penalties:
+    """The penalties of a step: which tokens they fall on."""
+    sequences = penalised.sequences
     prompt = np.array([s.num_prompt for s in sequences])
     length = np.array([s.num_tokens for s in sequences])
     row = np.repeat(np.arange(len(sequences)), length)
     position = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
-    seen = row * vocab + joined((s.token_ids for s in sequences), np.int64)
+    seen = row * logits.shape[-1] + joined((s.token_ids for s in sequences), np.int64)
     output = seen[position >= prompt[row]]
-    seen_on_device, output_on_device = to_device([seen, output], logits.device)
-    scores = logits.clone()
-    penalised = apply_penalties(
-        logits[penalties.rows],
-        seen_on_device,
-        output_on_device,
-        penalties.repetition,
-        penalties.presence,
-        penalties.frequency,
+    seen_there, output_there = to_device([seen, output], logits.device)
+    return Penalties(
+        penalised.rows, penalised.repetition, penalised.presence, penalised.frequency, seen_there, output_there
     )
-    # A tiny repetition penalty takes a logit to infinity, and differences of infinities are no numbers.
-    scores[penalties.rows] = penalised.clamp_(-_MAX_SCORE, _MAX_SCORE)
-    return scores
-
-
-def _drawn(scores: Tensor, draws: _Draws) -> Tensor:
-    positions = np.array([s.num_output for s in draws.sequences], dtype=np.int64)
-    (noise,) = to_device([uniforms(draws.seeds, positions)], scores.device)
-    scaled = scale(scores[draws.rows], draws.temperature)
-    if draws.is_truncated:
-        scaled = truncate(scaled, draws.top_k, draws.top_p, draws.min_p)
-    return draw(scaled, noise)
 
 
 def _logprobs(logits: Tensor, tokens: Tensor, table: _Table) -> _Logprobs:
@@ -171,15 +139,12 @@ def _logprobs(logits: Tensor, tokens: Tensor, table: _Table) -> _Logprobs:
 
 
 def _tabulate(sequences: list[Sequence], device: torch.device) -> _Table:
-    penalised = [row for row, s in enumerate(sequences) if _has_penalty(s.sampling)]
-    drawn = [row for row, s in enumerate(sequences) if not s.sampling.is_greedy]
-    # Sorting the vocabulary costs more than all else, so rows that keep every token do without.
-    whole = [row for row in drawn if not _is_truncated(sequences[row].sampling)]
-    truncated = [row for row in drawn if _is_truncated(sequences[row].sampling)]
+    rows = [row for row, s in enumerate(sequences) if _has_penalty(s.sampling)]
     return _Table(
         sequences=list(sequences),
-        penalties=_penalties(sequences, penalised, device) if penalised else None,
-        draws=tuple(_draws(sequences, rows, device) for rows in (whole, truncated) if rows),
+        choices=_choices([s.sampling for s in sequences], device),
+        seeds=np.array([s.sampling.seed for s in sequences], dtype=np.int64),
+        penalised=_penalised(sequences, rows, device) if rows else None,
         logprob_rows=[row for row, s in enumerate(sequences) if s.request.logprob_count is not None],
     )
 
@@ -192,27 +157,28 @@ def _is_truncated(params: SamplingParams) -> bool:
     return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
 
 
-def _penalties(sequences: list[Sequence], rows: list[int], device: torch.device) -> _Penalties:
+def _penalised(sequences: list[Sequence], rows: list[int], device: torch.device) -> _Penalised:
     chosen = [sequences[row] for row in rows]
     values = np.array(
         [(p.repetition_penalty, p.presence_penalty, p.frequency_penalty) for p in (s.sampling for s in chosen)],
         dtype=np.float32,
     )
-    return _Penalties(chosen, *to_device([np.array(rows), *np.ascontiguousarray(values.T)], device))
+    return _Penalised(chosen, *to_device([np.array(rows), *np.ascontiguousarray(values.T)], device))
 
 
-def _draws(sequences: list[Sequence], rows: list[int], device: torch.device) -> _Draws:
-    chosen = [sequences[row] for row in rows]
-    params = [s.sampling for s in chosen]
-    indices, temperature, top_k, top_p, min_p = to_device(
+def _choices(params: list[SamplingParams], device: torch.device) -> Choices:
+    drawn = [row for row, p in enumerate(params) if not p.is_greedy]
+    temperature, top_k, top_p, min_p, whole, truncated = to_device(
         [
-            np.array(rows),
             np.array([p.temperature for p in params], dtype=np.float32),
-            np.array([p.top_k for p in params]),
-            np.array([p.top_p for p in params]),
-            np.array([p.min_p for p in params]),
+            np.array([p.top_k for p in params], dtype=np.int64),
+            np.array([p.top_p for p in params], dtype=np.float64),
+            np.array([p.min_p for p in params], dtype=np.float64),
+            np.array([row for row in drawn if not _is_truncated(params[row])], dtype=np.int64),
+            np.array([row for row in drawn if _is_truncated(params[row])], dtype=np.int64),
         ],
         device,
     )
-    seeds = np.array([p.seed for p in params], dtype=np.int64)
-    return _Draws(chosen, seeds, indices, temperature, top_k, top_p, min_p, is_truncated=_is_truncated(params[0]))
+    has_top_k = any(params[row].top_k > 0 for row in drawn)
+    has_top_p = any(params[row].top_p < 1.0 for row in drawn)
+    return Choices(temperature, top_k, top_p, min_p, whole, truncated, has_top_k=has_top_k, has_top_p=has_top_p)

@@ -2,16 +2,18 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear, rms_norm, silu
+from torch.nn.functional import embedding, linear
 
+from kernels.activation import silu_mul
 from kernels.attention import paged_attention
 from kernels.lora import mbgmm
-from kernels.paging import write_kv
+from kernels.norm import add_rms_norm, gather_rms_norm, rms_norm
+from kernels.rope import rotate_and_write
 from worker.memory.layout import GROUPS
 from worker.model.batch import ForwardBatch
 from worker.model.config import ModelConfig
-from worker.model.rope import Rotation, turn
-from worker.model.weights import LayerWeights, ModelWeights
+from worker.model.rope import Rotation
+from worker.model.weights import ModelWeights
 from worker.model.workspace import Buffers, Workspace
 
 _QKV, _O, _GATE_UP, _DOWN = GROUPS
@@ -46,42 +48,48 @@ class Decoder:
         Returns:
             Logits of `batch.logit_rows`, `[num_logit_rows, vocab_size]` float32.
         """
+        layers, epsilon = self._weights.layers, self._config.norm_epsilon
         with torch.inference_mode():
             hidden = embedding(batch.token_ids, self._weights.embedding)
-            angles = self._rotation.angles(batch.positions)
+            turns = self._rotation.angles(batch.positions)
             buffers = self._workspace.buffers(hidden.shape[0])
-            for layer, weights in enumerate(self._weights.layers):
-                hidden += self._attention(layer, weights, hidden, angles, batch, pages[layer], buffers)
-                hidden += self._mlp(layer, weights, hidden, batch, pages[layer], buffers)
-            wanted = self._norm(hidden.index_select(0, batch.logit_rows), self._weights.norm)
+            x = rms_norm(hidden, layers[0].input_norm, epsilon, buffers.x)
+            for layer, weights in enumerate(layers):
+                update = self._attention(layer, x, turns, batch, pages[layer], buffers)
+                x = add_rms_norm(hidden, update, weights.post_attention_norm, epsilon, buffers.x)
+                update = self._mlp(layer, x, batch, pages[layer], buffers)
+                if layer + 1 < len(layers):
+                    x = add_rms_norm(hidden, update, layers[layer + 1].input_norm, epsilon, buffers.x)
+            wanted = gather_rms_norm(hidden, update, batch.logit_rows, self._weights.norm, epsilon)
             return linear(wanted, self._weights.output).float()
 
     def _attention(
         self,
         layer: int,
-        weights: LayerWeights,
-        hidden: Tensor,
-        angles: tuple[Tensor, Tensor],
+        x: Tensor,
+        turns: tuple[Tensor, Tensor],
         batch: ForwardBatch,
         pages: Tensor,
         buffers: Buffers,
     ) -> Tensor:
-        shape = self._config.shape
-        num_rotated = shape.num_heads + shape.num_kv_heads
-        x = self._norm(hidden, weights.input_norm, buffers.x)
+        shape, weights = self._config.shape, self._weights.layers[layer]
         qkv = weights.qkv(x, buffers.qkv)
         if batch.lora is not None:
             mbgmm(buffers.qkv_columns, x, pages, batch.lora, layer=layer, modules=_QKV)
-
-        heads = qkv.view(-1, num_rotated + shape.num_kv_heads, shape.head_dim)
-        rotated = heads[:, :num_rotated]
-        if weights.qk_norm is not None:
-            rotated = self._norm(rotated, weights.qk_norm)
-        rotated = turn(rotated, *angles)  # queries, then keys
         block_size = pages.shape[1] // (2 * shape.num_kv_heads * shape.head_dim)
-        write_kv(pages, rotated[:, shape.num_heads :], heads[:, num_rotated:], batch.attention.kv_slots, block_size)
+        query = rotate_and_write(
+            qkv,
+            turns,
+            pages,
+            batch.attention.kv_slots,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            block_size=block_size,
+            head_norm=weights.qk_norm,
+            epsilon=self._config.norm_epsilon,
+        )
         attended = paged_attention(
-            rotated[:, : shape.num_heads],
+            query,
             pages,
             batch.attention,
             num_kv_heads=shape.num_kv_heads,
@@ -94,27 +102,13 @@ class Decoder:
             mbgmm((output,), attended, pages, batch.lora, layer=layer, modules=_O)
         return output
 
-    def _mlp(
-        self,
-        layer: int,
-        weights: LayerWeights,
-        hidden: Tensor,
-        batch: ForwardBatch,
-        pages: Tensor,
-        buffers: Buffers,
-    ) -> Tensor:
-        x = self._norm(hidden, weights.post_attention_norm, buffers.x)
-        weights.gate_up(x, buffers.gate_up)
+    def _mlp(self, layer: int, x: Tensor, batch: ForwardBatch, pages: Tensor, buffers: Buffers) -> Tensor:
+        weights = self._weights.layers[layer]
+        gate_up = weights.gate_up(x, buffers.gate_up)
         if batch.lora is not None:
             mbgmm(buffers.gate_up_columns, x, pages, batch.lora, layer=layer, modules=_GATE_UP)
-        gate, up = buffers.gate_up_columns
-        inner = torch.mul(silu(gate), up, out=buffers.inner)
+        inner = silu_mul(gate_up, buffers.inner)
         output = weights.down(inner, buffers.output)
         if batch.lora is not None:
             mbgmm((output,), inner, pages, batch.lora, layer=layer, modules=_DOWN)
         return output
-
-    def _norm(self, x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
-        """RMSNorm over the last dimension in float32, rounded before the weight is applied, as transformers does."""
-        normed = rms_norm(x.float(), x.shape[-1:], None, self._config.norm_epsilon).to(x.dtype)
-        return torch.mul(normed, weight, out=out)

@@ -1,7 +1,4 @@
-"""Rotary positions: the frequencies of each scaling, and the rotation.
-
-RoFormer, arXiv 2104.09864: element pair `(i, i + head_dim / 2)` of a head turns by `position * frequency[i]`.
-"""
+"""Rotary positions: the frequencies of each scaling."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels.rope import angles
 from worker.model.errors import ModelUnsupported
 from worker.model.fields import Fields
 
@@ -107,32 +105,20 @@ class RopeConfig:
 
 
 class Rotation:
-    """Turns queries and keys on one device."""
+    """How far the queries and keys at a position turn, on one device."""
 
     def __init__(self, config: RopeConfig, dtype: torch.dtype, device: torch.device) -> None:
         self._frequencies = config.scaling.frequencies(config.theta, config.head_dim).to(device)
         self._amplitude = config.scaling.amplitude
         self._dtype = dtype
-        half = config.head_dim // 2
-        self._signs = torch.cat((-torch.ones(half), torch.ones(half))).to(device)
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines, and sines with the signs that `turn` needs, each `[num_rows, 1, head_dim]`.
+        """Cosines and signed sines, as `kernels.rope` takes them, each `[num_rows, 1, head_dim]`.
 
         Args:
             positions: `[num_rows]` int64.
         """
-        angles = positions.unsqueeze(1).float() * self._frequencies
-        angles = torch.cat((angles, angles), 1)
-        cosines = angles.cos() * self._amplitude
-        sines = angles.sin() * self._amplitude * self._signs
-        return cosines.to(self._dtype).unsqueeze(1), sines.to(self._dtype).unsqueeze(1)
-
-
-def turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotates `x`, `[num_rows, heads, head_dim]`; returns a new tensor."""
-    first, second = x.chunk(2, -1)
-    return x * cosines + torch.cat((second, first), -1) * sines
+        return angles(positions, self._frequencies, self._amplitude, self._dtype)
 
 
 def read_rope(fields: Fields, head_dim: int) -> RopeConfig:

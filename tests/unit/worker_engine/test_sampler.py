@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.sampling.reference import reference_draw, reference_penalties, reference_probabilities
+from kernels.sampling.naive import reference_draw, reference_penalties, reference_probabilities
 from worker.engine.noise import uniforms
 from worker.engine.sampler import Sampler
 from worker.engine.sequence import Sequence

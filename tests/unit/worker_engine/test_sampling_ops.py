@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from kernels.sampling.draw import draw
+from kernels.sampling.naive import reference_draw, reference_penalties, reference_probabilities
 from kernels.sampling.penalties import apply_penalties
-from kernels.sampling.reference import reference_draw, reference_penalties, reference_probabilities
 from kernels.sampling.truncation import scale, truncate
 from worker.engine.noise import uniforms
 

@@ -8,9 +8,10 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
+from kernels.rope.reference import turn
 from tests.unit.worker_model.model_directories import write_config
 from worker.model.config import read_config
-from worker.model.rope import Rotation, turn
+from worker.model.rope import Rotation
 
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SCALINGS: list[dict[str, Any]] = [
