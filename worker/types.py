@@ -125,6 +125,21 @@ class SequenceOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSize:
+    """A batch that is filled up with sequences that own no row, so that its tensors have these shapes whoever is in it.
+
+    Attributes:
+        num_rows: Rows of tokens.
+        num_seqs: Sequences, adapters, and rows of logits.
+        is_decode: Whether no sequence owns more than one row.
+    """
+
+    num_rows: int
+    num_seqs: int
+    is_decode: bool
+
+
+@dataclass(frozen=True, slots=True)
 class OutputPiece:
     """What one step added to a request's output: tokens, and the text that became certain with them.
 

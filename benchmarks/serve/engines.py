@@ -43,6 +43,7 @@ def engine_of(
         context_length=_CONTEXT,
         max_step_tokens=bounds.max_step_tokens,
         max_running=bounds.max_running,
+        max_graph_rows=0 if device.type == "cpu" else bounds.max_step_tokens,
         overlap=device.type != "cpu",
     )
     geometry = PageGeometry(setup.shape, config.block_size)

@@ -57,7 +57,8 @@ def make_engine(zoo: Zoo, device: torch.device, num_kv_pages: int) -> OfflineEng
     largest = max(adapter.layout.num_pages(geometry) for adapter in zoo.adapters.values())
     page_bytes = page_size_bytes(geometry, torch.float32)
     pool_bytes = (largest + num_kv_pages) * page_bytes
-    return OfflineEngine(model, CONFIG, pool_bytes=pool_bytes, host_bytes=400 * page_bytes)
+    config = CONFIG if device.type == "cpu" else replace(CONFIG, max_graph_rows=CONFIG.max_running)
+    return OfflineEngine(model, config, pool_bytes=pool_bytes, host_bytes=400 * page_bytes)
 
 
 def draw_requests(hosted: dict[str, HostedAdapter], seed: int) -> list[EngineRequest]:

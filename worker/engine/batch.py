@@ -5,7 +5,8 @@ bytes, and the rest is arithmetic on whole arrays.
 """
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,31 +15,86 @@ from torch import Tensor
 
 from kernels.attention.batch import AttentionBatch
 from worker.adapters.residency import Residency
+from worker.engine.config import EngineConfig
 from worker.engine.lora_tables import LoraTables
 from worker.engine.scheduler import Plan
 from worker.engine.sequence import Sequence
-from worker.engine.staging import joined, to_device
+from worker.engine.staging import joined, staged_bytes, to_device
 from worker.model.batch import ForwardBatch
-from worker.types import HostedAdapter
+from worker.types import BatchSize, HostedAdapter
 
 _ANY_TOKEN = array("q", [0])  # stands where a pending token belongs
 
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """A step's tensors, and the sequences whose next token its logit rows tell, in row order."""
+    """A step's tensors, and the sequences whose next token its first logit rows tell, in row order."""
 
     forward: ForwardBatch
     sampled: list[Sequence]
 
 
-class BatchBuilder:
-    """Builds batches for one device and block size."""
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """A forward batch's tables on the host; `ForwardBatch`, `AttentionBatch` and `LoraBatch` say what each is."""
 
-    def __init__(self, block_size: int, residency: Residency, device: torch.device) -> None:
-        self._block_size = block_size
+    token_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    query_start: NDArray[np.int32]
+    context_lens: NDArray[np.int32]
+    block_table: NDArray[np.int32]
+    kv_slots: NDArray[np.int64]
+    logit_rows: NDArray[np.int64]
+    row_start: NDArray[np.int32]
+    lora_slots: NDArray[np.int32]
+
+    def padded(self, size: BatchSize, num_blocks: int) -> "_Arrays":
+        """The same in a batch of fixed size: the sequences and adapters that were added own no row and no token."""
+        rows, last_row = size.num_rows - len(self.token_ids), self.query_start[-1]
+        seqs = size.num_seqs - len(self.context_lens)
+        table = np.full((size.num_seqs, num_blocks), -1, dtype=np.int32)
+        table[: len(self.block_table), : self.block_table.shape[1]] = self.block_table
+        return _Arrays(
+            token_ids=_extended(self.token_ids, rows, 0),
+            positions=_extended(self.positions, rows, 0),
+            query_start=_extended(self.query_start, seqs, last_row),
+            context_lens=_extended(self.context_lens, seqs, 0),
+            block_table=table,
+            kv_slots=_extended(self.kv_slots, rows, -1),
+            logit_rows=_extended(self.logit_rows, size.num_seqs - len(self.logit_rows), 0),
+            row_start=_extended(self.row_start, size.num_seqs + 1 - len(self.row_start), last_row),
+            lora_slots=_extended(self.lora_slots, size.num_seqs - len(self.lora_slots), 0),
+        )
+
+    def as_list(self) -> list[NDArray[Any]]:
+        """In the order of the fields."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+class BatchBuilder:
+    """Builds batches for one device.
+
+    If `config` has graph sizes, a batch is filled up to the next of them and lies at the same addresses every time, so
+    that what the device does with it can be recorded once and replayed.
+    """
+
+    def __init__(self, config: EngineConfig, residency: Residency, device: torch.device) -> None:
+        self._block_size = config.block_size
+        self._max_blocks = -(-config.context_length // config.block_size)
         self._device = device
+        self._decode_sizes = config.decode_sizes
+        self._chunk_sizes = config.chunk_sizes
         self._tables = LoraTables(residency, device)
+        self._memory: Tensor | None = None  # of batches of fixed size
+        if sizes := self.sizes:
+            largest = max(staged_bytes(_nobody(size, self._max_blocks).as_list()) for size in sizes)
+            feed = 2 * config.max_running * np.dtype(np.int64).itemsize + 64
+            self._memory = torch.zeros(largest + feed, dtype=torch.uint8, device=device)
+
+    @property
+    def sizes(self) -> tuple[BatchSize, ...]:
+        """Fixed sizes of batches, ascending by rows; of decodes, then of any."""
+        return self._decode_sizes + self._chunk_sizes
 
     def build(self, plan: Plan, pending: Tensor | None = None) -> StepBatch:
         """The tensors of a plan that has at least one sequence.
@@ -48,50 +104,90 @@ class BatchBuilder:
             pending: Tokens of the step in flight, `[num_rows]` on the device: of sequences with a `pending_row`.
         """
         sequences = plan.sequences
+        arrays, is_sampled = self._arrays(plan)
+        live, row_start = _live_adapters(sequences, arrays.query_start)
+        arrays = replace(arrays, row_start=row_start, lora_slots=self._tables.slots(live))
+        size = self._size(plan, len(arrays.token_ids), all_sampled=bool(is_sampled.all()))
+        if size is not None:
+            arrays = arrays.padded(size, self._max_blocks)
+
+        fed = [row for row, s in enumerate(sequences) if s.pending_row is not None]
+        sources = np.array([sequences[row].pending_row for row in fed], dtype=np.int64)
+        targets = (arrays.query_start[1:] - 1)[fed].astype(np.int64)
+        memory = None if size is None else self._memory
+        *tensors, source, target = to_device([*arrays.as_list(), sources, targets], self._device, memory)
+        if fed:
+            assert pending is not None, "a sequence waits for a token that is not in flight"
+            tensors[0].index_copy_(0, target, pending.index_select(0, source))
+        forward = self._forward(tensors, live, size, max(plan.num_tokens))
+        return StepBatch(forward, [s for s, ends in zip(sequences, is_sampled.tolist(), strict=True) if ends])
+
+    def nobody(self, size: BatchSize) -> ForwardBatch:
+        """A batch of fixed size, one of `sizes`, in which no sequence owns a row: it computes and changes nothing."""
+        return self._forward(to_device(_nobody(size, self._max_blocks).as_list(), self._device, self._memory), [], size)
+
+    def _forward(
+        self,
+        tensors: list[Tensor],
+        live: list[HostedAdapter],
+        size: BatchSize | None,
+        max_query_len: int | None = None,
+    ) -> ForwardBatch:
+        if size is not None:
+            max_query_len = 1 if size.is_decode else None
+        token_ids, positions, query_start, context_lens, block_table, kv_slots, logit_rows, row_start, slots = tensors
+        attention = AttentionBatch(query_start, context_lens, block_table, kv_slots, max_query_len)
+        lora = None
+        if live:
+            lora = self._tables.batch(live, slots, row_start) if size is None else self._tables.fixed(slots, row_start)
+        return ForwardBatch(token_ids, positions, attention, lora, logit_rows, size)
+
+    def _size(self, plan: Plan, num_rows: int, *, all_sampled: bool) -> BatchSize | None:
+        """The fixed size for a plan, if one is large enough."""
+        is_decode = all_sampled and max(plan.num_tokens) == 1
+        sizes = self._decode_sizes if is_decode else self._chunk_sizes
+        return next((size for size in sizes if size.num_rows >= num_rows), None)
+
+    def _arrays(self, plan: Plan) -> tuple[_Arrays, NDArray[np.bool_]]:
+        """The tables, and which sequences' last tokens are among the rows, so that their next is wanted."""
+        sequences = plan.sequences
         num_tokens = np.array(plan.num_tokens, dtype=np.int64)
         computed = np.array([s.num_computed for s in sequences], dtype=np.int64)
         query_start = np.zeros(len(sequences) + 1, dtype=np.int32)
         np.cumsum(num_tokens, out=query_start[1:])
-        token_ids = joined(
-            (_chunk(s, n) for s, n in zip(sequences, plan.num_tokens, strict=True)),
-            np.int64,
-        )
+        token_ids = joined((_chunk(s, n) for s, n in zip(sequences, plan.num_tokens, strict=True)), np.int64)
         block_table = _block_table(sequences)
         owner = np.repeat(np.arange(len(sequences)), num_tokens)  # of each row
         positions = np.arange(len(token_ids)) + (computed - query_start[:-1])[owner]
         pages = block_table[owner, positions // self._block_size].astype(np.int64)
-        kv_slots = pages * self._block_size + positions % self._block_size
         context_lens = computed + num_tokens
         is_sampled = context_lens == np.array([s.num_tokens for s in sequences])
-        logit_rows = (query_start[1:] - 1)[is_sampled].astype(np.int64)
-        live, row_start = _live_adapters(sequences, query_start)
-        arrays = [token_ids, positions, query_start, context_lens.astype(np.int32), block_table, kv_slots, logit_rows]
-        fed = np.array([(s.pending_row is not None) for s in sequences])
-        sources = np.array([s.pending_row for s in sequences if s.pending_row is not None], dtype=np.int64)
-        targets = (query_start[1:] - 1)[fed].astype(np.int64)
-        lora_slots = self._tables.slots(live)
-        tensors = to_device([*arrays, row_start, sources, targets, lora_slots], self._device)
-        if len(sources):
-            assert pending is not None, "a sequence waits for a token that is not in flight"
-            tensors[0].index_copy_(0, tensors[9], pending.index_select(0, tensors[8]))
-        forward = ForwardBatch(
-            token_ids=tensors[0],
-            positions=tensors[1],
-            attention=AttentionBatch(
-                query_start=tensors[2],
-                context_lens=tensors[3],
-                block_table=tensors[4],
-                kv_slots=tensors[5],
-                max_query_len=int(num_tokens.max()),
-            ),
-            lora=self._tables.batch(live, tensors[10], tensors[7]) if live else None,
-            logit_rows=tensors[6],
+        arrays = _Arrays(
+            token_ids=token_ids,
+            positions=positions,
+            query_start=query_start,
+            context_lens=context_lens.astype(np.int32),
+            block_table=block_table,
+            kv_slots=pages * self._block_size + positions % self._block_size,
+            logit_rows=(query_start[1:] - 1)[is_sampled].astype(np.int64),
+            row_start=query_start[-1:],
+            lora_slots=np.zeros(0, dtype=np.int32),
         )
-        return StepBatch(forward, [s for s, ends in zip(sequences, is_sampled.tolist(), strict=True) if ends])
+        return arrays, is_sampled
 
     def forget_adapter(self, digest: str) -> None:
         """Drop what is kept of an adapter that left the pool."""
         self._tables.forget(digest)
+
+
+def _nobody(size: BatchSize, num_blocks: int) -> _Arrays:
+    none, no_row = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int32)
+    table, nothing = np.zeros((0, num_blocks), dtype=np.int32), np.zeros(0, dtype=np.int32)
+    return _Arrays(none, none, no_row, nothing, table, none, none, no_row, nothing).padded(size, num_blocks)
+
+
+def _extended(array: NDArray[Any], count: int, value: int) -> NDArray[Any]:
+    return np.concatenate([array, np.full(count, value, dtype=array.dtype)])
 
 
 def _chunk(sequence: Sequence, num_tokens: int) -> "array[int]":

@@ -8,6 +8,7 @@ from worker.memory.host_arena import HostArena
 from worker.memory.layout import PageGeometry
 from worker.memory.pool import PagePool
 from worker.memory.storage import PageStorage, page_size_bytes, pages_in_budget
+from worker.model.graphs import GraphedDecoder
 from worker.model.loader import LoadedModel
 
 
@@ -30,4 +31,13 @@ def build_engine(model: LoadedModel, arena: HostArena, config: EngineConfig, *, 
     pool = PagePool(num_pages)
     max_load_pages = max(1, config.max_step_load_bytes // page_size_bytes(geometry, decoder.dtype))
     residency = Residency(pool, geometry, max_load_pages)
-    return Engine(decoder, storage, pool, residency, loader_for(arena, storage), config)
+    engine = Engine(
+        GraphedDecoder(decoder) if config.max_graph_rows else decoder,
+        storage,
+        pool,
+        residency,
+        loader_for(arena, storage),
+        config,
+    )
+    engine.warm_up()
+    return engine

@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass
 
+from worker.types import BatchSize
+
+# Weights are read at the same speed for 1 to 64 rows, so larger steps cost little there, and captures are few.
+_DECODE_ROWS = (1, 2, 4, 8, 16, 32, 48, *range(64, 256, 32), *range(256, 4096, 64))
+_CHUNK_ROWS = 64  # a step of some hundred rows takes as long as its arithmetic: half of this are computed in vain
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -19,6 +25,7 @@ class EngineConfig:
         watermark: Share of the pool that an admission leaves free while others run, for their next blocks.
         max_step_load_bytes: Adapters copied to the pool before one step, so that the copies are hidden under the step
             before it; a single adapter may be larger.
+        max_graph_rows: Steps of up to so many rows are recorded as CUDA graphs and replayed; 0: none.
         overlap: Whether a step is planned while the device runs the one before; of use where the two are not the same
             processor.
     """
@@ -32,7 +39,22 @@ class EngineConfig:
     admission_window: int = 256
     watermark: float = 0.02
     max_step_load_bytes: int = 256 * 1024 * 1024
+    max_graph_rows: int = 0
     overlap: bool = False
+
+    @property
+    def decode_sizes(self) -> tuple[BatchSize, ...]:
+        """Of the batches of decodes that are recorded; a batch is filled up to the next of them."""
+        most = min(self.max_graph_rows, self.max_running)
+        rows = [size for size in _DECODE_ROWS if size < most] + ([most] if most else [])
+        return tuple(BatchSize(size, size, is_decode=True) for size in rows)
+
+    @property
+    def chunk_sizes(self) -> tuple[BatchSize, ...]:
+        """Of the other batches that are recorded, those with prompts in them."""
+        most = min(self.max_graph_rows, self.max_step_tokens)
+        rows = [*range(_CHUNK_ROWS, most, _CHUNK_ROWS), *([most] if most else [])]
+        return tuple(BatchSize(size, self.max_running, is_decode=False) for size in rows)
 
     def __post_init__(self) -> None:
         counts = (

@@ -81,7 +81,7 @@ class Engine:
         self._config = config
         self._clock = clock
         self._scheduler = Scheduler(pool, residency, config)
-        self._batches = BatchBuilder(config.block_size, residency, device)
+        self._batches = BatchBuilder(config, residency, device)
         self._sampler = Sampler(device)
         self._in_flight: _InFlight | None = None
         self._sequences: dict[str, Sequence] = {}
@@ -116,6 +116,12 @@ class Engine:
             self._outputs.append(SequenceOutput(request_id, finish_reason=FinishReason.CANCELLED))
 
     @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Let the model record its steps, so that no request waits for that."""
+        for size in reversed(self._batches.sizes):  # the largest first: the others fit in its memory
+            self._model.forward(self._batches.nobody(size), self._storage.pages)
+
+    @torch.inference_mode()
     def step(self) -> StepResult:
         """Compute the next tokens of as many sequences as the bounds allow."""
         started = self._clock()
@@ -137,7 +143,7 @@ class Engine:
         pending = None if self._in_flight is None else self._in_flight.tokens.tokens
         batch = self._batches.build(plan, pending)
         logits = self._model.forward(batch.forward, self._storage.pages)
-        tokens = self._sampler.sample(logits, batch.sampled)
+        tokens = self._sampler.sample(logits[: len(batch.sampled)], batch.sampled)
         for sequence, num_tokens in zip(plan.sequences, plan.num_tokens, strict=True):
             if sequence.num_computed < sequence.num_prompt:
                 self._num_prefill_tokens += min(num_tokens, sequence.num_prompt - sequence.num_computed)

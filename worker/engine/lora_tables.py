@@ -59,6 +59,11 @@ class LoraTables:
             return self._last[1]
         return self._last[1].with_rows(row_start)
 
+    def fixed(self, slots: Tensor, row_start: Tensor) -> LoraBatch:
+        """The batch of as many live adapters as there are `slots`; those that fill it up own no row."""
+        assert self._directory is not None, "the slots were asked for first"
+        return LoraBatch(row_start, slots, self._directory)
+
     def forget(self, digest: str) -> None:
         """Give back the slot of an adapter that left the pool."""
         entry = self._entries.pop(digest, None)

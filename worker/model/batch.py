@@ -6,6 +6,7 @@ from torch import Tensor
 
 from kernels.attention import AttentionBatch
 from kernels.lora import LoraBatch
+from worker.types import BatchSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +19,7 @@ class ForwardBatch:
         attention: The sequences.
         lora: The live adapters; None if all rows use the base model alone.
         logit_rows: `[num_logit_rows]` int64; the rows whose next token is wanted.
+        size: If set, the batch was filled up to it, and its tensors lie where those of every batch of this size lie.
     """
 
     token_ids: Tensor
@@ -25,3 +27,4 @@ class ForwardBatch:
     attention: AttentionBatch
     lora: LoraBatch | None
     logit_rows: Tensor
+    size: BatchSize | None = None
