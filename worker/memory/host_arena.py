@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from kernels.paging import copy_pages
 from worker.memory.arena_file import ArenaFile
 from worker.memory.errors import HostArenaUnusable
 from worker.memory.layout import PageGeometry
@@ -106,4 +107,4 @@ class HostArena:
             block = self._pages[host_pages[start] : host_pages[start] + stop - start]  # [pages, num_layers, elements]
             moved = block.to(storage.pages.device, non_blocking=True)
             ids = torch.tensor(pool_pages[start:stop], pin_memory=True).to(moved.device, non_blocking=True)
-            storage.pages.index_copy_(1, ids, moved.transpose(0, 1))
+            copy_pages(storage.pages, ids, moved.transpose(0, 1))
