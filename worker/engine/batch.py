@@ -5,6 +5,7 @@ bytes, and the rest is arithmetic on whole arrays.
 """
 
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.attention.batch import AttentionBatch
+from kernels.lora import LoraBatch
 from worker.adapters.residency import Residency
 from worker.engine.config import EngineConfig
 from worker.engine.lora_tables import LoraTables
@@ -119,28 +121,31 @@ class BatchBuilder:
         if fed:
             assert pending is not None, "a sequence waits for a token that is not in flight"
             tensors[0].index_copy_(0, target, pending.index_select(0, source))
-        forward = self._forward(tensors, live, size, max(plan.num_tokens))
+        if size is not None:
+            forward = self._forward(tensors, size, with_adapters=bool(live))
+        else:
+            *tables, first_rows, slots = tensors
+            lora = self._tables.batch(live, slots, first_rows) if live else None
+            forward = _batch(tables, lora, max(plan.num_tokens))
         return StepBatch(forward, [s for s, ends in zip(sequences, is_sampled.tolist(), strict=True) if ends])
 
-    def nobody(self, size: BatchSize) -> ForwardBatch:
-        """A batch of fixed size, one of `sizes`, in which no sequence owns a row: it computes and changes nothing."""
-        return self._forward(to_device(_nobody(size, self._max_blocks).as_list(), self._device, self._memory), [], size)
+    def nobodys(self) -> Iterator[ForwardBatch]:
+        """For every fixed size, the largest first, a batch in which no sequence owns a row, without and with adapters.
 
-    def _forward(
-        self,
-        tensors: list[Tensor],
-        live: list[HostedAdapter],
-        size: BatchSize | None,
-        max_query_len: int | None = None,
-    ) -> ForwardBatch:
-        if size is not None:
-            max_query_len = 1 if size.is_decode else None
-        token_ids, positions, query_start, context_lens, block_table, kv_slots, logit_rows, row_start, slots = tensors
-        attention = AttentionBatch(query_start, context_lens, block_table, kv_slots, max_query_len)
-        lora = None
-        if live:
-            lora = self._tables.batch(live, slots, row_start) if size is None else self._tables.fixed(slots, row_start)
-        return ForwardBatch(token_ids, positions, attention, lora, logit_rows, size)
+        They compute and change nothing.
+        """
+        self._tables.reserve()
+        for size in sorted(self.sizes, key=lambda size: size.num_rows, reverse=True):
+            arrays = _nobody(size, self._max_blocks).as_list()
+            for with_adapters in (False, True):
+                tensors = to_device(arrays, self._device, self._memory)
+                yield self._forward(tensors, size, with_adapters=with_adapters)
+
+    def _forward(self, tensors: list[Tensor], size: BatchSize, *, with_adapters: bool) -> ForwardBatch:
+        """The batch of a fixed size whose tables are these."""
+        *tables, first_rows, slots = tensors
+        lora = self._tables.fixed(slots, first_rows) if with_adapters else None
+        return _batch(tables, lora, 1 if size.is_decode else None, size)
 
     def _size(self, plan: Plan, num_rows: int, *, all_sampled: bool) -> BatchSize | None:
         """The fixed size for a plan, if one is large enough."""
@@ -178,6 +183,14 @@ class BatchBuilder:
     def forget_adapter(self, digest: str) -> None:
         """Drop what is kept of an adapter that left the pool."""
         self._tables.forget(digest)
+
+
+def _batch(
+    tables: list[Tensor], lora: LoraBatch | None, max_query_len: int | None, size: BatchSize | None = None
+) -> ForwardBatch:
+    token_ids, positions, query_start, context_lens, block_table, kv_slots, logit_rows = tables
+    attention = AttentionBatch(query_start, context_lens, block_table, kv_slots, max_query_len)
+    return ForwardBatch(token_ids, positions, attention, lora, logit_rows, size)
 
 
 def _nobody(size: BatchSize, num_blocks: int) -> _Arrays:

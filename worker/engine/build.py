@@ -39,5 +39,6 @@ def build_engine(model: LoadedModel, arena: HostArena, config: EngineConfig, *, 
         loader_for(arena, storage),
         config,
     )
-    engine.warm_up()
+    if config.max_graph_rows:
+        engine.warm_up()
     return engine

@@ -118,8 +118,8 @@ class Engine:
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Let the model record its steps, so that no request waits for that."""
-        for size in reversed(self._batches.sizes):  # the largest first: the others fit in its memory
-            self._model.forward(self._batches.nobody(size), self._storage.pages)
+        for batch in self._batches.nobodys():  # the largest first: the others fit in its memory
+            self._model.forward(batch, self._storage.pages)
 
     @torch.inference_mode()
     def step(self) -> StepResult:

@@ -14,6 +14,7 @@ from worker.engine.staging import to_device
 from worker.memory.layout import MODULES, AdapterLayout
 from worker.types import HostedAdapter
 
+_USUAL_ADAPTERS, _USUAL_RANK = 1024, 64  # more of them, and larger ones, make a directory grow, and cost recordings
 _FIRST_SLOTS = 64  # of a directory; a full one is replaced by one of twice the size
 
 
@@ -39,6 +40,13 @@ class LoraTables:
         self._free: list[int] = []
         self._directory: LoraDirectory | None = None
         self._last: tuple[list[int], LoraBatch] | None = None  # a batch's slots, and the batch
+
+    def reserve(self) -> None:
+        """Have a directory before there is an adapter, of a size that most sets of adapters fit in."""
+        geometry = self._residency.geometry
+        layer = ((_USUAL_RANK,) * len(MODULES),)
+        width = AdapterLayout(geometry.shape, layer, ((1.0,) * len(MODULES),)).num_pages(geometry)
+        self._directory = self._roomy(_USUAL_ADAPTERS, width, _USUAL_RANK)
 
     def slots(self, live: list[HostedAdapter]) -> NDArray[np.int32]:
         """The slots of the live adapters; those that are new or moved are written, in one copy."""
@@ -77,7 +85,9 @@ class LoraTables:
     def _write(self, adapters: list[HostedAdapter]) -> None:
         for adapter in adapters:
             self.forget(adapter.digest)
-        directory = self._directory = self._roomy(adapters)
+        width = max(len(self._residency.pages_of(adapter.digest)) for adapter in adapters)
+        max_rank = max(adapter.layout.max_rank for adapter in adapters)
+        directory = self._directory = self._roomy(len(self._entries) + len(adapters), width, max_rank)
         page_table = np.full((len(adapters), directory.page_table.shape[1]), -1, dtype=np.int32)
         for row, adapter in zip(page_table, adapters, strict=True):
             pages = self._residency.pages_of(adapter.digest)
@@ -90,14 +100,12 @@ class LoraTables:
         for table, rows in zip((directory.page_table, directory.places, directory.scales), staged[1:], strict=True):
             table.index_copy_(0, staged[0], rows)
 
-    def _roomy(self, adapters: list[HostedAdapter]) -> LoraDirectory:
-        """A directory with room for these adapters and all that are there: the present one, or a larger copy."""
+    def _roomy(self, num_entries: int, width: int, max_rank: int) -> LoraDirectory:
+        """A directory with room for so many adapters of so many pages: the present one, or a larger copy."""
         old, geometry = self._directory, self._residency.geometry
         num_slots = _FIRST_SLOTS if old is None else old.num_slots
-        while num_slots < len(self._entries) + len(adapters):
+        while num_slots < num_entries:
             num_slots *= 2
-        width = max(len(self._residency.pages_of(adapter.digest)) for adapter in adapters)
-        max_rank = max(adapter.layout.max_rank for adapter in adapters)
         if old is not None:
             width, max_rank = max(width, old.page_table.shape[1]), max(max_rank, old.max_rank)
             if (num_slots, width) == old.page_table.shape:

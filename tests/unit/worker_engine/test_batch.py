@@ -82,9 +82,16 @@ def test_batches_that_are_too_large_keep_their_size() -> None:
     assert BatchBuilder(CONFIG, residency, CPU).build(plan).forward.size is None
 
 
-def test_nobodys_batch_owns_no_row() -> None:
+def test_nobodys_batches_own_no_row() -> None:
     _, residency = decoding([3])
-    batch = BatchBuilder(CONFIG, residency, CPU).nobody(BatchSize(4, 4, is_decode=True))
-    assert batch.token_ids.shape == (4,)
-    assert not batch.attention.query_start.any()
-    assert (batch.attention.kv_slots == -1).all()
+    builder = BatchBuilder(CONFIG, residency, CPU)
+    batches = list(builder.nobodys())
+    assert [batch.size.num_rows for batch in batches] == [6, 6, 6, 6, 4, 4, 2, 2, 1, 1]
+    for batch, has_adapters in zip(batches, [False, True] * 5, strict=True):
+        assert batch.token_ids.shape == (batch.size.num_rows,)
+        assert not batch.attention.query_start.any()
+        assert (batch.attention.kv_slots == -1).all()
+        assert (batch.lora is not None) == has_adapters
+        if batch.lora is not None:
+            assert batch.lora.slots.shape == (batch.size.num_seqs,)
+            assert not batch.lora.row_start.any()
