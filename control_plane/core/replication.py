@@ -1,9 +1,12 @@
 """Brings adapters to workers before their requests: hot ones to more, those of a draining worker to others."""
 
+import numpy as np
+
 from control_plane.core.dispatch import Dispatcher
 from control_plane.core.fleet import Fleet
 from control_plane.core.homes import homes
 from control_plane.core.placement.plugin import PlacementRequest
+from control_plane.core.placement.scorers.home import Home
 from control_plane.core.policy import Policy
 from control_plane.core.types import Request, ResidencyTier
 
@@ -42,17 +45,23 @@ class Replicator:
             num_left -= self._bring(request, now, num_left)
 
     def _bring(self, request: Request, now: float, max_moves: int) -> int:
-        """Name a request's adapter to the workers where it belongs and is not; returns to how many."""
+        """Name a request's adapter to the workers where it belongs and is not; returns to how many.
+
+        Where a policy does not send requests home, any worker that has the adapter is as good.
+        """
         adapter, columns = request.adapter, self._fleet.columns
         assert adapter is not None
         count = self._demand.num_workers(adapter.digest, now)
         profile = self.policy.placement.profile_for(request)
         among = profile.able(PlacementRequest(request, now=now), columns, columns.window > 0)
+        if not profile.uses(Home.name):
+            max_moves = min(max_moves, count - int(np.count_nonzero(columns.tiers(adapter.digest)[among])))
         lacking = [
             worker
             for worker in map(self._fleet.at, homes(adapter.digest, columns.numbers, among, count).tolist())
             if worker.tier(adapter.digest) is ResidencyTier.NONE
         ]
-        for worker in lacking[:max_moves]:
+        told = lacking[: max(0, max_moves)]
+        for worker in told:
             self._dispatcher.hint(adapter, worker)
-        return min(len(lacking), max_moves)
+        return len(told)

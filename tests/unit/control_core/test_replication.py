@@ -104,6 +104,18 @@ def test_adapters_are_not_brought_to_workers_that_their_tenant_may_not_use() -> 
     assert seen | set(hints(made.on_event(Tick(), 2.0))) <= {"w4", "w5"}
 
 
+def test_without_the_home_scorer_any_worker_that_has_the_adapter_will_do() -> None:
+    made = make(Policy("anywhere", replication=SETTINGS))
+    serve(made, "a", 100, 2.0)
+    (told,) = [set(hints(made.on_event(Tick(), 2.0)))]
+    assert len(told) == 3
+    made = make(Policy("anywhere", replication=SETTINGS))
+    for worker_id in ("w1", "w3"):
+        made.on_event(WorkerReported(status(worker_id, residency={"a": POOL})), 1.0)
+    serve(made, "a", 100, 2.0)
+    assert len(hints(made.on_event(Tick(), 2.0))) == 1
+
+
 def test_nothing_moves_where_the_policy_says_so() -> None:
     policy = Policy("still", placement=POLICY.placement, replication=ReplicationSettings(max_moves=0))
     made = make(policy)
