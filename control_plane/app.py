@@ -215,7 +215,8 @@ class ControlPlane:
             self._config.redis,
             control_plane_id=self.control_plane_id,
             address=self.address,
-            fleet=self._fleet,
+            workers=self._director,
+            num_in_flight=lambda: self._driver.num_requests,
             policy=lambda: self._policies.in_force,
         )
         for service in ("", *SERVICES):

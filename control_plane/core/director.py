@@ -21,7 +21,7 @@ from control_plane.core.quotas import TokenQuotas
 from control_plane.core.replication import Replicator
 from control_plane.core.reports import in_range
 from control_plane.core.sharing import TenantSharing
-from control_plane.core.snapshot import DirectorSnapshot, WorkerSnapshot
+from control_plane.core.snapshot import DirectorSnapshot, WorkerSnapshot, snapshot_of
 from control_plane.core.types import (
     Accepted,
     BatchAcked,
@@ -130,10 +130,20 @@ class Director:
         """Where the policy would place a request now, of all attached workers, and why; changes nothing."""
         return self._policy.placement.explain(PlacementRequest(request, now=now), self._fleet.columns, rng)
 
-    def snapshot(self) -> DirectorSnapshot:
-        """The state to show."""
+    @property
+    def worker_ids(self) -> list[str]:
+        """The attached workers."""
+        return sorted(worker.worker_id for worker in self._fleet)
+
+    def worker(self, worker_id: str) -> WorkerSnapshot | None:
+        """One worker, if it is attached."""
+        worker = self._fleet.get(worker_id)
+        return snapshot_of(worker, with_residency=True) if worker is not None else None
+
+    def snapshot(self, *, with_residency: bool = True) -> DirectorSnapshot:
+        """The state to show; without residency it costs little however many adapters there are."""
         workers = tuple(
-            WorkerSnapshot(worker.status, worker.has_lease, len(worker.in_flight), tuple(worker.residency.items()))
+            snapshot_of(worker, with_residency=with_residency)
             for worker in sorted(self._fleet, key=lambda worker: worker.worker_id)
         )
         num_dispatched = sum(worker.num_in_flight for worker in workers)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from control_plane.core.predictor import PredictorSnapshot
 from control_plane.core.types import ResidencyTier, TenantAmount, WorkerStatus
+from control_plane.core.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,12 @@ class WorkerSnapshot:
     has_lease: bool
     num_in_flight: int
     residency: tuple[tuple[str, ResidencyTier], ...]
+
+
+def snapshot_of(worker: Worker, *, with_residency: bool) -> WorkerSnapshot:
+    """A worker as it is now."""
+    residency = tuple(worker.residency.items()) if with_residency else ()
+    return WorkerSnapshot(worker.status, worker.has_lease, len(worker.in_flight), residency)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from control_plane.types import PolicyVersion
 
 # A scrape waits no longer for the loop that serves requests.
 SNAPSHOT_TIMEOUT_S = 5.0
+# Workers with figures of their own: the first by id.
+MAX_WORKERS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +145,31 @@ def _fleet(director: DirectorSnapshot) -> Iterator[Metric]:
     yield _gauge("multitude_queued", "Requests that wait", director.num_queued)
     yield _gauge("multitude_parked", "Of these, requests that no worker could take yet", director.num_parked)
     yield _gauge("multitude_dispatched", "Requests on workers", director.num_dispatched)
-    statuses = [worker.status for worker in director.workers]
-    yield _gauge("multitude_workers", "Workers attached", len(statuses))
-    yield _gauge(
-        "multitude_worker_places", "Requests that the workers may hold", sum(max(0, s.request_window) for s in statuses)
-    )
-    yield _gauge("multitude_worker_running", "Sequences that run on the workers", sum(s.num_running for s in statuses))
+    yield _gauge("multitude_workers", "Workers attached", len(director.workers))
     yield _counter("multitude_faulty_reports", "Workers' reports that could not be", director.num_faulty_reports)
-    pages = GaugeMetricFamily("multitude_worker_pages", "Pages of the workers' pools, by use", labels=("use",))
-    pages.add_metric(("kv",), sum(s.kv_pages for s in statuses))
-    pages.add_metric(("adapter",), sum(s.adapter_pages for s in statuses))
-    pages.add_metric(("free",), sum(s.free_pages for s in statuses))
-    yield pages
-    yield _gauge(
-        "multitude_worker_preemptions", "Preemptions of the workers attached", sum(s.num_preemptions for s in statuses)
-    )
+    names = {
+        "places": "Requests that the worker may hold",
+        "dispatched": "Requests of this control plane on the worker",
+        "running": "Sequences that run on the worker",
+        "preemptions": "Sequences preempted since the worker started",
+        "output_tokens": "Output tokens since the worker started",
+    }
+    families = {
+        name: GaugeMetricFamily(f"multitude_worker_{name}", text, labels=("worker",)) for name, text in names.items()
+    }
+    pages = GaugeMetricFamily("multitude_worker_pages", "Pages of the worker's pool, by use", labels=("worker", "use"))
+    step = GaugeMetricFamily("multitude_worker_step_seconds", "Time of an engine step, lately", labels=("worker",))
+    for worker in director.workers[:MAX_WORKERS]:
+        status, label = worker.status, (worker.status.worker_id,)
+        families["places"].add_metric(label, max(0, status.request_window))
+        families["dispatched"].add_metric(label, worker.num_in_flight)
+        families["running"].add_metric(label, status.num_running)
+        families["preemptions"].add_metric(label, status.num_preemptions)
+        families["output_tokens"].add_metric(label, status.num_output_tokens)
+        step.add_metric(label, status.step_ms / 1000)
+        for use, count in (("kv", status.kv_pages), ("adapter", status.adapter_pages), ("free", status.free_pages)):
+            pages.add_metric((*label, use), count)
+    yield from (*families.values(), step, pages)
 
 
 def _admission(reading: Reading) -> Iterator[Metric]:

@@ -49,7 +49,7 @@ class Observation:
         def read() -> Reading:
             return Reading(
                 metrics=self._metrics.snapshot(self.core.live, self._clock()),
-                director=self._director.snapshot(),
+                director=self._director.snapshot(with_residency=False),
                 policy=policy(),
                 num_output_tokens=self.core.num_output_tokens,
                 num_chunks=num_chunks(),
