@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,16 @@ from benchmarks.kernels.floors import Work, tensor_work
 from benchmarks.kernels.lora_case import DTYPE, ROTATION_BYTES
 from benchmarks.kernels.shapes import BLOCK_SIZE, MODELS, Model
 from benchmarks.kernels.timing import Timing, capture_stream, time_calls
-from kernels.paging import naive as naive_paging
-from kernels.paging import write_kv
+from kernels import rope
+from kernels.activation import silu_mul
+from kernels.norm import add_rms_norm, rms_norm
+from kernels.paging import copy_pages, write_kv
+from kernels.paging import reference as torch_paging
+from kernels.rope import reference as torch_rope
 
+Device = torch.device | str
+EPSILON = 1e-5
+LAYERS = 4  # of a pool whose pages are copied
 MAX_SETS = 256
 CALLS = 48  # of one graph
 
@@ -24,14 +32,16 @@ class Data:
     """One set of an op's tensors.
 
     Attributes:
-        run: by contender, the op; returns what it computes, which may be what it changed.
-        expected: the right result, float64.
+        run: by contender, the op.
+        expected: the right result, float64; asked for before the op runs.
         work: its bytes.
+        seen: what to compare, from what the op returned.
     """
 
-    run: Mapping[str, Callable[[], Tensor]]
+    run: Mapping[str, Callable[[], Any]]
     expected: Callable[[], Tensor]
     work: Work
+    seen: Callable[[Any], Tensor] = lambda returned: returned
 
 
 @dataclass(frozen=True)
@@ -42,9 +52,9 @@ class StepPoint:
     model: str
     num_rows: int
 
-    def draw(self) -> Data:
-        """Random data on the GPU."""
-        return OPS[self.op](MODELS[self.model], self.num_rows)
+    def draw(self, device: Device = "cuda") -> Data:
+        """Random data."""
+        return OPS[self.op](MODELS[self.model], self.num_rows, device)
 
     @property
     def name(self) -> str:
@@ -79,34 +89,114 @@ def measure_step(point: StepPoint) -> tuple[Work, dict[str, Timing]]:
         data = point.draw()
         right = data.expected()
         with torch.cuda.stream(capture_stream()):
-            output = data.run[name]()
+            output = data.seen(data.run[name]())
         torch.cuda.synchronize()
         check_result(f"{name} on {point.name}", output, right)
         timings[name] = time_calls(list(islice(cycle([data.run[name] for data in sets]), max(num_sets, CALLS))))
     return first.work, timings
 
 
-def _write_kv(model: Model, num_rows: int) -> Data:
+def _rms_norm(model: Model, num_rows: int, device: Device) -> Data:
+    x, weight = _draw(device, num_rows, model.shape.hidden_size), _draw(device, model.shape.hidden_size)
+    run = {
+        "ours": lambda: rms_norm(x, weight, EPSILON),
+        "torch": lambda: torch.nn.functional.rms_norm(x, weight.shape, weight, EPSILON),
+    }
+    return Data(run, lambda: _normed(x.double(), weight), tensor_work(x, weight, x))
+
+
+def _add_rms_norm(model: Model, num_rows: int, device: Device) -> Data:
+    hidden, update = _draw(device, 2, num_rows, model.shape.hidden_size)
+    weight = _draw(device, model.shape.hidden_size)
+    run = {
+        "ours": lambda: add_rms_norm(hidden, update, weight, EPSILON),
+        "torch": lambda: torch.nn.functional.rms_norm(hidden.add_(update), weight.shape, weight, EPSILON),
+    }
+    # The residual is rounded before its norm, as in every implementation of the model.
+    return Data(run, lambda: _normed((hidden + update).double(), weight), tensor_work(*[hidden] * 3, update, weight))
+
+
+def _normed(x: Tensor, weight: Tensor) -> Tensor:
+    return x / (x.square().mean(1, keepdim=True) + EPSILON).sqrt() * weight.double()
+
+
+def _silu_mul(model: Model, num_rows: int, device: Device) -> Data:
+    gate_up = _draw(device, num_rows, 2 * model.shape.intermediate_size)
+    gate, up = gate_up.chunk(2, 1)
+    run = {"ours": lambda: silu_mul(gate_up), "torch": lambda: torch.nn.functional.silu(gate) * up}
+    return Data(run, lambda: gate.double() * gate.double().sigmoid() * up.double(), tensor_work(gate_up, gate))
+
+
+def _rotate_and_write(model: Model, num_rows: int, device: Device) -> Data:
     shape = model.shape
-    key, value = _draw(2, num_rows, shape.num_kv_heads, shape.head_dim)
+    heads = {"num_heads": shape.num_heads, "num_kv_heads": shape.num_kv_heads, "block_size": BLOCK_SIZE}
+    qkv = _draw(device, num_rows, (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim)
+    frequencies = 1e4 ** -(torch.arange(0, shape.head_dim, 2, device=device) / shape.head_dim)
+    turns = rope.angles(torch.arange(num_rows, device=device), frequencies, 1.0, DTYPE)
+    pages, slots = _pool(model, num_rows, device)
+
+    def right() -> Tensor:
+        turned = qkv.unflatten(1, (-1, shape.head_dim)).double()
+        half = turned.roll(shape.head_dim // 2, 2)
+        rotated = turned * turns[0][:, None].double() + half * turns[1][:, None].double()
+        keys, values = rotated[:, shape.num_heads : -shape.num_kv_heads], turned[:, -shape.num_kv_heads :]
+        return torch.cat((rotated[:, : shape.num_heads], keys, values), 1)
+
+    def seen(query: Tensor) -> Tensor:
+        rows = pages.view(-1, 2, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim)
+        written = rows[slots // BLOCK_SIZE, :, slots % BLOCK_SIZE].flatten(1, 2)  # [num_rows, 2 * num_kv_heads, head_dim]
+        return torch.cat((query, written), 1)
+
+    run = {
+        "ours": lambda: rope.rotate_and_write(qkv, turns, pages, slots, **heads),
+        "torch": lambda: torch_rope.rotate_and_write(qkv, turns, pages, slots, **heads),
+    }
+    return Data(run, right, tensor_work(qkv, qkv, *turns, slots), seen)
+
+
+def _write_kv(model: Model, num_rows: int, device: Device) -> Data:
+    key, value = _draw(device, 2, num_rows, model.shape.num_kv_heads, model.shape.head_dim)
+    pages, slots = _pool(model, num_rows, device)
+
+    def seen(_: Tensor | None) -> Tensor:
+        rows = pages.view(-1, 2, BLOCK_SIZE, *key.shape[1:])
+        return rows[slots // BLOCK_SIZE, :, slots % BLOCK_SIZE]  # [num_rows, 2, num_kv_heads, head_dim]
+
+    run = {
+        "ours": lambda: write_kv(pages, key, value, slots, BLOCK_SIZE),
+        "torch": lambda: torch_paging.write_kv(pages, key, value, slots, BLOCK_SIZE),
+    }
+    return Data(run, lambda: torch.stack((key, value), 1).double(), tensor_work(key, value, key, value, slots), seen)
+
+
+def _copy_pages(model: Model, num_pages: int, device: Device) -> Data:
+    """A row is a page here, of four layers."""
+    source = _draw(device, LAYERS, num_pages, model.geometry.page_elements)
+    pages = torch.zeros(LAYERS, 2 * num_pages, model.geometry.page_elements, dtype=DTYPE, device=device)
+    page_ids = torch.randperm(2 * num_pages, device=device)[:num_pages]
+    run = {
+        "ours": lambda: copy_pages(pages, page_ids, source),
+        "torch": lambda: torch_paging.copy_pages(pages, page_ids, source),
+    }
+    return Data(run, source.double, tensor_work(source, source, page_ids), lambda _: pages[:, page_ids])
+
+
+def _pool(model: Model, num_rows: int, device: Device) -> tuple[Tensor, Tensor]:
+    """Pages with room for some times the rows, and the rows' slots, anywhere in them."""
     num_pages = -(-num_rows // BLOCK_SIZE) * 4
-    pages = torch.zeros(num_pages, model.geometry.page_elements, dtype=DTYPE, device="cuda")
-    slots = torch.randperm(num_pages * BLOCK_SIZE, device="cuda")[:num_rows]
-
-    def expected() -> Tensor:
-        right = pages.clone()
-        naive_paging.write_kv(right, key, value, slots, BLOCK_SIZE)
-        return right.double()
-
-    def ours() -> Tensor:
-        write_kv(pages, key, value, slots, BLOCK_SIZE)
-        return pages
-
-    return Data({"ours": ours}, expected, tensor_work(key, value, key, value))
+    pages = torch.zeros(num_pages, model.geometry.page_elements, dtype=DTYPE, device=device)
+    return pages, torch.randperm(num_pages * BLOCK_SIZE, device=device)[:num_rows].contiguous()
 
 
-def _draw(*sizes: int) -> Tensor:
-    return torch.randn(*sizes, dtype=DTYPE, device="cuda")
+def _draw(device: Device, *sizes: int) -> Tensor:
+    return torch.randn(*sizes, dtype=DTYPE, device=device)
 
 
-OPS: Mapping[str, Callable[[Model, int], Data]] = {"write_kv": _write_kv}
+OPS: Mapping[str, Callable[[Model, int, Device], Data]] = {
+    "rms_norm": _rms_norm,
+    "add_rms_norm": _add_rms_norm,
+    "rotate_and_write": _rotate_and_write,
+    "silu_mul": _silu_mul,
+    "write_kv": _write_kv,
+    "copy_pages": _copy_pages,
+}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.kernels import __main__ as command
-from benchmarks.kernels import document, lora_case
+from benchmarks.kernels import document, lora_case, step
 from benchmarks.kernels.attention import AttentionCase, AttentionPoint
 from benchmarks.kernels.contenders import Ours, PaddedBmm, TorchLoop
 from benchmarks.kernels.correctness import WrongAnswer, check_result
@@ -218,3 +218,13 @@ def test_records_in_place_of_pydantics():
     assert outer.rows[0].model_dump() == {"width": 7, "names": ["a"]}
     with pytest.raises(ValueError, match="has no"):
         Inner.model_validate({"depth": 1})
+
+
+@pytest.mark.parametrize("op", step.OPS)
+def test_the_rest_of_a_step_is_compared_with_the_formula(op):
+    point = step.StepPoint(op, "tiny", 5)
+    for name in ("ours", "torch"):
+        data = point.draw("cpu")
+        right = data.expected()
+        check_result(name, data.seen(data.run[name]()), right)
+        assert data.work.num_bytes > 0
