@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.kernels.correctness import check_result
+from benchmarks.kernels.correctness import Refused, check_result
 from benchmarks.kernels.floors import Work, attention_work
 from benchmarks.kernels.lora_case import DTYPE, ROTATION_BYTES
 from benchmarks.kernels.lora_grid import CALLS
 from benchmarks.kernels.shapes import BLOCK_SIZE, MODELS
-from benchmarks.kernels.timing import Timing, capture_stream, time_calls
+from benchmarks.kernels.timing import Timing, on_capture_stream, time_calls
 from kernels.attention import AttentionBatch, paged_attention
 
 MAX_LAYERS = 64
@@ -165,24 +165,21 @@ class AttentionCase:
         return attend
 
 
-def measure_attention(point: AttentionPoint) -> dict[str, Timing]:
-    """Checks the kernel and torch's attention against float64, then times both.
-
-    Raises:
-        WrongAnswer: naming which.
-    """
+def measure_attention(point: AttentionPoint, refused: Refused) -> dict[str, Timing]:
+    """Checks the kernel and torch's attention against float64, then times each that is right."""
     case = AttentionCase(point)
     timings = {}
     right = case.expected(0)
     for name, attend in (("ours", case.ours), ("torch_sdpa", case.torch_sdpa())):
         if attend is None:
             continue
-        with torch.cuda.stream(capture_stream()):
+        with on_capture_stream():
             output = attend(0)
-        torch.cuda.synchronize()
-        check_result(f"{name} on {point.name}", output, right)
-        calls = [_call(attend, layer) for layer in range(case.num_layers)]
-        timings[name] = time_calls(list(islice(cycle(calls), max(case.num_layers, CALLS if point.is_decode else 4))))
+        with refused.unless_right():
+            check_result(f"{name} on {point.name}", output, right)
+            calls = [_call(attend, layer) for layer in range(case.num_layers)]
+            num_calls = max(case.num_layers, CALLS if point.is_decode else 4)
+            timings[name] = time_calls(list(islice(cycle(calls), num_calls)))
     return timings
 
 

@@ -1,5 +1,8 @@
 """Whether a result may be timed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor
 
 from tests.kernels.tolerances import assert_close
@@ -8,7 +11,22 @@ MAX_RELATIVE_ERROR = 1e-2  # of the whole tensor, by its norm: some roundings to
 
 
 class WrongAnswer(Exception):
-    """What was to be timed computes something else: its time means nothing, and the harness is to be mended."""
+    """What was to be timed computes something else: its time means nothing."""
+
+
+class Refused:
+    """What was not timed because it was wrong. A run with any of these fails."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    @contextmanager
+    def unless_right(self) -> Iterator[None]:
+        """Keeps the reason of a wrong answer, and goes on after it."""
+        try:
+            yield
+        except WrongAnswer as wrong:
+            self.reasons.append(" ".join(str(wrong).split()))
 
 
 def check_result(name: str, actual: Tensor, expected: Tensor, changed: Tensor | None = None) -> None:

@@ -47,6 +47,7 @@ def write(
             "copy_tb_per_s": round(results.ceilings.bytes_per_s / 1e12, 3),
             "bf16_tflop_per_s": round(results.ceilings.flops_per_s / 1e12, 1),
         },
+        "refused": results.refused.reasons,
         "lora": [{**_lora_point(point), **measured.document()} for point, measured in results.lora.items()],
         "layer": [{**_lora_point(point), **added(times)} for point, times in results.layers.items()],
         "attention": [measured.document() for measured in results.attention.values()],

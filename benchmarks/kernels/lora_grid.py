@@ -3,13 +3,11 @@
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 
-import torch
-
 from benchmarks.kernels.contenders import Contender, Run
-from benchmarks.kernels.correctness import check_result
+from benchmarks.kernels.correctness import Refused, check_result
 from benchmarks.kernels.lora_case import LoraCase, LoraPoint
 from benchmarks.kernels.popularity import Popularity
-from benchmarks.kernels.timing import Timing, capture_stream, time_calls
+from benchmarks.kernels.timing import Timing, on_capture_stream, time_calls
 
 MIXED = (8, 16, 32, 64)
 CALLS = 24  # of one graph, at least, where a contender allows them
@@ -65,20 +63,17 @@ def all_points() -> list[LoraPoint]:
 PREFILLS = ((8192, 1), (8192, 8), (8192, 64))
 
 
-def measure_point(point: LoraPoint, contenders: Sequence[Contender]) -> dict[str, Timing]:
-    """Checks every contender, then times it. One that cannot run is left out.
-
-    Raises:
-        WrongAnswer: naming the contender.
-    """
+def measure_point(point: LoraPoint, contenders: Sequence[Contender], refused: Refused) -> dict[str, Timing]:
+    """Checks every contender, then times it. One that cannot run is left out, and so is one whose result is wrong."""
     case = LoraCase(point)
     timings = {}
     for contender in contenders:
         add = contender.prepare(case)
         if add is None:
             continue
-        check(case, add, contender.name)
-        timings[contender.name] = time_calls(layer_calls(case, add))
+        with refused.unless_right():
+            check(case, add, contender.name)
+            timings[contender.name] = time_calls(layer_calls(case, add))
         del add
     return timings
 
@@ -97,20 +92,29 @@ def layer_calls(case: LoraCase, run: Run) -> list[Callable[[], None]]:
     return list(islice(cycle(calls), max(case.num_layers, CALLS)))
 
 
-def check(case: LoraCase, add: Run, name: str) -> None:
-    """Compares two layers' outputs with float64, and leaves them as they were."""
-    stream = capture_stream()
+def check(case: LoraCase, run: Run, name: str, linear: Run | None = None) -> None:
+    """Compares two layers' outputs with float64, and leaves them as they were.
+
+    Args:
+        case: the data.
+        run: adds LoRA; or, if there is a `linear`, does that and adds LoRA.
+        name: who is blamed.
+        linear: overwrites the outputs.
+    """
     for layer in {0, case.num_layers - 1}:
         outputs = case.layers[layer].outputs
+        kept = [output.clone() for output in outputs]
+        if linear is not None:
+            _run_groups(linear, case, layer)
         before = [output.clone() for output in outputs]
-        torch.cuda.synchronize()
-        with torch.cuda.stream(stream):
-            for index in range(len(outputs)):
-                add(layer, index)
-        stream.synchronize()
-        where = f"{name} on {case.point.name}"
+        _run_groups(run, case, layer)
         for output, right, old in zip(outputs, case.expected(layer, before), before, strict=True):
-            check_result(where, output, right, changed=old)
-        for output, old in zip(outputs, before, strict=True):
+            check_result(f"{name} on {case.point.name}", output, right, changed=old)
+        for output, old in zip(outputs, kept, strict=True):
             output.copy_(old)
-        torch.cuda.synchronize()
+
+
+def _run_groups(run: Run, case: LoraCase, layer: int) -> None:
+    with on_capture_stream():
+        for index in range(len(case.model.groups)):
+            run(layer, index)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.kernels.contenders import Contender, Run
+from benchmarks.kernels.correctness import Refused
 from benchmarks.kernels.floors import Work, linear_work
 from benchmarks.kernels.lora_case import DTYPE, LoraCase, LoraPoint
-from benchmarks.kernels.lora_grid import layer_calls
+from benchmarks.kernels.lora_grid import check, layer_calls
 from benchmarks.kernels.timing import Timing, time_calls
 
 BASE_LAYERS = 2  # of a model of some size, each far more than a cache holds
@@ -49,19 +50,20 @@ def all_points() -> list[LoraPoint]:
     return [*decodes, *prefills]
 
 
-def measure_layer(point: LoraPoint, contenders: Sequence[Contender]) -> LayerTimes:
-    """Times the base linears, then the base linears with each contender's LoRA.
-
-    Contenders were checked on the same kind of point before.
-    """
+def measure_layer(point: LoraPoint, contenders: Sequence[Contender], refused: Refused) -> LayerTimes:
+    """Times the base linears, then the base linears with each contender's LoRA, if the sum of both is right."""
     case = LoraCase(point)
     linear = base_linears(case)
     base = time_calls(layer_calls(case, linear))
     with_lora = {}
     for contender in contenders:
         run = contender.beside(case, linear)
-        if run is not None:
+        if run is None:
+            continue
+        with refused.unless_right():
+            check(case, run, f"{contender.name} beside base linears", linear)
             with_lora[contender.name] = time_calls(layer_calls(case, run))
+        del run
     return LayerTimes(base, with_lora, linear_work(case.model, point.num_rows))
 
 

@@ -83,7 +83,9 @@ def _live_adapters(axes: Axes, points: list[dict[str, Any]]) -> None:
 
 def _every_point(axes: Axes, points: list[dict[str, Any]]) -> None:
     for who in ("vllm", "sglang", "padded_bmm", "torch_loop"):
-        ratios = sorted(_best(p["us"])[who] / _best(p["us"])["ours"] for p in points if who in _best(p["us"]))
+        ratios = sorted(
+            best[who] / best["ours"] for best in (_best(p["us"]) for p in points) if {who, "ours"} <= set(best)
+        )
         if ratios:
             label = f"{NAMES[who]} ({len(ratios)} points)"
             places = [(place + 0.5) / len(ratios) for place in range(len(ratios))]

@@ -1,10 +1,12 @@
 """What was measured at each point, and the figures that goals speak of."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import inf
 from statistics import geometric_mean
 
 from benchmarks.kernels.attention import AttentionPoint
+from benchmarks.kernels.correctness import Refused
 from benchmarks.kernels.floors import Ceilings, Work
 from benchmarks.kernels.lora_case import LoraPoint
 from benchmarks.kernels.lora_layer import LayerTimes
@@ -25,9 +27,14 @@ class Measured:
     timings: Mapping[str, Timing]
 
     @property
+    def ours_us(self) -> float:
+        """Our median; infinite if we were wrong."""
+        return self.timings[OURS].median if OURS in self.timings else inf
+
+    @property
     def over_floor(self) -> float:
         """Our time over the floor."""
-        return self.timings[OURS].median / self.floor_us
+        return self.ours_us / self.floor_us
 
     def best(self, names: Iterable[str]) -> float | None:
         """The least median of these; None if none of them ran."""
@@ -40,20 +47,21 @@ class Measured:
             "bytes": self.work.num_bytes,
             "flops": self.work.flops,
             "floor_us": round(self.floor_us, 3),
-            "over_floor": round(self.over_floor, 3),
+            "over_floor": round(self.over_floor, 3) if OURS in self.timings else None,
             "us": {name: timing.summary() for name, timing in self.timings.items()},
         }
 
 
 @dataclass(frozen=True)
 class Results:
-    """All of a run; a part that was not asked for is empty."""
+    """All of a run so far; a part that was not asked for is empty."""
 
     ceilings: Ceilings
-    lora: Mapping[LoraPoint, Measured]
-    layers: Mapping[LoraPoint, LayerTimes]
-    attention: Mapping[AttentionPoint, Measured]
-    step: Sequence[Measured]
+    refused: Refused
+    lora: dict[LoraPoint, Measured] = field(default_factory=dict)
+    layers: dict[LoraPoint, LayerTimes] = field(default_factory=dict)
+    attention: dict[AttentionPoint, Measured] = field(default_factory=dict)
+    step: list[Measured] = field(default_factory=list)
 
 
 def figures(results: Results) -> list[Figure]:
@@ -66,7 +74,7 @@ def _lora(results: Results) -> list[Figure]:
     found = []
     for live, goal in goals.items():
         measured = results.lora.get(LoraPoint("llama-3-8b", (16,), "decode", "distinct", live, live))
-        if measured is not None:
+        if measured is not None and OURS in measured.timings:
             name = f"MBGMV, a layer of llama-3-8b, {live} live distinct adapters of rank 16, over its byte floor"
             found.append(_figure(name, measured.over_floor, goal, at_least=False, details=measured.document()))
     return found
@@ -76,9 +84,9 @@ def _peers(results: Results) -> list[Figure]:
     found = []
     for peer, names in PEERS.items():
         ratios = [
-            other / measured.timings[OURS].median
+            other / measured.ours_us
             for measured in results.lora.values()
-            if (other := measured.best(names)) is not None
+            if (other := measured.best(names)) is not None and OURS in measured.timings
         ]
         if ratios:
             goal = 2.0 if peer == "vLLM" else 1.3
@@ -100,7 +108,7 @@ def _best_other(measured: Measured) -> float | None:
 
 def _wins(measured: Measured) -> bool:
     other = _best_other(measured)
-    return other is None or measured.timings[OURS].median < other
+    return other is None or measured.ours_us < other
 
 
 def _layers(results: Results) -> list[Figure]:
@@ -132,12 +140,12 @@ def _attention(results: Results) -> list[Figure]:
     for model, kind in (("llama-7b", "MHA"), ("llama-3-8b", "GQA")):
         decode = results.attention.get(AttentionPoint(model, ((1024, 1),) * 64))
         if decode is not None:
-            share = decode.work.num_bytes / decode.timings[OURS].median * 1e6 / results.ceilings.bytes_per_s
+            share = decode.work.num_bytes / decode.ours_us * 1e6 / results.ceilings.bytes_per_s
             name = f"Decode attention, {kind}, 64 x 1,024 tokens, share of bandwidth"
             found.append(_figure(name, share, 0.85, details=decode.document()))
         prefill = results.attention.get(AttentionPoint(model, ((8192, 8192),)))
         if prefill is not None:
-            share = prefill.work.flops / prefill.timings[OURS].median * 1e6 / results.ceilings.flops_per_s
+            share = prefill.work.flops / prefill.ours_us * 1e6 / results.ceilings.flops_per_s
             name = f"Prefill attention, {kind}, 8,192 tokens, causal, share of the matrix rate"
             found.append(_figure(name, share, 0.55, details=prefill.document()))
     return found

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.kernels.correctness import check_result
+from benchmarks.kernels.correctness import Refused, check_result
 from benchmarks.kernels.floors import Work, tensor_work
 from benchmarks.kernels.lora_case import DTYPE, ROTATION_BYTES
 from benchmarks.kernels.shapes import BLOCK_SIZE, MODELS, Model
-from benchmarks.kernels.timing import Timing, capture_stream, time_calls
+from benchmarks.kernels.timing import Timing, on_capture_stream, time_calls
 from kernels import rope
 from kernels.activation import silu_mul
 from kernels.norm import add_rms_norm, rms_norm
@@ -75,12 +75,8 @@ def all_points() -> list[StepPoint]:
 SIZES = (("llama-3-8b", 1), ("llama-3-8b", 64), ("llama-3-8b", 256), ("llama-3-8b", 8192), ("llama-7b", 256))
 
 
-def measure_step(point: StepPoint) -> tuple[Work, dict[str, Timing]]:
-    """Checks each contender against float64, then times it.
-
-    Raises:
-        WrongAnswer: naming the contender.
-    """
+def measure_step(point: StepPoint, refused: Refused) -> tuple[Work, dict[str, Timing]]:
+    """Checks each contender against float64, then times it if it is right."""
     first = point.draw()
     num_sets = max(2, min(MAX_SETS, -(-ROTATION_BYTES // first.work.num_bytes)))
     sets = [first, *(point.draw() for _ in range(num_sets - 1))]
@@ -88,11 +84,11 @@ def measure_step(point: StepPoint) -> tuple[Work, dict[str, Timing]]:
     for name in first.run:
         data = point.draw()
         right = data.expected()
-        with torch.cuda.stream(capture_stream()):
+        with on_capture_stream():
             output = data.seen(data.run[name]())
-        torch.cuda.synchronize()
-        check_result(f"{name} on {point.name}", output, right)
-        timings[name] = time_calls(list(islice(cycle([data.run[name] for data in sets]), max(num_sets, CALLS))))
+        with refused.unless_right():
+            check_result(f"{name} on {point.name}", output, right)
+            timings[name] = time_calls(list(islice(cycle([data.run[name] for data in sets]), max(num_sets, CALLS))))
     return first.work, timings
 
 
@@ -129,7 +125,7 @@ def _silu_mul(model: Model, num_rows: int, device: Device) -> Data:
 
 def _rotate_and_write(model: Model, num_rows: int, device: Device) -> Data:
     shape = model.shape
-    heads = {"num_heads": shape.num_heads, "num_kv_heads": shape.num_kv_heads, "block_size": BLOCK_SIZE}
+    heads: Any = {"num_heads": shape.num_heads, "num_kv_heads": shape.num_kv_heads, "block_size": BLOCK_SIZE}
     qkv = _draw(device, num_rows, (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim)
     frequencies = 1e4 ** -(torch.arange(0, shape.head_dim, 2, device=device) / shape.head_dim)
     turns = rope.angles(torch.arange(num_rows, device=device), frequencies, 1.0, DTYPE)
@@ -144,7 +140,7 @@ def _rotate_and_write(model: Model, num_rows: int, device: Device) -> Data:
 
     def seen(query: Tensor) -> Tensor:
         rows = pages.view(-1, 2, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim)
-        written = rows[slots // BLOCK_SIZE, :, slots % BLOCK_SIZE].flatten(1, 2)  # [num_rows, 2 * num_kv_heads, head_dim]
+        written = rows[slots // BLOCK_SIZE, :, slots % BLOCK_SIZE].flatten(1, 2)
         return torch.cat((query, written), 1)
 
     run = {

@@ -1,6 +1,7 @@
 """Times of device work, without the time to launch it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -26,6 +27,18 @@ class Timing:
 def capture_stream() -> torch.cuda.Stream:
     """The stream that everything is warmed up on and captured on: peers keep scratch by stream."""
     return torch.cuda.Stream()
+
+
+@contextmanager
+def on_capture_stream() -> Iterator[None]:
+    """Runs a block there, where there is a GPU, after all that was launched before, and waits for it."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    torch.cuda.synchronize()
+    with torch.cuda.stream(capture_stream()):
+        yield
+    torch.cuda.synchronize()
 
 
 def time_calls(calls: Sequence[Callable[[], object]], replays: int = REPLAYS) -> Timing:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +14,19 @@ from benchmarks.kernels.lora_case import LoraCase, LoraPoint
 MAX_ADAPTERS = 32  # of a warm-up: no kernel is compiled for how many there are beyond
 
 
-def warm_up(points: Sequence[LoraPoint], peers: Path | None) -> None:
-    """Runs what points need once, each kind of point in one of as many processes as there are processors."""
+def warm_up(points: Sequence[LoraPoint], peers: Path | None) -> list[str]:
+    """Runs what points need once, each kind of point in one of as many processes as there are processors.
+
+    Returns:
+        What failed; the run itself meets it again.
+    """
     kinds: dict[tuple[str, int, str], dict[LoraPoint, None]] = {}
     for point in points:
         kinds.setdefault((point.model, max(point.ranks), point.phase), {})[_smaller(point)] = None
     tasks = [(list(kind), peers) for kind in kinds.values()]
     processes = max(1, min(len(tasks), (os.cpu_count() or 2) - 2))
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for done, failure in enumerate(pool.starmap(_run, tasks, chunksize=1), 1):
-            if failure:
-                print(f"  warm-up {done}: {failure}", file=sys.stderr)
+        return [failure for failure in pool.starmap(_run, tasks, chunksize=1) if failure]
 
 
 def contenders(peers: Path | None) -> list[Contender]:

@@ -10,9 +10,10 @@ from benchmarks.kernels import __main__ as command
 from benchmarks.kernels import document, lora_case, step
 from benchmarks.kernels.attention import AttentionCase, AttentionPoint
 from benchmarks.kernels.contenders import Ours, PaddedBmm, TorchLoop
-from benchmarks.kernels.correctness import WrongAnswer, check_result
+from benchmarks.kernels.correctness import Refused, WrongAnswer, check_result
 from benchmarks.kernels.floors import Ceilings, Work
 from benchmarks.kernels.lora_case import LoraCase, LoraPoint
+from benchmarks.kernels.lora_grid import check
 from benchmarks.kernels.lora_layer import LayerTimes, base_linears
 from benchmarks.kernels.peers.stand_ins import PYDANTIC, NotInstalled, Struct, loaded, version
 from benchmarks.kernels.results import Measured, Results, figures
@@ -69,12 +70,13 @@ def test_contenders_are_right(point, contender):
 
 def test_lora_beside_a_linear_is_added_to_it():
     case = LoraCase(POINTS[0], "cpu")
+    before = [output.clone() for output in case.layers[0].outputs]
     linear = base_linears(case)
-    alone, _, _ = _result(case, linear)
-    right = case.expected(0, alone)
-    both, _, _ = _result(case, TorchLoop().beside(case, linear))
-    for output, expected in zip(both, right, strict=True):
-        check_result("beside", output, expected)
+    check(case, TorchLoop().beside(case, linear), "right", linear)
+    for output, old in zip(case.layers[0].outputs, before, strict=True):
+        assert torch.equal(output, old), "left as it was"
+    with pytest.raises(WrongAnswer, match="the linear alone"):
+        check(case, linear, "the linear alone", linear)
 
 
 def test_one_wrong_adapter_is_refused():
@@ -144,7 +146,7 @@ def results():
     }
     decode = AttentionPoint("llama-3-8b", ((1024, 1),) * 64)
     attended = {decode: Measured("d", decode.work, 1.0, {"ours": _timing(decode.work.num_bytes / 1.8e6)})}
-    return Results(Ceilings(2e12, 1e15), lora, layers, attended, [])
+    return Results(Ceilings(2e12, 1e15), Refused(), lora, layers, attended)
 
 
 def test_figures_by_hand(results):
@@ -175,6 +177,20 @@ def test_the_file_and_its_plot(results, tmp_path, monkeypatch):
     assert written["layer"][1]["added_us"] == {"ours": 90.0}
     assert written["ceilings"] == {"copy_tb_per_s": 2.0, "bf16_tflop_per_s": 1000.0}
     assert path.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_a_wrong_kernel_has_no_time(results, tmp_path, monkeypatch):
+    with results.refused.unless_right():
+        raise WrongAnswer("ours on c:\n off")
+    results.lora[_lora_point(256)] = Measured("c", Work(1000), 50.0, {"vllm": _timing(90.0)})
+    share = next(figure for figure in figures(results) if "nobody" in figure.name)
+    assert share.details == {"points": 3, "lost": ["b", "c"]}
+    monkeypatch.setattr(document, "gpu", lambda: "h200")
+    monkeypatch.setattr(document, "_machine", lambda commit: {"gpu": "a GPU", "commit": commit})
+    path = document.write(results, figures(results), peers=None, folder=tmp_path, commit="abc")
+    written = json.loads(path.read_text())
+    assert written["refused"] == ["ours on c: off"]
+    assert written["lora"][2]["over_floor"] is None
 
 
 def test_spread_of_replays():
