@@ -78,10 +78,12 @@ def all_points() -> list[AttentionPoint]:
 class AttentionCase:
     """A point's data: keys and values in shuffled pages, some layers of them."""
 
-    def __init__(self, point: AttentionPoint, device: torch.device | str = "cuda") -> None:
+    def __init__(
+        self, point: AttentionPoint, device: torch.device | str = "cuda", max_layers: int = MAX_LAYERS
+    ) -> None:
         self.point, self.shape = point, MODELS[point.model].shape
         self.scale = self.shape.head_dim**-0.5
-        self.num_layers = max(2, min(MAX_LAYERS, -(-ROTATION_BYTES // point.work.num_bytes)))
+        self.num_layers = min(max_layers, max(2, -(-ROTATION_BYTES // point.work.num_bytes)))
         torch.manual_seed(0)
         sizes = [-(-context // BLOCK_SIZE) for context, _ in point.sequences]
         elements = MODELS[point.model].geometry.page_elements
@@ -173,12 +175,12 @@ def measure_attention(point: AttentionPoint, refused: Refused) -> dict[str, Timi
     for name, attend in (("ours", case.ours), ("torch_sdpa", case.torch_sdpa())):
         if attend is None:
             continue
-        with on_capture_stream():
-            output = attend(0)
-        with refused.unless_right():
-            check_result(f"{name} on {point.name}", output, right)
+        with refused.unless_right(f"{name} on {point.name}"):
+            with on_capture_stream():
+                output = attend(0)
+            check_result(output, right)
             calls = [_call(attend, layer) for layer in range(case.num_layers)]
-            num_calls = max(case.num_layers, CALLS if point.is_decode else 4)
+            num_calls = max(case.num_layers, CALLS if point.is_decode else 2)
             timings[name] = time_calls(list(islice(cycle(calls), num_calls)))
     return timings
 

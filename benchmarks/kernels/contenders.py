@@ -73,7 +73,7 @@ class TorchLoop(InTurn):
 
     name = "torch_loop"
 
-    MAX_ADAPTERS = 64  # a graph of thousands of launches a layer says no more
+    MAX_ADAPTERS = 16  # a graph of thousands of launches a layer says no more
 
     def prepare(self, case: LoraCase) -> Run | None:
         """Needs nothing but the plain tensors."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tests.kernels.tolerances import assert_close
 
+REASON = 300  # characters that are kept
 MAX_RELATIVE_ERROR = 1e-2  # of the whole tensor, by its norm: some roundings to bf16, of inputs, bridge and output
 
 
@@ -15,25 +16,29 @@ class WrongAnswer(Exception):
 
 
 class Refused:
-    """What was not timed because it was wrong. A run with any of these fails."""
+    """What was not timed because it was wrong, or broke. A run with any of these fails."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
     @contextmanager
-    def unless_right(self) -> Iterator[None]:
-        """Keeps the reason of a wrong answer, and goes on after it."""
+    def unless_right(self, name: str) -> Iterator[None]:
+        """Keeps the reason of a wrong answer, or of none, and goes on after it.
+
+        Args:
+            name: who is blamed, and where.
+        """
         try:
             yield
-        except WrongAnswer as wrong:
-            self.reasons.append(" ".join(str(wrong).split()))
+        except Exception as wrong:  # noqa: BLE001 - whatever it was: the run says so, and fails in the end
+            reason = " ".join(str(wrong).split())
+            self.reasons.append(f"{name}: {type(wrong).__name__}: {reason[:REASON]}")
 
 
-def check_result(name: str, actual: Tensor, expected: Tensor, changed: Tensor | None = None) -> None:
+def check_result(actual: Tensor, expected: Tensor, changed: Tensor | None = None) -> None:
     """Compares with float64: each element by the tests' tolerances, and all by their norm.
 
     Args:
-        name: what is blamed.
         actual: the result.
         expected: in float64.
         changed: what is added to in place, as it was before; the norm is then that of the change.
@@ -44,8 +49,8 @@ def check_result(name: str, actual: Tensor, expected: Tensor, changed: Tensor | 
     try:
         assert_close(actual, expected)
     except AssertionError as wrong:
-        raise WrongAnswer(f"{name}: {wrong}") from wrong
+        raise WrongAnswer(str(wrong)) from wrong
     size = (expected if changed is None else expected - changed.double()).norm()
     error = float((actual.double() - expected).norm() / size)
     if not error <= MAX_RELATIVE_ERROR:
-        raise WrongAnswer(f"{name}: off by {error:.2g} of the norm, {MAX_RELATIVE_ERROR:g} allowed")
+        raise WrongAnswer(f"off by {error:.2g} of the norm, {MAX_RELATIVE_ERROR:g} allowed")

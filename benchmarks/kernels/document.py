@@ -36,7 +36,7 @@ PEERS = {
 def write(
     results: Results, figures: Sequence[Figure], *, peers: Path | None, folder: Path | None, commit: str | None
 ) -> Path:
-    """Writes kernels-<gpu>.json and, with matplotlib, its plot."""
+    """Writes kernels-<gpu>.json."""
     name = f"kernels-{gpu()}"
     extra = {
         "method": METHOD,
@@ -48,17 +48,21 @@ def write(
             "bf16_tflop_per_s": round(results.ceilings.flops_per_s / 1e12, 1),
         },
         "refused": results.refused.reasons,
+        "left_out": results.left_out,
         "lora": [{**_lora_point(point), **measured.document()} for point, measured in results.lora.items()],
         "layer": [{**_lora_point(point), **added(times)} for point, times in results.layers.items()],
         "attention": [measured.document() for measured in results.attention.values()],
         "step": [measured.document() for measured in results.step],
     }
-    path = result.write(name, figures, folder=folder or result.RESULTS, machine=_machine(commit), extra=extra)
+    return result.write(name, figures, folder=folder or result.RESULTS, machine=_machine(commit), extra=extra)
+
+
+def plot(path: Path) -> None:
+    """Draws a file's plot, if there is matplotlib."""
     if find_spec("matplotlib"):
         from benchmarks.kernels.plot import draw  # noqa: PLC0415 - figures are of use without
 
         draw(path)
-    return path
 
 
 def gpu() -> str:

@@ -92,7 +92,7 @@ class LoraCase:
         self.point = point
         self.model: Model = MODELS[point.model]
         self.rows, self.ranks = point.rows, point.live_ranks
-        self.num_layers = max(2, min(max_layers, -(-ROTATION_BYTES // point.work.num_bytes)))
+        self.num_layers = min(max_layers, max(2, -(-ROTATION_BYTES // point.work.num_bytes)))
         self.max_rank = max(self.ranks)
         self.scales = tuple(islice(cycle(SCALES), len(self.ranks)))
         self.starts = [0, *accumulate(self.rows)]

@@ -9,7 +9,7 @@ from benchmarks.kernels.contenders import Contender, Run
 from benchmarks.kernels.correctness import Refused
 from benchmarks.kernels.floors import Work, linear_work
 from benchmarks.kernels.lora_case import DTYPE, LoraCase, LoraPoint
-from benchmarks.kernels.lora_grid import check, layer_calls
+from benchmarks.kernels.lora_grid import Judge, layer_calls
 from benchmarks.kernels.timing import Timing, time_calls
 
 BASE_LAYERS = 2  # of a model of some size, each far more than a cache holds
@@ -36,12 +36,12 @@ class LayerTimes:
 
 def quick_points() -> list[LoraPoint]:
     """A few adapters in decode, and in prefill."""
-    return [LoraPoint("llama-3-8b", (16,), "decode", "distinct", 8, 8), all_points()[-1]]
+    return [point for point in all_points() if point.num_adapters == 8 and point.ranks == (16,)]
 
 
 def all_points() -> list[LoraPoint]:
     """As many live distinct adapters of rank 16 as rows; 8,192 tokens over few and many adapters, of every rank."""
-    decodes = [LoraPoint("llama-3-8b", (16,), "decode", "distinct", live, live) for live in (1, 8, 64, 256)]
+    decodes = [LoraPoint("llama-3-8b", (16,), "decode", "distinct", live, live) for live in (8, 64, 256)]
     prefills = [
         LoraPoint("llama-3-8b", (rank,), "prefill", "even", 8192, live)
         for rank in (8, 16, 32, 64)
@@ -54,16 +54,16 @@ def measure_layer(point: LoraPoint, contenders: Sequence[Contender], refused: Re
     """Times the base linears, then the base linears with each contender's LoRA, if the sum of both is right."""
     case = LoraCase(point)
     linear = base_linears(case)
+    judge = Judge(case, linear)
     base = time_calls(layer_calls(case, linear))
     with_lora = {}
     for contender in contenders:
-        run = contender.beside(case, linear)
-        if run is None:
-            continue
-        with refused.unless_right():
-            check(case, run, f"{contender.name} beside base linears", linear)
-            with_lora[contender.name] = time_calls(layer_calls(case, run))
-        del run
+        with refused.unless_right(f"{contender.name} beside base linears, {point.name}"):
+            run = contender.beside(case, linear)
+            if run is not None:
+                judge.check(run)
+                with_lora[contender.name] = time_calls(layer_calls(case, run))
+        run = None
     return LayerTimes(base, with_lora, linear_work(case.model, point.num_rows))
 
 

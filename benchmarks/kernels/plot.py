@@ -27,6 +27,7 @@ COLOURS = {
     "torch_loop": "#999999",
     "torch_sdpa": "#999999",
 }
+OTHERS = {"vllm", "sglang", "padded_bmm", "torch_loop"}
 VARIANTS = {"vllm_pdl": "vllm", "sglang_csgmv": "sglang", "sglang_triton_v2": "sglang"}
 
 
@@ -34,10 +35,17 @@ def draw(path: Path) -> Path:
     """Writes the plot beside the file, with .png for .json."""
     document = json.loads(path.read_text(encoding="utf-8"))
     figure, axes = plt.subplots(2, 2, figsize=(14, 10), layout="constrained")
-    _live_adapters(axes[0][0], document["lora"])
-    _every_point(axes[0][1], document["lora"])
-    _layers(axes[1][0], document["layer"])
-    _attention(axes[1][1], document["attention"])
+    panels = (
+        (_live_adapters, [p for p in document["lora"] if _is_distinct(p)]),
+        (_every_point, [p for p in document["lora"] if OTHERS & set(_best(p["us"])) and "ours" in p["us"]]),
+        (_layers, [p for p in document["layer"] if p["phase"] == "prefill"]),
+        (_attention, [p for p in document["attention"] if "ours" in p["us"]]),
+    )
+    for (panel, points), own in zip(panels, axes.flat, strict=True):
+        if points:
+            panel(own, points)
+        else:
+            own.set_axis_off()
     machine, peers = document["machine"], document["peers"]
     beside = ", ".join(f"{NAMES[peer]} {about['version']}" for peer, about in peers.items())
     figure.suptitle(
@@ -59,8 +67,11 @@ def _best(times: dict[str, Any]) -> dict[str, float]:
     return best
 
 
-def _live_adapters(axes: Axes, points: list[dict[str, Any]]) -> None:
-    chosen = [p for p in points if (p["model"], p["ranks"], p["popularity"]) == ("llama-3-8b", [16], "distinct")]
+def _is_distinct(point: dict[str, Any]) -> bool:
+    return (point["model"], point["ranks"], point["popularity"]) == ("llama-3-8b", [16], "distinct")
+
+
+def _live_adapters(axes: Axes, chosen: list[dict[str, Any]]) -> None:
     chosen.sort(key=lambda point: int(point["live_adapters"]))
     for who, name in NAMES.items():
         line = [(p["live_adapters"], _best(p["us"])[who]) for p in chosen if who in _best(p["us"])]
@@ -77,8 +88,7 @@ def _live_adapters(axes: Axes, points: list[dict[str, Any]]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.grid(visible=True, which="major", alpha=0.3)
-    if chosen:
-        axes.legend()
+    axes.legend()
 
 
 def _every_point(axes: Axes, points: list[dict[str, Any]]) -> None:
@@ -94,12 +104,10 @@ def _every_point(axes: Axes, points: list[dict[str, Any]]) -> None:
     axes.set(title="Every LoRA point: their time over ours", xlabel="share of the points, sorted", ylabel="times ours")
     axes.set_yscale("log")
     axes.grid(visible=True, which="both", alpha=0.3)
-    if axes.lines[:-1]:
-        axes.legend()
+    axes.legend()
 
 
-def _layers(axes: Axes, points: list[dict[str, Any]]) -> None:
-    prefills = [point for point in points if point["phase"] == "prefill"]
+def _layers(axes: Axes, prefills: list[dict[str, Any]]) -> None:
     labels = [f"r{p['ranks'][0]}\n{p['live_adapters']}" for p in prefills]
     shown = ("ours", "vllm", "sglang")
     for place, who in enumerate(shown):
@@ -118,8 +126,7 @@ def _layers(axes: Axes, points: list[dict[str, Any]]) -> None:
         xlabel="rank, adapters",
         ylabel="% of base linears (goal: 8)",
     )
-    if prefills:
-        axes.legend()
+    axes.legend()
 
 
 def _attention(axes: Axes, points: list[dict[str, Any]]) -> None:
@@ -131,8 +138,7 @@ def _attention(axes: Axes, points: list[dict[str, Any]]) -> None:
         )
     axes.set_yticks(range(len(points)), [point["name"] for point in points], fontsize=7)
     axes.set(title="Attention: floor over time", xlabel="% of the measured copy rate or matrix rate", xlim=(0, 105))
-    if points:
-        axes.legend()
+    axes.legend()
 
 
 if __name__ == "__main__":

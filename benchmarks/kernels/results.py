@@ -62,6 +62,7 @@ class Results:
     layers: dict[LoraPoint, LayerTimes] = field(default_factory=dict)
     attention: dict[AttentionPoint, Measured] = field(default_factory=dict)
     step: list[Measured] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # for want of time
 
 
 def figures(results: Results) -> list[Figure]:

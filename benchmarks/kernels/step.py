@@ -11,7 +11,9 @@ from torch import Tensor
 from benchmarks.kernels.correctness import Refused, check_result
 from benchmarks.kernels.floors import Work, tensor_work
 from benchmarks.kernels.lora_case import DTYPE, ROTATION_BYTES
+from benchmarks.kernels.sampling import sampling_data
 from benchmarks.kernels.shapes import BLOCK_SIZE, MODELS, Model
+from benchmarks.kernels.step_data import Data, Device
 from benchmarks.kernels.timing import Timing, on_capture_stream, time_calls
 from kernels import rope
 from kernels.activation import silu_mul
@@ -20,28 +22,10 @@ from kernels.paging import copy_pages, write_kv
 from kernels.paging import reference as torch_paging
 from kernels.rope import reference as torch_rope
 
-Device = torch.device | str
 EPSILON = 1e-5
 LAYERS = 4  # of a pool whose pages are copied
 MAX_SETS = 256
 CALLS = 48  # of one graph
-
-
-@dataclass(frozen=True)
-class Data:
-    """One set of an op's tensors.
-
-    Attributes:
-        run: by contender, the op.
-        expected: the right result, float64; asked for before the op runs.
-        work: its bytes.
-        seen: what to compare, from what the op returned.
-    """
-
-    run: Mapping[str, Callable[[], Any]]
-    expected: Callable[[], Tensor]
-    work: Work
-    seen: Callable[[Any], Tensor] = lambda returned: returned
 
 
 @dataclass(frozen=True)
@@ -69,9 +53,13 @@ def quick_points() -> list[StepPoint]:
 
 def all_points() -> list[StepPoint]:
     """Each op from one row to a long prompt."""
-    return [StepPoint(op, model, rows) for op in OPS for model, rows in SIZES]
+    return [StepPoint(op, model, rows) for op in OPS for model, rows in (SAMPLED if op in SAMPLING else SIZES)]
 
 
+SAMPLING = ("sample, greedy", "sample, top-p")
+SAMPLED = (("llama-3-8b", 1), ("llama-3-8b", 64), ("llama-3-8b", 256), ("llama-7b", 256))
+VOCABULARIES = {"llama-7b": 32_000}
+VOCABULARY = 128_256  # of the others
 SIZES = (("llama-3-8b", 1), ("llama-3-8b", 64), ("llama-3-8b", 256), ("llama-3-8b", 8192), ("llama-7b", 256))
 
 
@@ -82,12 +70,12 @@ def measure_step(point: StepPoint, refused: Refused) -> tuple[Work, dict[str, Ti
     sets = [first, *(point.draw() for _ in range(num_sets - 1))]
     timings = {}
     for name in first.run:
-        data = point.draw()
-        right = data.expected()
-        with on_capture_stream():
-            output = data.seen(data.run[name]())
-        with refused.unless_right():
-            check_result(f"{name} on {point.name}", output, right)
+        with refused.unless_right(f"{name} on {point.name}"):
+            data = point.draw()
+            right = data.expected()
+            with on_capture_stream():
+                output = data.seen(data.run[name]())
+            check_result(output, right)
             timings[name] = time_calls(list(islice(cycle([data.run[name] for data in sets]), max(num_sets, CALLS))))
     return first.work, timings
 
@@ -177,6 +165,14 @@ def _copy_pages(model: Model, num_pages: int, device: Device) -> Data:
     return Data(run, source.double, tensor_work(source, source, page_ids), lambda _: pages[:, page_ids])
 
 
+def _sample_greedy(model: Model, num_rows: int, device: Device) -> Data:
+    return sampling_data(VOCABULARIES.get(model.name, VOCABULARY), num_rows, device, greedy=True)
+
+
+def _sample_top_p(model: Model, num_rows: int, device: Device) -> Data:
+    return sampling_data(VOCABULARIES.get(model.name, VOCABULARY), num_rows, device, greedy=False)
+
+
 def _pool(model: Model, num_rows: int, device: Device) -> tuple[Tensor, Tensor]:
     """Pages with room for some times the rows, and the rows' slots, anywhere in them."""
     num_pages = -(-num_rows // BLOCK_SIZE) * 4
@@ -195,4 +191,6 @@ OPS: Mapping[str, Callable[[Model, int, Device], Data]] = {
     "silu_mul": _silu_mul,
     "write_kv": _write_kv,
     "copy_pages": _copy_pages,
+    "sample, greedy": _sample_greedy,
+    "sample, top-p": _sample_top_p,
 }

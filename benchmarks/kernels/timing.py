@@ -1,13 +1,14 @@
 """Times of device work, without the time to launch it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 
 import torch
 
-REPLAYS = 15
+REPLAYS = (5, 15)  # at least and at most
+REPLAY_S = 0.15  # of all between, about
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def on_capture_stream() -> Iterator[None]:
     torch.cuda.synchronize()
 
 
-def time_calls(calls: Sequence[Callable[[], object]], replays: int = REPLAYS) -> Timing:
+def time_calls(calls: Sequence[Callable[[], object]]) -> Timing:
     """Captures all calls in one CUDA graph and times its replays; one call's share.
 
     The calls should differ in what they touch, by more in all than a cache holds, so that memory is what is timed.
@@ -54,18 +55,30 @@ def time_calls(calls: Sequence[Callable[[], object]], replays: int = REPLAYS) ->
             call()
         stream.synchronize()
         graph.capture_begin()
-        for call in calls:
-            call()
+        try:
+            for call in calls:
+                call()
+        except BaseException:
+            with suppress(RuntimeError):
+                graph.capture_end()  # or nothing could run after
+            raise
         graph.capture_end()
+        _replay(graph, 1)
+        least, most = REPLAYS
+        first_ms = _replay(graph, 1)[0]
+        milliseconds = _replay(graph, max(least, min(most, round(1e3 * REPLAY_S / first_ms))))
+    return spread([1e3 * each / len(calls) for each in milliseconds])
+
+
+def _replay(graph: torch.cuda.CUDAGraph, times: int) -> list[float]:
+    """Milliseconds of each."""
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(times)]
+    for begin, end in events:
+        begin.record()
         graph.replay()
-        events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(replays)]
-        for begin, end in events:
-            begin.record(stream)
-            graph.replay()
-            end.record(stream)
-        stream.synchronize()
-    torch.cuda.current_stream().wait_stream(stream)
-    return spread([1e3 * begin.elapsed_time(end) / len(calls) for begin, end in events])
+        end.record()
+    torch.cuda.synchronize()
+    return [begin.elapsed_time(end) for begin, end in events]
 
 
 def spread(microseconds: Sequence[float]) -> Timing:

@@ -1,32 +1,28 @@
-"""Compiles every kernel of a run before it, in several processes that share Triton's cache on disk."""
+"""Compiles a run's kernels before it, in as many processes as there are processors, which share Triton's cache on disk.
+
+Points that need the same kernels are warmed up once: a contender's kernels depend on what `_kernels_of` says. What it
+misses is compiled when it is measured, at the cost of time and of nothing else.
+"""
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from benchmarks.kernels.attention import AttentionCase, AttentionPoint
 from benchmarks.kernels.contenders import Contender, Ours
 from benchmarks.kernels.lora_case import LoraCase, LoraPoint
+from benchmarks.kernels.step import StepPoint
 
-MAX_ADAPTERS = 32  # of a warm-up: no kernel is compiled for how many there are beyond
-
-
-def warm_up(points: Sequence[LoraPoint], peers: Path | None) -> list[str]:
-    """Runs what points need once, each kind of point in one of as many processes as there are processors.
-
-    Returns:
-        What failed; the run itself meets it again.
-    """
-    kinds: dict[tuple[str, int, str], dict[LoraPoint, None]] = {}
-    for point in points:
-        kinds.setdefault((point.model, max(point.ranks), point.phase), {})[_smaller(point)] = None
-    tasks = [(list(kind), peers) for kind in kinds.values()]
-    processes = max(1, min(len(tasks), (os.cpu_count() or 2) - 2))
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        return [failure for failure in pool.starmap(_run, tasks, chunksize=1) if failure]
+WARM_UP_S = 100  # at most; what is not compiled by then is when it is measured
+MAX_ADAPTERS = 32  # of a peer's warm-up: no kernel of theirs is compiled for how many there are beyond
+Point = LoraPoint | AttentionPoint | StepPoint
+Task = tuple[str, Point, Path | None]
 
 
 def contenders(peers: Path | None) -> list[Contender]:
@@ -39,24 +35,79 @@ def contenders(peers: Path | None) -> list[Contender]:
     return [Ours(), Vllm(peers), Vllm(peers, dual_stream=True), SglangCsgmv(peers), SglangPlanned(peers)]
 
 
-def _smaller(point: LoraPoint) -> LoraPoint:
-    if point.num_adapters <= MAX_ADAPTERS:
+def warm_up(points: Sequence[Point], names: Sequence[str], peers: Path | None) -> list[str]:
+    """Runs what points need once, for the contenders of these names.
+
+    Returns:
+        What failed; the run itself meets it again.
+    """
+    tasks = tasks_of(points, names, peers)
+    processes = max(1, min(len(tasks), (os.cpu_count() or 2) - 1))
+    failures = []
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(_run, task) for task in tasks]
+        try:
+            failures = [failure for done in as_completed(running, WARM_UP_S) if (failure := done.result())]
+        except (TimeoutError, BrokenProcessPool) as stopped:
+            failures.append(f"stopped: {stopped!r}")
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+    return failures
+
+
+def tasks_of(points: Sequence[Point], names: Sequence[str], peers: Path | None) -> list[Task]:
+    """One for each set of kernels; ours first, as they take longest to compile."""
+    tasks: dict[tuple[object, ...], Task] = {}
+    for name in names:
+        for point in points:
+            if isinstance(point, LoraPoint):
+                tasks.setdefault((name, *_kernels_of(name, point)), (name, _smaller(name, point), peers))
+            elif name == "ours":
+                tasks.setdefault((point,), (name, point, None))
+    return list(tasks.values())
+
+
+def _kernels_of(name: str, point: LoraPoint) -> tuple[object, ...]:
+    rows, live, rank = point.num_rows, len(point.rows), max(point.ranks)
+    match name:
+        case "ours":
+            return point.model, max(64, 1 << (live - 1).bit_length()), rows > 8, rows > 1024
+        case "vllm" | "vllm_pdl":
+            return point.model == "llama-7b", min(rank, 32), rows == 1, rows % 16 == 0, rows < 128
+        case "sglang_csgmv":
+            return point.model, rank
+        case _:
+            return point.model, rank, point.phase, rows, live if rows <= MAX_ADAPTERS else 0
+
+
+def _smaller(name: str, point: LoraPoint) -> LoraPoint:
+    if name == "ours" or point.num_adapters <= MAX_ADAPTERS:
         return point
     return replace(point, popularity="even", num_adapters=MAX_ADAPTERS)
 
 
-def _run(points: Sequence[LoraPoint], peers: Path | None) -> str:
-    """What failed; the run itself will say more of it."""
-    torch.cuda.init()
+def _run(task: Task) -> str:
+    """What failed."""
+    name, point, peers = task
     try:
-        for point in points:
-            case = LoraCase(point, max_layers=2)
-            for contender in contenders(peers):
-                run = contender.prepare(case)
-                if run is not None:
-                    for index in range(len(case.model.groups)):
-                        run(0, index)
-            torch.cuda.synchronize()
+        for call in _calls(name, point, peers):
+            call()
+        torch.cuda.synchronize()
     except Exception as failure:  # noqa: BLE001 - reported, and met again where it counts
-        return f"{type(failure).__name__}: {failure}"
+        return f"{name}, {point.name}: {type(failure).__name__}: {failure}"
+    torch.cuda.empty_cache()
     return ""
+
+
+def _calls(name: str, point: Point, peers: Path | None) -> list[Callable[[], object]]:
+    if isinstance(point, StepPoint):
+        return [point.draw().run["ours"]]
+    if isinstance(point, AttentionPoint):
+        attention = AttentionCase(point, max_layers=1)
+        return [lambda: attention.ours(0)]
+    case = LoraCase(point, max_layers=1)
+    run = next(one for one in contenders(peers) if one.name == name).prepare(case)
+    if run is None:
+        return []
+    return [lambda index=index: run(0, index) for index in range(len(case.model.groups))]  # type: ignore[misc]

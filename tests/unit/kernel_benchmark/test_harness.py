@@ -13,7 +13,7 @@ from benchmarks.kernels.contenders import Ours, PaddedBmm, TorchLoop
 from benchmarks.kernels.correctness import Refused, WrongAnswer, check_result
 from benchmarks.kernels.floors import Ceilings, Work
 from benchmarks.kernels.lora_case import LoraCase, LoraPoint
-from benchmarks.kernels.lora_grid import check
+from benchmarks.kernels.lora_grid import Judge
 from benchmarks.kernels.lora_layer import LayerTimes, base_linears
 from benchmarks.kernels.peers.stand_ins import PYDANTIC, NotInstalled, Struct, loaded, version
 from benchmarks.kernels.results import Measured, Results, figures
@@ -35,6 +35,7 @@ POINTS = [
 def _tiny(monkeypatch):
     monkeypatch.setitem(MODELS, "tiny", TINY)
     monkeypatch.setattr(lora_case, "ROTATION_BYTES", 0)
+    monkeypatch.setattr(step, "VOCABULARY", 50)
 
 
 def _result(case, run):
@@ -65,18 +66,27 @@ def test_contenders_are_right(point, contender):
     case = LoraCase(point, "cpu")
     after, right, before = _result(case, contender.prepare(case))
     for output, expected, old in zip(after, right, before, strict=True):
-        check_result(contender.name, output, expected, changed=old)
+        check_result(output, expected, changed=old)
 
 
 def test_lora_beside_a_linear_is_added_to_it():
     case = LoraCase(POINTS[0], "cpu")
-    before = [output.clone() for output in case.layers[0].outputs]
     linear = base_linears(case)
-    check(case, TorchLoop().beside(case, linear), "right", linear)
-    for output, old in zip(case.layers[0].outputs, before, strict=True):
-        assert torch.equal(output, old), "left as it was"
-    with pytest.raises(WrongAnswer, match="the linear alone"):
-        check(case, linear, "the linear alone", linear)
+    judge = Judge(case, linear)
+    beside = TorchLoop().beside(case, linear)
+    judge.check(beside)
+    judge.check(beside)  # whatever was in the outputs
+    with pytest.raises(WrongAnswer):
+        judge.check(linear)
+
+
+def test_judging_begins_from_the_first_outputs():
+    case = LoraCase(POINTS[1], "cpu")
+    judge, add = Judge(case), TorchLoop().prepare(case)
+    for _ in range(3):
+        judge.check(add)
+    with pytest.raises(WrongAnswer):
+        judge.check(lambda layer, group: None)
 
 
 def test_one_wrong_adapter_is_refused():
@@ -86,18 +96,18 @@ def test_one_wrong_adapter_is_refused():
     right = case.expected(0, case.layers[0].outputs)
     case.layers[0].a[5][1].neg_()
     after, _, before = _result(case, add)
-    check_result("group 0", after[0], right[0], changed=before[0])
-    with pytest.raises(WrongAnswer, match="group 2"):
-        check_result("group 2", after[2], right[2], changed=before[2])
+    check_result(after[0], right[0], changed=before[0])
+    with pytest.raises(WrongAnswer, match="Mismatched"):
+        check_result(after[2], right[2], changed=before[2])
 
 
 def test_small_errors_everywhere_are_refused():
     right = torch.randn(64, 64, dtype=torch.float64)
-    check_result("rounded", right.bfloat16(), right)
+    check_result(right.bfloat16(), right)
     with pytest.raises(WrongAnswer, match="of the norm"):
-        check_result("off", (right * 1.015).bfloat16(), right)
+        check_result((right * 1.015).bfloat16(), right)
     with pytest.raises(WrongAnswer):
-        check_result("unwritten", torch.full((64, 64), torch.nan, dtype=torch.bfloat16), right)
+        check_result(torch.full((64, 64), torch.nan, dtype=torch.bfloat16), right)
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -108,14 +118,14 @@ def test_attention_reference_follows_the_formula(window):
         case.queries[0], case.pages[0], case.batch, num_kv_heads=2, block_size=16, scale=case.scale, window=window
     )
     torch.testing.assert_close(case.expected(0), right)
-    check_result("ours", case.ours(0), right)
+    check_result(case.ours(0), right)
 
 
 def test_torch_attention_is_asked_where_it_can_answer():
     case = AttentionCase(AttentionPoint("tiny", ((20, 1),) * 3), "cpu")
-    check_result("torch", case.torch_sdpa()(0), case.expected(0))
+    check_result(case.torch_sdpa()(0), case.expected(0))
     case = AttentionCase(AttentionPoint("tiny", ((20, 20),)), "cpu")
-    check_result("torch", case.torch_sdpa()(0), case.expected(0))
+    check_result(case.torch_sdpa()(0), case.expected(0))
     for refused in (((20, 1), (9, 1)), ((20, 5),)):
         assert AttentionCase(AttentionPoint("tiny", refused), "cpu").torch_sdpa() is None
 
@@ -176,12 +186,13 @@ def test_the_file_and_its_plot(results, tmp_path, monkeypatch):
     assert written["lora"][0]["over_floor"] == 1.2
     assert written["layer"][1]["added_us"] == {"ours": 90.0}
     assert written["ceilings"] == {"copy_tb_per_s": 2.0, "bf16_tflop_per_s": 1000.0}
+    document.plot(path)
     assert path.with_suffix(".png").stat().st_size > 10_000
 
 
 def test_a_wrong_kernel_has_no_time(results, tmp_path, monkeypatch):
-    with results.refused.unless_right():
-        raise WrongAnswer("ours on c:\n off")
+    with results.refused.unless_right("ours on c"):
+        raise WrongAnswer("off\n by much")
     results.lora[_lora_point(256)] = Measured("c", Work(1000), 50.0, {"vllm": _timing(90.0)})
     share = next(figure for figure in figures(results) if "nobody" in figure.name)
     assert share.details == {"points": 3, "lost": ["b", "c"]}
@@ -189,7 +200,7 @@ def test_a_wrong_kernel_has_no_time(results, tmp_path, monkeypatch):
     monkeypatch.setattr(document, "_machine", lambda commit: {"gpu": "a GPU", "commit": commit})
     path = document.write(results, figures(results), peers=None, folder=tmp_path, commit="abc")
     written = json.loads(path.read_text())
-    assert written["refused"] == ["ours on c: off"]
+    assert written["refused"] == ["ours on c: WrongAnswer: off by much"]
     assert written["lora"][2]["over_floor"] is None
 
 
@@ -242,5 +253,5 @@ def test_the_rest_of_a_step_is_compared_with_the_formula(op):
     for name in ("ours", "torch"):
         data = point.draw("cpu")
         right = data.expected()
-        check_result(name, data.seen(data.run[name]()), right)
+        check_result(data.seen(data.run[name]()), right)
         assert data.work.num_bytes > 0
