@@ -122,7 +122,7 @@ def _rotate_and_write(model: Model, num_rows: int, device: Device) -> Data:
     def right() -> Tensor:
         turned = qkv.unflatten(1, (-1, shape.head_dim)).double()
         half = turned.roll(shape.head_dim // 2, 2)
-        rotated = turned * turns[0][:, None].double() + half * turns[1][:, None].double()
+        rotated = turned * turns[0].double() + half * turns[1].double()
         keys, values = rotated[:, shape.num_heads : -shape.num_kv_heads], turned[:, -shape.num_kv_heads :]
         return torch.cat((rotated[:, : shape.num_heads], keys, values), 1)
 
