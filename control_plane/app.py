@@ -18,6 +18,7 @@ from control_plane.core.director import Director
 from control_plane.core.types import PolicyChanged
 from control_plane.observation.observation import Observation
 from control_plane.operations.explain import Explainer
+from control_plane.operations.neighbours import Neighbours
 from control_plane.operations.service import FleetService
 from control_plane.operations.simulator import Simulator
 from control_plane.runtime.driver import Driver
@@ -192,6 +193,8 @@ class ControlPlane:
                 self._director,
                 self._observation,
                 self._catalog,
+                Neighbours(self._state, self._keys, self.control_plane_id),
+                control_plane_id=self.control_plane_id,
                 facts=self._facts,
                 limits=self._config.limits,
                 tenants=self._config.tenants,
@@ -214,7 +217,7 @@ class ControlPlane:
             self._keys,
             self._config.redis,
             control_plane_id=self.control_plane_id,
-            address=self.address,
+            address=self._config.advertise_address or self.address,
             workers=self._director,
             num_in_flight=lambda: self._driver.num_requests,
             policy=lambda: self._policies.in_force,

@@ -141,6 +141,8 @@ class ControlPlaneConfig(Section):
     """Everything."""
 
     listen: str = Field(default="127.0.0.1:7000", pattern=r"^.+:\d+$")
+    # What the others of the fleet and operators reach it by, "host:port". Empty: `listen`.
+    advertise_address: str = Field(default="", pattern=r"^(.+:\d+)?$")
     # Names this control plane among others. Empty: made up at start.
     control_plane_id: str = Field(default="", max_length=128)
     model: ModelConfig

@@ -90,6 +90,7 @@ def _story_from_proto(message: fleet_pb2.RequestStory) -> types.RequestStory:
         num_output_tokens=message.output_token_count,
         error_reason=message.error_reason,
         error_message=message.error_message,
+        control_plane_id=message.control_plane_id,
     )
 
 

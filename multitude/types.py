@@ -290,6 +290,7 @@ class RequestStory:
     num_output_tokens: int
     error_reason: str = ""
     error_message: str = ""
+    control_plane_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

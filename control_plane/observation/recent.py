@@ -10,7 +10,7 @@ class RecentRequests:
     """Keeps the last `max_requests` that ended, without their prompts; of an id used twice, the last use."""
 
     def __init__(self, max_requests: int) -> None:
-        self._max_requests = max_requests
+        self.size = max_requests
         self._records: OrderedDict[str, RequestRecord] = OrderedDict()
 
     def __len__(self) -> int:
@@ -29,5 +29,5 @@ class RecentRequests:
         record.request = replace(record.request, prompt_token_ids=())
         self._records[request_id] = record
         self._records.move_to_end(request_id)
-        while len(self._records) > self._max_requests:
+        while len(self._records) > self.size:
             self._records.popitem(last=False)

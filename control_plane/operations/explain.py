@@ -12,6 +12,7 @@ from control_plane.core.types import Request
 from control_plane.errors import ExplainOutOfRange, ExplainSubjectMissing, RequestNotRemembered
 from control_plane.observation.observation import Observation
 from control_plane.observation.record import RequestRecord
+from control_plane.operations.neighbours import Neighbours
 from control_plane.types import ModelFacts
 from multitude.v1 import fleet_pb2
 
@@ -26,7 +27,9 @@ class Explainer:
         director: Director,
         observation: Observation,
         catalog: Catalog,
+        neighbours: Neighbours,
         *,
+        control_plane_id: str,
         facts: ModelFacts,
         limits: LimitsConfig,
         tenants: TenantsConfig,
@@ -37,6 +40,8 @@ class Explainer:
         self._director = director
         self._observation = observation
         self._catalog = catalog
+        self._neighbours = neighbours
+        self._control_plane_id = control_plane_id
         self._facts = facts
         self._limits = limits
         self._tenants = tenants
@@ -50,11 +55,7 @@ class Explainer:
             case "request_id":
                 record = self._observation.find(message.request_id)
                 if record is None:
-                    raise RequestNotRemembered(
-                        f"request_id: {message.request_id!r} is not in flight on this control plane, nor among the last"
-                        f" {len(self._observation.recent)} that ended here; ask the control plane that served it",
-                        metadata={"field": "request_id"},
-                    )
+                    return await self._told_elsewhere(message)
                 # What is remembered of one that ended has no prompt left, only its length.
                 request = replace(record.request, prompt_token_ids=(0,) * record.num_prompt_tokens)
                 story = self._story(record)
@@ -64,6 +65,17 @@ class Explainer:
                 raise ExplainSubjectMissing("", "set request_id or adapter")
         explanation = self._director.explain(request, random.Random(), self._clock())  # noqa: S311
         return fleet_pb2.ExplainPlacementResponse(story=story, decision=self._decision(explanation))
+
+    async def _told_elsewhere(self, message: fleet_pb2.ExplainPlacementRequest) -> fleet_pb2.ExplainPlacementResponse:
+        answer = None if message.is_local_only else await self._neighbours.explain(message.request_id)
+        if answer is None:
+            size = self._observation.recent.size
+            raise RequestNotRemembered(
+                f"request_id: {message.request_id!r} is not in flight, nor among the last {size} requests that each"
+                " control plane remembers; correct it, or raise recent_requests",
+                metadata={"field": "request_id"},
+            )
+        return answer
 
     async def _made_up(self, message: fleet_pb2.ExplainPlacementRequest) -> Request:
         num_prompt_tokens = message.prompt_token_count or DEFAULT_TOKENS
@@ -113,6 +125,7 @@ class Explainer:
             output_token_count=record.num_output_tokens,
             error_reason=record.error_reason,
             error_message=record.error_message,
+            control_plane_id=self._control_plane_id,
         )
         story.arrival_time.FromMilliseconds(self._wall_ms() - round(_ms(self._clock() - record.arrived_at)))
         return story

@@ -70,7 +70,9 @@ def _print(connection: Connection, explanation: Explanation, num_shown: int) -> 
 
 def _print_story(connection: Connection, story: RequestStory) -> None:
     what = story.adapter or "the base model"
-    connection.output.line(f"request {story.request_id} of tenant {story.tenant}, {what}: {story.state}")
+    connection.output.line(
+        f"request {story.request_id} of tenant {story.tenant}, {what}: {story.state} on {story.control_plane_id}"
+    )
     rows: list[tuple[object, ...]] = [
         (f"{story.arrival_time:%Y-%m-%d %H:%M:%S}", "", f"arrived with {story.num_prompt_tokens} prompt tokens")
     ]

@@ -165,20 +165,22 @@ class PolicyProblem(_message.Message):
     def __init__(self, line: _Optional[int] = ..., path: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ExplainPlacementRequest(_message.Message):
-    __slots__ = ("request_id", "adapter", "tenant", "prompt_token_count", "max_tokens", "priority")
+    __slots__ = ("request_id", "adapter", "tenant", "prompt_token_count", "max_tokens", "priority", "is_local_only")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    IS_LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     adapter: str
     tenant: str
     prompt_token_count: int
     max_tokens: int
     priority: int
-    def __init__(self, request_id: _Optional[str] = ..., adapter: _Optional[str] = ..., tenant: _Optional[str] = ..., prompt_token_count: _Optional[int] = ..., max_tokens: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
+    is_local_only: bool
+    def __init__(self, request_id: _Optional[str] = ..., adapter: _Optional[str] = ..., tenant: _Optional[str] = ..., prompt_token_count: _Optional[int] = ..., max_tokens: _Optional[int] = ..., priority: _Optional[int] = ..., is_local_only: _Optional[bool] = ...) -> None: ...
 
 class ExplainPlacementResponse(_message.Message):
     __slots__ = ("story", "decision")
@@ -189,7 +191,7 @@ class ExplainPlacementResponse(_message.Message):
     def __init__(self, story: _Optional[_Union[RequestStory, _Mapping]] = ..., decision: _Optional[_Union[PlacementDecision, _Mapping]] = ...) -> None: ...
 
 class RequestStory(_message.Message):
-    __slots__ = ("request_id", "tenant", "adapter", "adapter_digest", "arrival_time", "state", "policy_digest", "placements", "first_token_ms", "ended_ms", "prompt_token_count", "output_token_count", "error_reason", "error_message")
+    __slots__ = ("request_id", "tenant", "adapter", "adapter_digest", "arrival_time", "state", "policy_digest", "placements", "first_token_ms", "ended_ms", "prompt_token_count", "output_token_count", "error_reason", "error_message", "control_plane_id")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +206,7 @@ class RequestStory(_message.Message):
     OUTPUT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     ERROR_REASON_FIELD_NUMBER: _ClassVar[int]
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_PLANE_ID_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     tenant: str
     adapter: str
@@ -218,7 +221,8 @@ class RequestStory(_message.Message):
     output_token_count: int
     error_reason: str
     error_message: str
-    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., adapter_digest: _Optional[str] = ..., arrival_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[str] = ..., policy_digest: _Optional[str] = ..., placements: _Optional[_Iterable[_Union[PlacementStep, _Mapping]]] = ..., first_token_ms: _Optional[float] = ..., ended_ms: _Optional[float] = ..., prompt_token_count: _Optional[int] = ..., output_token_count: _Optional[int] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ...) -> None: ...
+    control_plane_id: str
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., adapter: _Optional[str] = ..., adapter_digest: _Optional[str] = ..., arrival_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[str] = ..., policy_digest: _Optional[str] = ..., placements: _Optional[_Iterable[_Union[PlacementStep, _Mapping]]] = ..., first_token_ms: _Optional[float] = ..., ended_ms: _Optional[float] = ..., prompt_token_count: _Optional[int] = ..., output_token_count: _Optional[int] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ..., control_plane_id: _Optional[str] = ...) -> None: ...
 
 class PlacementStep(_message.Message):
     __slots__ = ("worker_id", "placed_ms", "reason")

@@ -197,7 +197,7 @@ async def test_a_requests_story_is_told_while_it_runs_and_after(model_path: Path
             caller.fleet.ExplainPlacement(fleet_pb2.ExplainPlacementRequest(request_id="r"))
         )
         assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "REQUEST_NOT_REMEMBERED")
-        assert "the last 2 that ended here" in message
+        assert "among the last 2 requests" in message
 
 
 @pytest.mark.parametrize(

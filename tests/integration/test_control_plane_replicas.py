@@ -16,6 +16,7 @@ import pytest
 from redis.asyncio import Redis
 
 from control_plane.state.keys import Keys
+from multitude.v1 import fleet_pb2
 from tests.unit.control_shell.fake_worker import LENGTH, FakeWorker, Stream, token
 from tests.unit.control_shell.redis_server import RedisServer, running_redis
 from tests.unit.control_shell.running import TIMEOUT_S, Caller, error_info, eventually, serving
@@ -272,3 +273,29 @@ async def test_every_key_of_a_fleet_is_in_one_cluster_slot(model_path: Path, ser
         # Redis Cluster hashes what is between the first braces, and nothing else.
         assert {key.partition("{")[2].partition("}")[0] for key in keys} == {"multitude:f"}
         running.cancel()
+
+
+async def test_a_request_is_explained_by_the_control_plane_that_served_it(
+    model_path: Path, server: RedisServer, redis: Redis
+) -> None:
+    async with (
+        FakeWorker("a", is_generous=True) as worker,
+        serving(model_path, redis=shared(server), control_plane_id="one") as first,
+        serving(model_path, redis=shared(server), control_plane_id="two") as second,
+        # One that is not where it says.
+        serving(model_path, redis=shared(server), advertise_address="127.0.0.1:1", control_plane_id="three"),
+    ):
+        await put_lease(redis, worker)
+        await first.workers_attached(1)
+        await second.fleet_is(lambda fleet: len(fleet.control_planes) == 3)
+        await first.generate((1,), max_tokens=2, request_id="mine")
+        reply = await second.fleet.ExplainPlacement(fleet_pb2.ExplainPlacementRequest(request_id="mine"))
+        assert (reply.story.state, reply.story.control_plane_id) == ("finished", "one")
+        assert reply.decision.worker_id == "a"
+        for message in (
+            fleet_pb2.ExplainPlacementRequest(request_id="mine", is_local_only=True),
+            fleet_pb2.ExplainPlacementRequest(request_id="nobody's"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await second.fleet.ExplainPlacement(message)
+            assert error_info(caught.value).reason == "REQUEST_NOT_REMEMBERED"

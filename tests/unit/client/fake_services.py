@@ -171,6 +171,7 @@ class FakeServices(
             prompt_token_count=7,
             error_reason="ADAPTER_CORRUPT",
             error_message="its digest is wrong",
+            control_plane_id="one",
         )
         decision = fleet_pb2.PlacementDecision(
             worker_id="w2", profile="default", picker="max_score", verdicts=verdicts, policy_name="default"

@@ -159,7 +159,7 @@ def test_a_placement_is_explained_as_a_table_best_first(run, script):
 
 def test_a_request_is_explained_with_its_story(run):
     lines = run("policy", "explain", "r").stdout.splitlines()
-    assert lines[0] == "request r of tenant acme, team/a: failed"
+    assert lines[0] == "request r of tenant acme, team/a: failed on one"
     assert lines[2].endswith("arrived with 7 prompt tokens".ljust(len(lines[2]) - lines[2].index("arrived")))
     assert lines[3].split(None, 2)[2].strip() == "sent to w1: its adapter was not there"
     assert "failed, 0 output tokens, ADAPTER_CORRUPT: its digest is wrong" in lines[4]
