@@ -68,6 +68,12 @@ class LoraPoint:
         )
 
 
+def layout_of(model: Model, rank: int) -> AdapterLayout:
+    """One layer of an adapter with this rank on every module that the model's adapters target."""
+    ranks = tuple(rank if module in model.modules else 0 for module in range(len(MODULES)))
+    return AdapterLayout(model.shape, (ranks,), ((1.0,) * len(MODULES),))
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer's adapters as plain tensors, padded with zeros to the largest rank, and its inputs and outputs.
@@ -99,7 +105,7 @@ class LoraCase:
         self.device = torch.device(device)
         torch.manual_seed(0)
         self.layers = [self._draw_layer() for _ in range(self.num_layers)]
-        self._layouts = {rank: self._layout(rank) for rank in set(self.ranks)}
+        self._layouts = {rank: layout_of(self.model, rank) for rank in set(self.ranks)}
         sizes = [self._layouts[rank].num_pages(self.model.geometry) for rank in self.ranks]
         shuffled = torch.randperm(sum(sizes), device=self.device)  # no adapter's pages are side by side
         self.page_ids = list(shuffled.split(sizes))
@@ -167,10 +173,6 @@ class LoraCase:
         inputs = [draw(num_rows, self.model.in_features(group)) for group in self.model.groups]
         outputs = [draw(num_rows, sum(self.model.widths(group))) for group in self.model.groups]
         return Layer(a, b, inputs, outputs)
-
-    def _layout(self, rank: int) -> AdapterLayout:
-        ranks = tuple(rank if module in self.model.modules else 0 for module in range(len(MODULES)))
-        return AdapterLayout(self.model.shape, (ranks,), ((1.0,) * len(MODULES),))
 
     def _fill_pages(self, num_pages: int) -> Tensor:
         """The pool, `[num_layers, num_pages, page_elements]`, with every adapter's stream in its pages."""

@@ -23,7 +23,7 @@ from kernels.paging import reference as torch_paging
 from kernels.rope import reference as torch_rope
 
 EPSILON = 1e-5
-LAYERS = 4  # of a pool whose pages are copied
+LAYERS = 32  # of a pool whose pages are copied
 MAX_SETS = 256
 CALLS = 48  # of one graph
 
@@ -53,11 +53,12 @@ def quick_points() -> list[StepPoint]:
 
 def all_points() -> list[StepPoint]:
     """Each op from one row to a long prompt."""
-    return [StepPoint(op, model, rows) for op in OPS for model, rows in (SAMPLED if op in SAMPLING else SIZES)]
+    return [StepPoint(op, model, rows) for op in OPS for model, rows in SIZES_OF.get(op, SIZES)]
 
 
-SAMPLING = ("sample, greedy", "sample, top-p")
 SAMPLED = (("llama-3-8b", 1), ("llama-3-8b", 64), ("llama-3-8b", 256), ("llama-7b", 256))
+ADAPTERS = (("llama-3-8b", 41), ("llama-3-8b", 656))  # pages of one adapter of rank 16, and of 16
+SIZES_OF = {"sample, greedy": SAMPLED, "sample, top-p": SAMPLED, "copy_pages": ADAPTERS}
 VOCABULARIES = {"llama-7b": 32_000}
 VOCABULARY = 128_256  # of the others
 SIZES = (("llama-3-8b", 1), ("llama-3-8b", 64), ("llama-3-8b", 256), ("llama-3-8b", 8192), ("llama-7b", 256))
@@ -154,7 +155,7 @@ def _write_kv(model: Model, num_rows: int, device: Device) -> Data:
 
 
 def _copy_pages(model: Model, num_pages: int, device: Device) -> Data:
-    """A row is a page here, of four layers."""
+    """A row is a page here, of every layer."""
     source = _draw(device, LAYERS, num_pages, model.geometry.page_elements)
     pages = torch.zeros(LAYERS, 2 * num_pages, model.geometry.page_elements, dtype=DTYPE, device=device)
     page_ids = torch.randperm(2 * num_pages, device=device)[:num_pages]

@@ -16,10 +16,11 @@ import torch
 
 from benchmarks.kernels.attention import AttentionCase, AttentionPoint
 from benchmarks.kernels.contenders import Contender, Ours
-from benchmarks.kernels.lora_case import LoraCase, LoraPoint
+from benchmarks.kernels.lora_case import LoraCase, LoraPoint, layout_of
+from benchmarks.kernels.shapes import MODELS
 from benchmarks.kernels.step import StepPoint
 
-WARM_UP_S = 100  # at most; what is not compiled by then is when it is measured
+WARM_UP_S = 80  # at most; what is not compiled by then is when it is measured
 MAX_ADAPTERS = 32  # of a peer's warm-up: no kernel of theirs is compiled for how many there are beyond
 Point = LoraPoint | AttentionPoint | StepPoint
 Task = tuple[str, Point, Path | None]
@@ -72,7 +73,11 @@ def _kernels_of(name: str, point: LoraPoint) -> tuple[object, ...]:
     rows, live, rank = point.num_rows, len(point.rows), max(point.ranks)
     match name:
         case "ours":
-            return point.model, max(64, 1 << (live - 1).bit_length()), rows > 8, rows > 1024
+            model = MODELS[point.model]
+            pages = layout_of(model, rank).num_pages(model.geometry)
+            # Triton compiles for whether a number is 1 and whether 16 divides it.
+            numbers = (live == 1, live % 16 == 0, pages == 1, pages % 16 == 0)
+            return point.model, max(64, 1 << (live - 1).bit_length()), rows > 8, rows > 1024, numbers
         case "vllm" | "vllm_pdl":
             return point.model == "llama-7b", min(rank, 32), rows == 1, rows % 16 == 0, rows < 128
         case "sglang_csgmv":
