@@ -42,7 +42,8 @@ class AttentionPoint:
         """For people."""
         contexts = sorted({context for context, _ in self.sequences})
         span = f"{contexts[0]:,}" if len(contexts) == 1 else f"{contexts[0]:,} to {contexts[-1]:,}"
-        rows = "" if self.is_decode else f", the last {self.sequences[0][1]:,} as a chunk"
+        context, chunk = self.sequences[0]
+        rows = "" if chunk in (1, context) else f", the last {chunk:,} as a chunk"
         window = "" if self.window is None else f", window {self.window:,}"
         kind = "decode" if self.is_decode else "prefill"
         return f"{self.model} {kind}, {len(self.sequences)} x {span} tokens{rows}{window}"

@@ -34,14 +34,16 @@ VARIANTS = {"vllm_pdl": "vllm", "sglang_csgmv": "sglang", "sglang_triton_v2": "s
 def draw(path: Path) -> Path:
     """Writes the plot beside the file, with .png for .json."""
     document = json.loads(path.read_text(encoding="utf-8"))
-    figure, axes = plt.subplots(2, 2, figsize=(14, 10), layout="constrained")
+    figure = plt.figure(figsize=(15, 10), layout="constrained")
+    rows = figure.add_gridspec(2, 1)
+    axes = [own for row in range(2) for own in figure.add_subfigure(rows[row]).subplots(1, 2)]
     panels = (
         (_live_adapters, [p for p in document["lora"] if _is_distinct(p)]),
         (_every_point, [p for p in document["lora"] if OTHERS & set(_best(p["us"])) and "ours" in p["us"]]),
         (_layers, [p for p in document["layer"] if p["phase"] == "prefill"]),
         (_attention, [p for p in document["attention"] if "ours" in p["us"]]),
     )
-    for (panel, points), own in zip(panels, axes.flat, strict=True):
+    for (panel, points), own in zip(panels, axes, strict=True):
         if points:
             panel(own, points)
         else:
@@ -86,6 +88,7 @@ def _live_adapters(axes: Axes, chosen: list[dict[str, Any]]) -> None:
         ylabel="µs",
     )
     axes.set_xscale("log", base=2)
+    axes.set_xticks([p["live_adapters"] for p in chosen], [str(p["live_adapters"]) for p in chosen])
     axes.set_yscale("log")
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend()
@@ -122,8 +125,8 @@ def _layers(axes: Axes, prefills: list[dict[str, Any]]) -> None:
     axes.axhline(8, color="black", linewidth=1, linestyle=":")
     axes.set_xticks(range(len(prefills)), labels, fontsize=8)
     axes.set(
-        title="Prefill of 8,192 tokens: time added to a layer's base linears",
-        xlabel="rank, adapters",
+        title="8,192 prompt tokens: added to base linears (peers: rank 16)",
+        xlabel="rank and, below, number of adapters",
         ylabel="% of base linears (goal: 8)",
     )
     axes.legend()
@@ -138,7 +141,7 @@ def _attention(axes: Axes, points: list[dict[str, Any]]) -> None:
         )
     axes.set_yticks(range(len(points)), [point["name"] for point in points], fontsize=7)
     axes.set(title="Attention: floor over time", xlabel="% of the measured copy rate or matrix rate", xlim=(0, 105))
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
 if __name__ == "__main__":
