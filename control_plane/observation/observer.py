@@ -63,7 +63,13 @@ class Observer:
             )
         elif isinstance(event, PolicyChanged):
             self._policy_digest = event.policy.digest
-        effects = self._core.on_event(event, now)
+        try:
+            effects = self._core.on_event(event, now)
+        except BaseException:
+            if isinstance(event, RequestArrived):
+                # Whoever submitted it is told, and no end will come.
+                self.live.pop(event.request.request_id, None)
+            raise
         handlers = self._handlers
         for effect in effects:
             handler = handlers.get(type(effect))

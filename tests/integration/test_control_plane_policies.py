@@ -163,6 +163,22 @@ async def test_a_policy_is_applied_without_disturbing_a_stream(
         assert worker.streams.empty()
 
 
+async def test_policies_applied_at_once_get_a_version_each_and_all_end_with_the_last(
+    model_path: Path, redis: Redis, redis_server: RedisServer
+) -> None:
+    async with (
+        serving(model_path, redis=shared(redis_server)) as first,
+        serving(model_path, redis=shared(redis_server)) as second,
+    ):
+        names = [f"number-{number}" for number in range(10)]
+        callers = [first, second] * 5
+        applied = await asyncio.gather(*(apply(*each) for each in zip(callers, names, strict=True)))
+        assert sorted(each.version for each in applied) == list(range(1, 11))
+        last = next(each for each in applied if each.version == 10)
+        for caller in (first, second):
+            assert (await in_force(caller, last.name, 10)).digest == last.digest
+
+
 async def test_what_cannot_be_applied_is_refused_by_name(
     model_path: Path, redis: Redis, redis_server: RedisServer
 ) -> None:

