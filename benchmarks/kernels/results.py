@@ -114,11 +114,12 @@ def _wins(measured: Measured) -> bool:
 
 def _layers(results: Results) -> list[Figure]:
     found = []
-    decode = results.layers.get(LoraPoint("llama-3-8b", (16,), "decode", "distinct", 8, 8))
+    right = {point: times for point, times in results.layers.items() if OURS in times.with_lora}
+    decode = right.get(LoraPoint("llama-3-8b", (16,), "decode", "distinct", 8, 8))
     if decode is not None:
         name = "MBGMV, 8 live adapters of rank 16, added to a layer of llama-3-8b"
         found.append(_figure(name, decode.added_us(OURS), 12, "us", at_least=False, details=added(decode)))
-    prefills = {point: times for point, times in results.layers.items() if point.phase == "prefill"}
+    prefills = {point: times for point, times in right.items() if point.phase == "prefill"}
     if prefills:
         shares = {point.name: times.added_us(OURS) / times.base.median for point, times in prefills.items()}
         name = "MBGMM, prefill of 8,192 tokens, added to a layer's base linears, worst of ranks and adapters"

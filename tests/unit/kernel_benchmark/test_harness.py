@@ -194,6 +194,8 @@ def test_a_wrong_kernel_has_no_time(results, tmp_path, monkeypatch):
     with results.refused.unless_right("ours on c"):
         raise WrongAnswer("off\n by much")
     results.lora[_lora_point(256)] = Measured("c", Work(1000), 50.0, {"vllm": _timing(90.0)})
+    results.layers[_lora_point(8)] = LayerTimes(_timing(100.0), {}, Work(1000))
+    assert not [figure for figure in figures(results) if "8 live adapters" in figure.name]
     share = next(figure for figure in figures(results) if "nobody" in figure.name)
     assert share.details == {"points": 3, "lost": ["b", "c"]}
     monkeypatch.setattr(document, "gpu", lambda: "h200")
