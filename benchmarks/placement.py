@@ -150,7 +150,7 @@ class _Fleet:
 
 
 @dataclass(frozen=True)
-class _Zipf:
+class Zipf:
     """The traffic of the small fleet: about two thirds of what it can serve, and more adapters than a pool holds."""
 
     num_requests: int = 10_000
@@ -184,7 +184,7 @@ class _Zipf:
 
 
 def _loads() -> list[Figure]:
-    zipf = _Zipf()
+    zipf = Zipf()
     outcomes = {policy.name: [zipf.play(policy, seed) for seed in SEEDS] for policy in (RANDOM, Policy("default"))}
     loads = {name: sum(each.adapter_loads for each in played) for name, played in outcomes.items()}
     balance = {name: min(each.load_balance for each in played) for name, played in outcomes.items()}

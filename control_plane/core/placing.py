@@ -8,6 +8,7 @@ from control_plane.core.fleet import Fleet, Worker
 from control_plane.core.ledger import TrackedRequest
 from control_plane.core.placement.gates import HAS_ROOM
 from control_plane.core.placement.plugin import PlacementRequest, Rng
+from control_plane.core.placement.profile import OpenWorkers, Profile
 from control_plane.core.placement.scorers.prefix_affinity import PrefixAffinity
 from control_plane.core.policy import Policy
 from control_plane.core.rows import Bools
@@ -22,6 +23,9 @@ class Placer:
         self._fleet = fleet
         self._dispatcher = dispatcher
         self.fairness = fairness
+        # What each profile's filters leave at this moment, whatever the request: of many that none can take, those
+        # after the first cost little. Forgotten whenever something happens.
+        self._opened: dict[str, OpenWorkers] = {}
 
     def place(self, candidate: Candidate, now: float) -> bool:
         """Give a candidate to a worker; False if none of its workers may have it, and it was parked."""
@@ -31,12 +35,14 @@ class Placer:
             self._park(tracked, now)
             return False
         self._dispatcher.assign(tracked, worker, self.fairness, now)
+        self._opened.clear()
         if self.policy.placement.profile_for(tracked.request).uses(PrefixAffinity.name):
             self._fleet.columns.prefixes.note(tracked.request, worker.row)
         return True
 
     def unpark(self, now: float) -> None:
-        """Put parked requests back in the order, as many as a pass may fail to place."""
+        """Begin a pass: put parked requests back in the order, as many as it may fail to place."""
+        self._opened.clear()
         queue = self._dispatcher.queue
         if not queue.num_parked or not self._fleet.has_open_worker:
             return
@@ -90,15 +96,22 @@ class Placer:
         )
 
     def _choose(self, tracked: TrackedRequest, among: Bools, now: float) -> Worker | None:
-        choice = self.policy.placement.choose(_placement_request(tracked, now), self._fleet.columns, among, self._rng)
-        return self._fleet.at(choice.row) if choice.row is not None else None
+        request, columns = _placement_request(tracked, now), self._fleet.columns
+        profile = self.policy.placement.profile_for(tracked.request)
+        row = profile.choose(request, columns, among, self._rng, self._open(profile, request))
+        return self._fleet.at(row) if row is not None else None
+
+    def _open(self, profile: Profile, request: PlacementRequest) -> OpenWorkers:
+        opened = self._opened.get(profile.name)
+        if opened is None:
+            opened = self._opened[profile.name] = profile.open(request, self._fleet.columns)
+        return opened
 
     def _park(self, tracked: TrackedRequest, now: float) -> None:
         self._dispatcher.queue.park(tracked)
-        request = _placement_request(tracked, now)
+        request, columns = _placement_request(tracked, now), self._fleet.columns
         profile = self.policy.placement.profile_for(tracked.request)
-        columns = self._fleet.columns
-        able = profile.able(request, columns, self._others(tracked))
+        able = profile.able(request, columns, self._others(tracked), self._open(profile, request))
         # What runs on a worker ends, and then it may be free to take the request; one that is idle stays as it is.
         if (able & ((columns.num_in_flight > 0) | (columns.num_reported > 0))).any():
             tracked.unplaceable_since = None

@@ -22,6 +22,7 @@ class CouldStart:
 
     name: ClassVar[str] = "could_start"
     is_lasting: ClassVar[bool] = False
+    is_of_request: ClassVar[bool] = True
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Each row's verdict."""

@@ -6,7 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from control_plane.core.demand import ReplicationSettings
 from control_plane.core.director import Director
+from control_plane.core.placement.policy import PlacementPolicy
 from control_plane.core.policy import AdmissionMode, AdmissionSettings, ClusteringSettings, DispatchSettings, Policy
 from control_plane.core.types import (
     AdapterRef,
@@ -27,14 +29,17 @@ from control_plane.core.types import (
     WorkerReported,
     WorkerStatus,
 )
+from tests.sim.placements import EVERYTHING, PROFILES
 from tests.sim.witness import Witness, expected_token
 
 REQUEST_IDS = st.sampled_from([f"r{index}" for index in range(8)])
 WORKER_IDS = st.sampled_from(["w0", "w1", "w2"])
 DIGESTS = st.sampled_from([None, "a", "b", "c"])
 POLICIES = st.builds(
-    lambda mode, queued, adapters, attempts, delay: Policy(
+    lambda mode, queued, adapters, attempts, delay, placement, moves: Policy(
         "drawn",
+        placement=placement,
+        replication=ReplicationSettings(worker_requests_per_s=0.05, interval_s=0.1, max_moves=moves),
         admission=AdmissionSettings(mode=mode, max_queued=queued, max_queued_per_tenant=3, no_worker_grace_s=5.0),
         clustering=ClusteringSettings(max_adapters_per_worker=adapters, max_run=2),
         dispatch=DispatchSettings(max_attempts=attempts, retry_delay_s=delay, lookahead=2, prefetch_depth=2),
@@ -44,6 +49,8 @@ POLICIES = st.builds(
     st.integers(1, 3),
     st.integers(1, 3),
     st.sampled_from([0.0, 0.5]),
+    st.sampled_from([PlacementPolicy(), EVERYTHING, PROFILES]),
+    st.integers(0, 2),
 )
 
 
@@ -84,9 +91,9 @@ class DirectorMachine(RuleBasedStateMachine):
     def cancel(self, request_id: str) -> None:
         self.deliver(RequestCancelled(request_id))
 
-    @rule(worker_id=WORKER_IDS, window=st.integers(0, 3))
-    def report(self, worker_id: str, window: int) -> None:
-        status = WorkerStatus(worker_id, "base", window, total_pages=10, page_size_bytes=10)
+    @rule(worker_id=WORKER_IDS, window=st.integers(0, 3), tenants=st.sampled_from([(), (), ("t",)]))
+    def report(self, worker_id: str, window: int, tenants: tuple[str, ...]) -> None:
+        status = WorkerStatus(worker_id, "base", window, total_pages=10, page_size_bytes=10, tenants=tenants)
         self.deliver(WorkerReported(status))
 
     @rule(worker_id=WORKER_IDS)

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from control_plane.core.demand import ReplicationSettings
 from control_plane.core.errors import QueueFull, SloUnreachable
 from control_plane.core.placement.pickers.weighted_random import WeightedRandom
 from control_plane.core.placement.policy import PlacementPolicy
 from control_plane.core.placement.profile import Profile
 from control_plane.core.policy import AdmissionMode, AdmissionSettings, ClusteringSettings, Policy
 from control_plane.core.types import Failed, Finished, FinishReason
+from tests.sim.placements import EVERYTHING, PROFILES
 from tests.sim.simulated_worker import WorkerModel
 from tests.sim.simulation import Outcome, Scenario, Simulation
 
@@ -51,6 +53,15 @@ def test_every_request_ends_once_whatever_fails(policy: Policy, seed: int) -> No
     outcome = run(FAULTY, policy, seed)
     assert len(outcome.witness.sights) == FAULTY.num_requests
     assert len(finish_reasons(outcome)) > FAULTY.num_requests / 2
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("placement", [EVERYTHING, PROFILES], ids=["everything", "profiles"])
+def test_every_request_ends_once_whatever_placement_asks(placement: PlacementPolicy, seed: int) -> None:
+    replication = ReplicationSettings(worker_requests_per_s=5.0, max_workers=2)
+    policy = Policy("much", placement=placement, replication=replication)
+    outcome = run(replace(FAULTY, num_requests=200, losses=6), policy, seed)
+    assert len(finish_reasons(outcome)) > 100
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -53,6 +53,7 @@ class Witness:
     held: dict[str, set[str]] = field(default_factory=dict)
     without_lease: set[str] = field(default_factory=set)
     draining: set[str] = field(default_factory=set)
+    tenants: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def see(self, event: Event, effects: list[Effect], now: float) -> None:
         self._see_event(event, now)
@@ -85,6 +86,7 @@ class Witness:
                 self.sights[request.request_id] = Sight(request, now)
             case WorkerReported(status):
                 self.windows[status.worker_id] = status.request_window
+                self.tenants[status.worker_id] = status.tenants
                 self.held.setdefault(status.worker_id, set())
             case LeaseChanged(worker_id, is_live) if worker_id in self.held:
                 (self.without_lease.discard if is_live else self.without_lease.add)(worker_id)
@@ -116,6 +118,8 @@ class Witness:
             sight = self.sights[request_id]
             assert sight.accepted
             assert sight.end is None, "sent after its end"
+            allowed = self.tenants[batch.worker_id]
+            assert not allowed or sight.request.tenant in allowed, "sent to a worker that is not for its tenant"
             for worker_id, others in self.held.items():
                 assert request_id not in others, f"sent to {batch.worker_id} while {worker_id} has it"
             resumed = tuple(expected_token(request_id, position) for position in range(sight.num_tokens))

@@ -4,17 +4,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A decision: the worker's row in the fleet's columns, or the filter that refused the last one left.
-
-    Both are None if there was no worker to begin with.
-    """
-
-    row: int | None
-    emptied_by: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Score:
     """What one scorer said of a worker."""
 

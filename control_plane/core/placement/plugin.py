@@ -43,10 +43,13 @@ class PlacementRequest:
 
 
 class Filter(Protocol):
-    """Says which workers can take a request. A lasting verdict stays the same until a worker joins or changes."""
+    """Says which workers can take a request."""
 
     name: ClassVar[str]
     is_lasting: ClassVar[bool]
+    """Whether a verdict stays the same until a worker joins or changes."""
+    is_of_request: ClassVar[bool]
+    """Whether requests get different verdicts at the same time."""
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether each worker can take the request."""

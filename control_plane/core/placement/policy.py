@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from control_plane.core.columns import FleetColumns
-from control_plane.core.placement.explanation import Choice, Explanation
+from control_plane.core.placement.explanation import Explanation
 from control_plane.core.placement.plugin import PlacementRequest, Rng
 from control_plane.core.placement.profile import Profile
 from control_plane.core.rows import Bools
@@ -62,8 +62,8 @@ class PlacementPolicy:
                 return each.profile
         return self.default
 
-    def choose(self, request: PlacementRequest, fleet: FleetColumns, among: Bools, rng: Rng) -> Choice:
-        """The worker that gets the request, of the rows that `among` holds."""
+    def choose(self, request: PlacementRequest, fleet: FleetColumns, among: Bools, rng: Rng) -> int | None:
+        """The row of the worker that gets the request, of those that `among` holds; None if there is none."""
         return self.profile_for(request.request).choose(request, fleet, among, rng)
 
     def explain(self, request: PlacementRequest, fleet: FleetColumns, rng: Rng) -> Explanation:

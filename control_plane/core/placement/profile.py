@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from control_plane.core.columns import FleetColumns
-from control_plane.core.placement.explanation import Choice, Explanation, Score, WorkerVerdict
+from control_plane.core.placement.explanation import Explanation, Score, WorkerVerdict
 from control_plane.core.placement.filters.adapter_fits import AdapterFits
 from control_plane.core.placement.filters.sequence_fits import SequenceFits
 from control_plane.core.placement.gates import GATES, HAS_ROOM
@@ -32,6 +32,14 @@ def _default_scorers() -> tuple[WeightedScorer, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenWorkers:
+    """What the filters that treat all requests alike leave: now, and once requests have ended."""
+
+    now: Bools
+    later: Bools
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """Filters in order, scorers with at least one positive weight, and a picker.
 
@@ -45,21 +53,43 @@ class Profile:
     name: str = "default"
     asked: tuple[Filter, ...] = field(init=False, repr=False, compare=False)
     """The gates and the filters, but for the free place, which is for `among` to say."""
+    _of_fleet: tuple[Filter, ...] = field(init=False, repr=False, compare=False)
+    _of_request: tuple[Filter, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         named = {each.name: each for each in self.filters if each.name != HAS_ROOM.name}
         gates = [named.pop(gate.name, gate) for gate in GATES]
-        object.__setattr__(self, "asked", (*gates, *named.values()))
+        asked = (*gates, *named.values())
+        object.__setattr__(self, "asked", asked)
+        object.__setattr__(self, "_of_fleet", tuple(each for each in asked if not each.is_of_request))
+        object.__setattr__(self, "_of_request", tuple(each for each in asked if each.is_of_request))
 
-    def choose(self, request: PlacementRequest, fleet: FleetColumns, among: Bools, rng: Rng) -> Choice:
-        """The worker that gets the request."""
-        left = among
-        for each in self.asked:
+    def choose(
+        self, request: PlacementRequest, fleet: FleetColumns, among: Bools, rng: Rng, opened: OpenWorkers | None = None
+    ) -> int | None:
+        """The row of the worker that gets the request; None if there is none.
+
+        `opened` is what `open` said at the same moment, of any request.
+        """
+        left = among & (opened or self.open(request, fleet)).now
+        if not left.any():
+            return None
+        for each in self._of_request:
             left = left & each.admits(request, fleet)
         rows = fleet.order[left[fleet.order]]
         if not rows.size:
-            return Choice(None, self.emptied_by(request, fleet, among))
-        return Choice(int(rows[self.picker.pick(self._totals(request, fleet, left)[rows], rng)]))
+            return None
+        return int(rows[self.picker.pick(self._totals(request, fleet, left)[rows], rng)])
+
+    def open(self, request: PlacementRequest, fleet: FleetColumns) -> OpenWorkers:
+        """The workers that the filters leave that treat all requests of a moment alike."""
+        now = later = fleet.is_attached
+        for each in self._of_fleet:
+            admitted = each.admits(request, fleet)
+            now = now & admitted
+            if each.is_lasting:
+                later = later & admitted
+        return OpenWorkers(now, later)
 
     def emptied_by(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> str | None:
         """The filter that refuses the last worker left; None if some are left, or there were none."""
@@ -71,10 +101,12 @@ class Profile:
             left = still_left
         return None
 
-    def able(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Bools:
-        """The workers that could take the request once they have room: only lasting filters are asked."""
-        left = among
-        for each in self.asked:
+    def able(
+        self, request: PlacementRequest, fleet: FleetColumns, among: Bools, opened: OpenWorkers | None = None
+    ) -> Bools:
+        """The workers that could take the request once others have ended: only lasting filters are asked."""
+        left = among & (opened or self.open(request, fleet)).later
+        for each in self._of_request:
             if each.is_lasting:
                 left = left & each.admits(request, fleet)
         return left
@@ -86,11 +118,11 @@ class Profile:
     def explain(self, request: PlacementRequest, fleet: FleetColumns, rng: Rng) -> Explanation:
         """The decision of now among all attached workers, with everything that led to it."""
         verdicts = self.verdicts(request, fleet)
-        choice = self.choose(request, fleet, fleet.has_room, rng)
+        row = self.choose(request, fleet, fleet.has_room, rng)
         emptied_by = None
-        if choice.row is None:
-            emptied_by = choice.emptied_by or HAS_ROOM.name if verdicts else None
-        worker_id = None if choice.row is None else fleet.worker_id(choice.row)
+        if row is None and verdicts:
+            emptied_by = self.emptied_by(request, fleet, fleet.has_room) or HAS_ROOM.name
+        worker_id = None if row is None else fleet.worker_id(row)
         return Explanation(worker_id, self.picker.name, verdicts, self.name, emptied_by)
 
     def verdicts(self, request: PlacementRequest, fleet: FleetColumns) -> tuple[WorkerVerdict, ...]:

@@ -83,16 +83,13 @@ def test_each_plugin_says_of_all_workers_what_its_judge_says_of_each(
 @given(fleets(), REQUESTS, profiles())
 def test_a_choice_is_the_best_that_the_judge_finds(fleet: Fleet, asked: PlacementRequest, profile: Profile) -> None:
     profile = Profile(profile.filters, profile.scorers)
-    choice = profile.choose(asked, fleet.columns, fleet.columns.has_room, random.Random(0))
+    row = profile.choose(asked, fleet.columns, fleet.columns.has_room, random.Random(0))
     left = naive_placement.left_by(profile, asked, fleet)
-    if choice.row is None:
+    if row is None:
         assert not left
-        assert (choice.emptied_by or ("has_room" if len(fleet) else None)) == naive_placement.emptied_by(
-            profile, asked, fleet
-        )
         return
     totals = {each: naive_placement.total(profile, asked, each, left) for each in left}
-    chosen = fleet.at(choice.row)
+    chosen = fleet.at(row)
     # Sums in another order differ by a rounding.
     assert totals[chosen] == pytest.approx(max(totals.values()))
     ties = [each.worker_id for each in left if totals[each] == totals[chosen]]
@@ -103,11 +100,9 @@ def test_a_choice_is_the_best_that_the_judge_finds(fleet: Fleet, asked: Placemen
 def test_explain_decides_as_choose_does(fleet: Fleet, asked: PlacementRequest, profile: Profile, seed: int) -> None:
     columns = fleet.columns
     explanation = profile.explain(asked, columns, random.Random(seed))
-    choice = profile.choose(asked, columns, columns.has_room, random.Random(seed))
-    assert explanation.worker_id == (None if choice.row is None else columns.worker_id(choice.row))
-    assert explanation.emptied_by == (
-        None if choice.row is not None else naive_placement.emptied_by(profile, asked, fleet)
-    )
+    row = profile.choose(asked, columns, columns.has_room, random.Random(seed))
+    assert explanation.worker_id == (None if row is None else columns.worker_id(row))
+    assert explanation.emptied_by == (None if row is not None else naive_placement.emptied_by(profile, asked, fleet))
     assert [each.worker_id for each in explanation.verdicts] == sorted(each.worker_id for each in fleet)
     refused = {each.worker_id for each in explanation.verdicts if each.refused_by}
     assert (explanation.worker_id is None) == (len(refused) == len(fleet))
@@ -133,7 +128,7 @@ def test_the_order_in_which_workers_came_changes_nothing(ids: list[str], picker:
             busy(worker(worker_id, fleet=fleet), *[None] * (int(worker_id[1]) // 3))
         profile = Profile(scorers=(WeightedScorer(SCORERS["load"](), 1.0),), picker=PICKERS[picker]())
         columns = fleet.columns
-        row = profile.choose(PlacementRequest(request()), columns, columns.has_room, random.Random(seed)).row
+        row = profile.choose(PlacementRequest(request()), columns, columns.has_room, random.Random(seed))
         assert row is not None
         return columns.worker_id(row)
 
@@ -179,7 +174,7 @@ def test_transient_filters_do_not_make_a_request_unplaceable() -> None:
     busy(worker(kv_pages=100, fleet=fleet), *[None] * 4)
     columns = fleet.columns
     asked = PlacementRequest(request())
-    assert profile.choose(asked, columns, columns.is_attached, random.Random(0)).row is None
+    assert profile.choose(asked, columns, columns.is_attached, random.Random(0)) is None
     assert profile.able(asked, columns, columns.is_attached).any()
     huge = PlacementRequest(request(name="a", size_bytes=10**9))
     assert not profile.able(huge, columns, columns.is_attached).any()
@@ -210,3 +205,16 @@ POLICY = PlacementPolicy(
 )
 def test_the_first_profile_that_matches_places_a_request(asked: Request, name: str) -> None:
     assert POLICY.profile_for(asked).name == name
+
+
+@given(fleets(), REQUESTS, REQUESTS, profiles())
+def test_what_is_open_to_one_request_is_open_to_all(
+    fleet: Fleet, first: PlacementRequest, second: PlacementRequest, profile: Profile
+) -> None:
+    columns, opened = fleet.columns, profile.open(first, fleet.columns)
+    has_room = columns.has_room
+    assert profile.choose(second, columns, has_room, random.Random(0), opened) == profile.choose(
+        second, columns, has_room, random.Random(0)
+    )
+    able = profile.able(second, columns, has_room, opened)
+    assert able.tolist() == profile.able(second, columns, has_room).tolist()

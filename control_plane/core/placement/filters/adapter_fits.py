@@ -20,6 +20,7 @@ class AdapterFits:
 
     name: ClassVar[str] = "adapter_fits"
     is_lasting: ClassVar[bool] = True
+    is_of_request: ClassVar[bool] = True
     headroom: float = bounded(0.05, 0.0, 0.95)
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:

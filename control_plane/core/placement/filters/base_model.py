@@ -16,6 +16,7 @@ class BaseModel:
 
     name: ClassVar[str] = "base_model"
     is_lasting: ClassVar[bool] = True
+    is_of_request: ClassVar[bool] = True
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether the worker reports that base model."""

@@ -14,6 +14,7 @@ class Drain:
 
     name: ClassVar[str] = "drain"
     is_lasting: ClassVar[bool] = True
+    is_of_request: ClassVar[bool] = False
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether the worker is not draining."""

@@ -14,6 +14,7 @@ class HasRoom:
 
     name: ClassVar[str] = "has_room"
     is_lasting: ClassVar[bool] = False
+    is_of_request: ClassVar[bool] = False
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether a place is free."""

@@ -21,6 +21,7 @@ class Health:
 
     name: ClassVar[str] = "health"
     is_lasting: ClassVar[bool] = True
+    is_of_request: ClassVar[bool] = False
     max_silence_s: float = bounded(10.0, 0.1, 3600.0)
     max_failures: float = bounded(8.0, 1.0, 1e6)
 

@@ -19,6 +19,7 @@ class Labels:
 
     name: ClassVar[str] = "labels"
     is_lasting: ClassVar[bool] = True
+    is_of_request: ClassVar[bool] = False
     match: LabelMatch = _NO_LABELS
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:

@@ -14,6 +14,7 @@ class Lease:
 
     name: ClassVar[str] = "lease"
     is_lasting: ClassVar[bool] = True
+    is_of_request: ClassVar[bool] = False
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether the lease is there."""

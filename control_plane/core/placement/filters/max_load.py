@@ -15,6 +15,7 @@ class MaxLoad:
 
     name: ClassVar[str] = "max_load"
     is_lasting: ClassVar[bool] = False
+    is_of_request: ClassVar[bool] = False
     load: float = bounded(0.9, 0.01, 1.0)
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:

@@ -18,6 +18,7 @@ class MinFreePages:
 
     name: ClassVar[str] = "min_free_pages"
     is_lasting: ClassVar[bool] = False
+    is_of_request: ClassVar[bool] = False
     share: float = bounded(0.05, 0.0, 1.0)
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:

@@ -19,6 +19,7 @@ class SequenceFits:
 
     name: ClassVar[str] = "sequence_fits"
     is_lasting: ClassVar[bool] = True
+    is_of_request: ClassVar[bool] = True
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether KV and adapter fit in the pool together."""

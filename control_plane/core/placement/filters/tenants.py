@@ -27,6 +27,7 @@ class Tenants:
 
     name: ClassVar[str] = "tenants"
     is_lasting: ClassVar[bool] = True
+    is_of_request: ClassVar[bool] = True
     mode: TenantMode = TenantMode.SHARED
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
