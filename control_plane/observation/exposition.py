@@ -99,6 +99,10 @@ def families(reading: Reading) -> Iterator[Metric]:
 def _scope(scope: ScopeSnapshot) -> Iterator[Metric]:
     kind, prefix = scope.kind, f"multitude_{scope.kind}"
     requests = CounterMetricFamily(f"{prefix}_requests", f"Requests that ended, by {kind}", labels=(kind, "outcome"))
+    errors = CounterMetricFamily(f"{prefix}_errors", f"Requests that got an error, by {kind}", labels=(kind, "reason"))
+    placements = CounterMetricFamily(
+        f"{prefix}_placements", f"Times that requests were sent to workers, by {kind}", labels=(kind, "reason")
+    )
     tokens = CounterMetricFamily(f"{prefix}_tokens", f"Tokens of requests that ended, by {kind}", labels=(kind, "kind"))
     queue = HistogramMetricFamily(f"{prefix}_queue_seconds", "From arrival to the first worker", labels=(kind,))
     first = HistogramMetricFamily(f"{prefix}_first_token_seconds", "From arrival to the first token", labels=(kind,))
@@ -110,6 +114,10 @@ def _scope(scope: ScopeSnapshot) -> Iterator[Metric]:
     for label, measures in sorted(scope.measures.items()):
         for outcome, count in measures.outcomes.items():
             requests.add_metric((label, outcome.value), count)
+        for reason, count in measures.errors.items():
+            errors.add_metric((label, reason), count)
+        for placement, count in measures.placements.items():
+            placements.add_metric((label, placement.value), count)
         tokens.add_metric((label, "prompt"), measures.num_prompt_tokens)
         tokens.add_metric((label, "output"), measures.num_output_tokens)
         for family, histogram in (
@@ -121,7 +129,7 @@ def _scope(scope: ScopeSnapshot) -> Iterator[Metric]:
     for label, waiting in sorted(scope.waiting.items()):
         queued.add_metric((label,), waiting.num_queued)
         age.add_metric((label,), waiting.oldest_s)
-    yield from (requests, tokens, queue, first, later, queued, age)
+    yield from (requests, errors, placements, tokens, queue, first, later, queued, age)
 
 
 def _requests(reading: Reading) -> Iterator[Metric]:

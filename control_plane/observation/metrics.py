@@ -49,6 +49,11 @@ class Metrics:
         self._errors: Counter[tuple[Outcome, str]] = Counter()
         self._placements: Counter[PlacementReason] = Counter()
 
+    def arrived(self, record: RequestRecord) -> None:
+        """Counts traffic, by which labels are given."""
+        self._adapters.labels.count(record.adapter_id or BASE)
+        self._tenants.labels.count(record.request.tenant)
+
     def placed(self, record: RequestRecord) -> None:
         """Counts why the request went where it went."""
         self._placements[record.placements[-1].reason] += 1

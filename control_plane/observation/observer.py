@@ -28,6 +28,9 @@ class Core(Protocol):
 class Sink(Protocol):
     """Who is told of what happened."""
 
+    def arrived(self, record: RequestRecord) -> None:
+        """A request came in."""
+
     def placed(self, record: RequestRecord) -> None:
         """A request was sent to a worker: the last of its placements."""
 
@@ -58,9 +61,10 @@ class Observer:
         """What the watched core says; noted."""
         if isinstance(event, RequestArrived):
             request = event.request
-            self.live[request.request_id] = RequestRecord(
-                request, now, self._policy_digest, len(request.prompt_token_ids)
-            )
+            record = RequestRecord(request, now, self._policy_digest, len(request.prompt_token_ids))
+            self.live[request.request_id] = record
+            for sink in self._sinks:
+                sink.arrived(record)
         elif isinstance(event, PolicyChanged):
             self._policy_digest = event.policy.digest
         try:

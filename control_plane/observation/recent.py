@@ -20,6 +20,9 @@ class RecentRequests:
         """The record, if it is remembered."""
         return self._records.get(request_id)
 
+    def arrived(self, record: RequestRecord) -> None:
+        """Nothing to keep before the end."""
+
     def placed(self, record: RequestRecord) -> None:
         """Nothing to keep before the end."""
 

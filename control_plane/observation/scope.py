@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from control_plane.observation.labels import OTHER, TopLabels
-from control_plane.observation.record import Outcome, RequestRecord
+from control_plane.observation.record import Outcome, PlacementReason, RequestRecord
 
 # Upper bounds in seconds; times of first tokens and of waiting, and times between tokens.
 LATENCY_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+# Error reasons told apart under one label.
+MAX_REASONS: Final = 32
 TOKEN_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -40,6 +42,8 @@ class ScopeMeasures:
     """The measures of one label."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    placements: Counter[PlacementReason] = field(default_factory=Counter)
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     queue: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS))
@@ -51,6 +55,11 @@ class ScopeMeasures:
         assert record.outcome is not None
         assert record.ended_at is not None
         self.outcomes[record.outcome] += 1
+        if record.error_reason:
+            # Reasons are few by contract; a worker that breaks it must not fill the memory.
+            is_known = record.error_reason in self.errors or len(self.errors) < MAX_REASONS
+            self.errors[record.error_reason if is_known else OTHER] += 1
+        self.placements.update(placement.reason for placement in record.placements)
         if not record.placements:
             return
         self.num_prompt_tokens += record.num_prompt_tokens
@@ -66,6 +75,8 @@ class ScopeMeasures:
         """As they are now."""
         return ScopeMeasures(
             Counter(self.outcomes),
+            Counter(self.errors),
+            Counter(self.placements),
             self.num_prompt_tokens,
             self.num_output_tokens,
             self.queue.copy(),
@@ -84,7 +95,7 @@ class Scope:
 
     def add(self, name: str, record: RequestRecord) -> None:
         """Counts a request that ended under a name."""
-        label = self.labels.count(name)
+        label = self.labels.label(name)
         if label not in self.measures:
             self.measures[label] = ScopeMeasures()
         self.measures[label].add(record)

@@ -35,6 +35,7 @@ from control_plane.observation.metrics import BASE, MAX_ERRORS, Metrics
 from control_plane.observation.observer import Observer
 from control_plane.observation.recent import RecentRequests
 from control_plane.observation.record import Outcome, PlacementReason
+from control_plane.observation.scope import MAX_REASONS
 from control_plane.types import PolicyVersion
 
 ROOT = Path(__file__).parents[3]
@@ -134,6 +135,7 @@ def test_a_request_is_followed_from_arrival_to_end(world: World) -> None:
     assert samples['multitude_adapter_output_token_seconds_sum{adapter="team/a"}'] == 0.5
     assert samples['multitude_adapter_queue_seconds_sum{adapter="team/a"}'] == 0.5
     assert samples['multitude_placements_total{reason="host"}'] == 1
+    assert samples['multitude_adapter_placements_total{adapter="team/a",reason="rerouted"}'] == 1
     assert samples["multitude_relayed_tokens_total"] == 5
 
 
@@ -169,6 +171,7 @@ def test_refused_dropped_failed_and_cancelled_are_told_apart(world: World) -> No
     assert samples['multitude_errors_total{outcome="dropped",reason="SLO_UNREACHABLE"}'] == 1
     assert samples['multitude_errors_total{outcome="failed",reason="SLO_UNREACHABLE"}'] == 1
     assert samples['multitude_tenant_requests_total{outcome="cancelled",tenant="t"}'] == 1
+    assert samples['multitude_tenant_errors_total{reason="SLO_UNREACHABLE",tenant="t"}'] == 2
 
 
 def test_waiting_requests_have_an_age(world: World) -> None:
@@ -177,9 +180,8 @@ def test_waiting_requests_have_an_age(world: World) -> None:
     request = world.arrive("sent", at=10.0, adapter="team/a")
     world.then(91.0, send(request))
     samples = world.samples()
-    # Nothing of this adapter ended yet, so it has no label of its own.
-    assert samples['multitude_adapter_queued{adapter="other"}'] == 2
-    assert samples['multitude_tenant_queue_age_seconds{tenant="other"}'] == 40.0
+    assert samples['multitude_adapter_queued{adapter="team/a"}'] == 2
+    assert samples['multitude_tenant_queue_age_seconds{tenant="t"}'] == 40.0
 
 
 def test_a_request_whose_arrival_fails_leaves_no_record(world: World) -> None:
@@ -198,7 +200,7 @@ def test_memory_and_labels_are_bounded() -> None:
         error.reason = f"REASON_{index * 10}"
         for number in range(10):
             error.reason = f"REASON_{index * 10 + number}"
-            world.arrive(f"refused-{index}", Failed(f"refused-{index}", error), adapter=f"team/{index}")
+            world.arrive(f"refused-{index}", Failed(f"refused-{index}", error), adapter=f"team/{index}", tenant="t")
     assert len(world.recent) == 5
     samples = world.samples()
     adapters = {key for key in samples if key.startswith("multitude_adapter_tokens_total")}
@@ -206,6 +208,7 @@ def test_memory_and_labels_are_bounded() -> None:
     assert sum(samples[key] for key in adapters if 'kind="output"' in key) == 100
     errors = [key for key in samples if key.startswith("multitude_errors")]
     assert len(errors) == MAX_ERRORS + 1
+    assert len([key for key in samples if key.startswith("multitude_tenant_errors")]) == MAX_REASONS + 1
     assert samples['multitude_errors_total{outcome="refused",reason="other"}'] == 500 - MAX_ERRORS
 
 
