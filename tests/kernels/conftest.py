@@ -1,12 +1,7 @@
-import os
 from collections.abc import Iterator
 
 import pytest
 import torch
-
-# Without a GPU, kernels run in Triton's interpreter. Triton reads this when a kernel is defined.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)
