@@ -1,14 +1,10 @@
 """The file that a run leaves, and its plot."""
 
-import platform
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-import triton
-
-from benchmarks import result
+from benchmarks import gpu, result
 from benchmarks.kernels.lora_case import LoraPoint
 from benchmarks.kernels.peers.stand_ins import version
 from benchmarks.kernels.results import Results, added
@@ -37,7 +33,7 @@ def write(
     results: Results, figures: Sequence[Figure], *, peers: Path | None, folder: Path | None, commit: str | None
 ) -> Path:
     """Writes kernels-<gpu>.json."""
-    name = f"kernels-{gpu()}"
+    name = f"kernels-{gpu.word()}"
     extra = {
         "method": METHOD,
         "peers": {
@@ -54,7 +50,7 @@ def write(
         "attention": [measured.document() for measured in results.attention.values()],
         "step": [measured.document() for measured in results.step],
     }
-    return result.write(name, figures, folder=folder or result.RESULTS, machine=_machine(commit), extra=extra)
+    return result.write(name, figures, folder=folder or result.RESULTS, machine=gpu.machine(commit), extra=extra)
 
 
 def plot(path: Path) -> None:
@@ -65,12 +61,6 @@ def plot(path: Path) -> None:
         draw(path)
 
 
-def gpu() -> str:
-    """The GPU's model, as a word: h200."""
-    words = torch.cuda.get_device_name().removeprefix("NVIDIA ").split()
-    return words[0].lower()
-
-
 def _lora_point(point: LoraPoint) -> dict[str, object]:
     return {
         "model": point.model,
@@ -79,16 +69,4 @@ def _lora_point(point: LoraPoint) -> dict[str, object]:
         "popularity": point.popularity,
         "rows": point.num_rows,
         "live_adapters": len(point.rows),
-    }
-
-
-def _machine(commit: str | None) -> dict[str, object]:
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "gpu_memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1),
-        "cuda": torch.version.cuda,
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "python": platform.python_version(),
-        "commit": commit or result.commit(),
     }

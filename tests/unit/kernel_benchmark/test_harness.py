@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from benchmarks import gpu
 from benchmarks.kernels import __main__ as command
 from benchmarks.kernels import document, lora_case, step
 from benchmarks.kernels.attention import AttentionCase, AttentionPoint
@@ -175,8 +176,8 @@ def test_figures_by_hand(results):
 
 
 def test_the_file_and_its_plot(results, tmp_path, monkeypatch):
-    monkeypatch.setattr(document, "gpu", lambda: "h200")
-    monkeypatch.setattr(document, "_machine", lambda commit: {"gpu": "a GPU", "commit": commit})
+    monkeypatch.setattr(gpu, "word", lambda: "h200")
+    monkeypatch.setattr(gpu, "machine", lambda commit: {"gpu": "a GPU", "commit": commit})
     path = document.write(results, figures(results), peers=None, folder=tmp_path, commit="abc")
     assert path == tmp_path / "kernels-h200.json"
     written = json.loads(path.read_text())
@@ -198,8 +199,8 @@ def test_a_wrong_kernel_has_no_time(results, tmp_path, monkeypatch):
     assert not [figure for figure in figures(results) if "8 live adapters" in figure.name]
     share = next(figure for figure in figures(results) if "nobody" in figure.name)
     assert share.details == {"points": 3, "lost": ["b", "c"]}
-    monkeypatch.setattr(document, "gpu", lambda: "h200")
-    monkeypatch.setattr(document, "_machine", lambda commit: {"gpu": "a GPU", "commit": commit})
+    monkeypatch.setattr(gpu, "word", lambda: "h200")
+    monkeypatch.setattr(gpu, "machine", lambda commit: {"gpu": "a GPU", "commit": commit})
     path = document.write(results, figures(results), peers=None, folder=tmp_path, commit="abc")
     written = json.loads(path.read_text())
     assert written["refused"] == ["ours on c: WrongAnswer: off by much"]

@@ -7,8 +7,9 @@ import time
 import pytest
 import torch
 
+from benchmarks import gpu
 from benchmarks.kernels import __main__ as command
-from benchmarks.kernels import attention, document, lora_case, lora_grid, lora_layer, run, step, warm
+from benchmarks.kernels import attention, lora_case, lora_grid, lora_layer, run, step, warm
 from benchmarks.kernels.attention import AttentionCase, AttentionPoint
 from benchmarks.kernels.contenders import Ours, TorchLoop
 from benchmarks.kernels.floors import Ceilings
@@ -73,8 +74,8 @@ def _on_a_cpu(monkeypatch):
     monkeypatch.setattr(run, "contenders", lambda peers: [Ours(), Lame(), Loop()])
     monkeypatch.setattr(run, "warm_up", lambda points, names, peers: [f"{len(points)} {','.join(names)}"])
     monkeypatch.setattr(command, "measure_ceilings", lambda: Ceilings(1e10, 1e11))
-    monkeypatch.setattr(document, "gpu", lambda: "none")
-    monkeypatch.setattr(document, "_machine", lambda commit: {"gpu": "a CPU", "commit": commit})
+    monkeypatch.setattr(gpu, "word", lambda: "none")
+    monkeypatch.setattr(gpu, "machine", lambda commit: {"gpu": "a CPU", "commit": commit})
     with monkeypatch.context() as context:
         context.setattr(torch.cuda, "is_available", lambda: False)
         yield
