@@ -40,6 +40,7 @@ from control_plane.text.model_directory import load_tokenizer, read_facts
 from control_plane.types import FleetSnapshot
 from control_plane.workers.connection import WorkerConnection
 from control_plane.workers.directory import WorkerDirectory
+from control_plane.workers.drains import DrainKeeper
 from multitude.v1 import fleet_pb2, generation_pb2
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class ControlPlane:
             fleet=self._driver,
             clock=time.monotonic,
         )
+        self._drains = DrainKeeper(self._state, self._keys, self._driver.report)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> Self:
@@ -132,6 +134,7 @@ class ControlPlane:
             tenants=config.tenants,
         )
         await self._policies.catch_up()
+        await self._drains.catch_up()
         self._serve_metrics()
         await self._start_server()
         self._run("the worker directory", self._directory.run)
@@ -149,6 +152,7 @@ class ControlPlane:
             self._driver.on_charge = totals.charge
             self._run("the tenants' totals", totals.run)
             self._run("the applied policies", lambda: self._policies.follow(config.policy_poll_s))
+            self._run("the workers' drains", lambda: self._drains.follow(config.workers.lease_poll_s))
             self._run("the publisher", self._publisher.run)
             self._run("the release of requests", self._ownership.release_forever)
             self._run("the renewal of requests", self._ownership.renew_forever)
@@ -189,6 +193,7 @@ class ControlPlane:
             policies=self._policies,
             state=self._state,
             keys=self._keys,
+            drains=self._drains,
             explainer=Explainer(
                 self._director,
                 self._observation,

@@ -170,6 +170,19 @@ class StateUnavailable(RequestError):
     reason = "STATE_UNAVAILABLE"
 
 
+class WorkerIdInvalid(InvalidRequest):
+    """A worker's id is empty, too long or holds other characters than such ids have."""
+
+    reason = "WORKER_ID_INVALID"
+
+
+class DrainsFull(RequestError):
+    """Too many workers are marked as taken out of service."""
+
+    status = Status.RESOURCE_EXHAUSTED
+    reason = "DRAINS_FULL"
+
+
 class ExplainSubjectMissing(InvalidRequest):
     """It is not said what to explain."""
 

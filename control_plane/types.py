@@ -89,6 +89,7 @@ class WorkerSnapshot:
     worker_id: str
     status: WorkerStatus | None
     num_dispatched: int
+    is_draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)

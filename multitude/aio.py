@@ -220,6 +220,11 @@ class AsyncClient:
         reply = await _call(self._fleet.RollBackPolicy(request, timeout=self._timeout_s))
         return operations_codec.applied_from_proto(reply.applied)
 
+    async def drain_worker(self, worker_id: str, *, is_draining: bool = True) -> None:
+        """Takes a worker out of service on every control plane: it gets no new request; or puts it back."""
+        request = fleet_pb2.DrainWorkerRequest(worker_id=worker_id, is_draining=is_draining)
+        await _call(self._fleet.DrainWorker(request, timeout=self._timeout_s))
+
     async def explain_placement(
         self,
         *,

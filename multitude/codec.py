@@ -172,6 +172,7 @@ def worker_from_proto(message: fleet_pb2.WorkerView) -> types.Worker:
         step_ms=status.step_ms,
         num_output_tokens=status.output_token_count,
         num_preemptions=status.preemption_count,
+        is_draining=message.is_draining,
         resident={entry.digest: _TIERS[entry.tier] for entry in status.residency if entry.tier in _TIERS},
     )
 

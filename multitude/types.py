@@ -188,6 +188,7 @@ class Worker:
     step_ms: float
     num_output_tokens: int
     num_preemptions: int
+    is_draining: bool = False
     resident: dict[str, str] = field(default_factory=dict)
 
 

@@ -15,12 +15,13 @@ class WorkerSnapshot:
     has_lease: bool
     num_in_flight: int
     residency: tuple[tuple[str, ResidencyTier], ...]
+    is_draining: bool = False
 
 
 def snapshot_of(worker: Worker, *, with_residency: bool) -> WorkerSnapshot:
     """A worker as it is now."""
     residency = tuple(worker.residency.items()) if with_residency else ()
-    return WorkerSnapshot(worker.status, worker.has_lease, len(worker.in_flight), residency)
+    return WorkerSnapshot(worker.status, worker.has_lease, len(worker.in_flight), residency, worker.is_draining)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ def encode_fleet(
                 is_attached=worker.status is not None,
                 status=encode_status(replace(worker.status, is_residency_snapshot=True)) if worker.status else None,
                 dispatched_count=worker.num_dispatched,
+                is_draining=worker.is_draining,
             )
             for worker in fleet.workers
         ],

@@ -1,13 +1,14 @@
 """FleetService: what operators call."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Final
 
 import grpc
 
 from control_plane.edge import unary_method
-from control_plane.errors import PageInvalid
+from control_plane.errors import PageInvalid, WorkerIdInvalid
 from control_plane.operations import codec
 from control_plane.operations.explain import Explainer
 from control_plane.operations.simulator import Simulator
@@ -17,10 +18,12 @@ from control_plane.state.control_planes import read_control_planes
 from control_plane.state.keys import Keys
 from control_plane.state.store import StateAway, StateStore
 from control_plane.types import ControlPlaneView, FleetSnapshot
+from control_plane.workers.drains import DrainKeeper
 from multitude.v1 import fleet_pb2
 
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1000
+WORKER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class FleetService:
@@ -34,6 +37,7 @@ class FleetService:
         policies: PolicyKeeper,
         state: StateStore,
         keys: Keys,
+        drains: DrainKeeper,
         explainer: Explainer,
         simulator: Simulator,
     ) -> None:
@@ -43,6 +47,7 @@ class FleetService:
         self._policies = policies
         self._state = state
         self._keys = keys
+        self._drains = drains
         self._explainer = explainer
         self._simulator = simulator
 
@@ -91,6 +96,13 @@ class FleetService:
         applied = await self._policies.roll_back(version)
         return fleet_pb2.RollBackPolicyResponse(applied=codec.encode_applied(applied))
 
+    async def drain_worker(self, message: fleet_pb2.DrainWorkerRequest) -> fleet_pb2.DrainWorkerResponse:
+        """A worker goes out of service, or back."""
+        if not WORKER_ID.fullmatch(message.worker_id):
+            raise WorkerIdInvalid("worker_id", "must be 1 to 128 letters, digits, `.`, `_` and `-`")
+        await self._drains.set(message.worker_id, is_draining=message.is_draining)
+        return fleet_pb2.DrainWorkerResponse()
+
     async def explain_placement(self, message: fleet_pb2.ExplainPlacementRequest) -> fleet_pb2.ExplainPlacementResponse:
         """Why a request went where it went, and where one would go now."""
         return await self._explainer.explain(message)
@@ -110,6 +122,7 @@ class FleetService:
                 "ApplyPolicy": unary_method(self.apply_policy, fleet_pb2.ApplyPolicyRequest),
                 "ListPolicies": unary_method(self.list_policies, fleet_pb2.ListPoliciesRequest),
                 "RollBackPolicy": unary_method(self.roll_back_policy, fleet_pb2.RollBackPolicyRequest),
+                "DrainWorker": unary_method(self.drain_worker, fleet_pb2.DrainWorkerRequest),
                 "ExplainPlacement": unary_method(self.explain_placement, fleet_pb2.ExplainPlacementRequest),
                 "SimulatePolicies": unary_method(self.simulate_policies, fleet_pb2.SimulatePoliciesRequest),
             },

@@ -19,6 +19,7 @@ def view_fleet(director: DirectorSnapshot, connections: Mapping[str, Connection]
             worker_id=worker.status.worker_id,
             status=replace(worker.status, residency=tuple(sorted(worker.residency, key=_digest))),
             num_dispatched=worker.num_in_flight,
+            is_draining=worker.is_draining,
         )
         for worker in director.workers
     ]

@@ -10,6 +10,8 @@
 |                          |        | policy_version                                   |                |              |
 | `:control_planes`        | zset   | ids of control planes; score: when it last wrote | control planes | for ever     |
 |                          |        | its key, in s by Redis' clock                    |                |              |
+| `:draining`              | set    | ids of workers that operators take out of        | control planes | for ever     |
+|                          |        | service, and `*`                                 |                |              |
 | `:policies`              | list   | JSON: version, digest, name, applied_ms,         | control planes | for ever     |
 |                          |        | control_plane_id, restored_version; newest       |                |              |
 |                          |        | first, `redis.policy_history` at most            |                |              |
@@ -160,6 +162,11 @@ class Keys:
     def lot(self, life: str) -> str:
         """The last charge of one life of a control plane."""
         return f"{self.prefix}lot:{life}"
+
+    @property
+    def draining(self) -> str:
+        """The workers taken out of service."""
+        return f"{self.prefix}draining"
 
     @property
     def policies(self) -> str:

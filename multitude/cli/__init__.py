@@ -14,7 +14,7 @@ from multitude.cli.adapters import adapters
 from multitude.cli.completion import completion
 from multitude.cli.config import Connection
 from multitude.cli.generation import chat, generate
-from multitude.cli.operations import status
+from multitude.cli.operations import drain, status
 from multitude.cli.output import Output
 from multitude.cli.policies import policy
 from multitude.cli.serving import serve
@@ -75,7 +75,7 @@ def root(
     context.obj = Connection(address, store_address, timeout_s, Output(as_json=as_json), tenant)
 
 
-for command in (serve, generate, chat, adapters, status, policy, completion):
+for command in (serve, generate, chat, adapters, status, drain, policy, completion):
     root.add_command(command)
 
 

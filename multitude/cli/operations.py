@@ -1,4 +1,4 @@
-"""`multitude status`."""
+"""`multitude status` and `multitude drain`."""
 
 import click
 
@@ -19,7 +19,7 @@ def status(connection: Connection) -> None:
         (
             w.worker_id,
             w.address,
-            "up" if w.is_attached else "away",
+            ("draining" if w.is_draining else "up") if w.is_attached else "away",
             f"{w.num_dispatched}/{w.request_window}",
             w.num_running,
             f"{w.kv_pages} kv + {w.adapter_pages} adapters of {w.total_pages}",
@@ -56,6 +56,18 @@ def status(connection: Connection) -> None:
     connection.output.line(f"policy {_where(fleet.policy)}")
     if fleet.policy.pending_error:
         connection.output.line(f"refused, the policy in force stays: {fleet.policy.pending_error}")
+
+
+@click.command()
+@click.argument("worker")
+@click.option("--off", "is_over", is_flag=True, help="Put it back in service.")
+@click.pass_obj
+def drain(connection: Connection, worker: str, *, is_over: bool) -> None:
+    """Take WORKER, an id as in `status`, out of service: it gets no new request, and what runs there ends there."""
+    with connection.client() as client:
+        client.drain_worker(worker, is_draining=not is_over)
+    if not connection.output.as_json:
+        connection.output.line(f"{worker}: {'back in service' if is_over else 'gets no new request'}")
 
 
 def _where(policy: Policy) -> str:

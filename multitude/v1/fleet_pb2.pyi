@@ -57,16 +57,30 @@ class ControlPlaneView(_message.Message):
     def __init__(self, control_plane_id: _Optional[str] = ..., address: _Optional[str] = ..., in_flight_count: _Optional[int] = ..., policy_version: _Optional[int] = ..., policy_digest: _Optional[str] = ...) -> None: ...
 
 class WorkerView(_message.Message):
-    __slots__ = ("address", "is_attached", "status", "dispatched_count")
+    __slots__ = ("address", "is_attached", "status", "dispatched_count", "is_draining")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     IS_ATTACHED_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     DISPATCHED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
     address: str
     is_attached: bool
     status: _worker_pb2.WorkerStatus
     dispatched_count: int
-    def __init__(self, address: _Optional[str] = ..., is_attached: _Optional[bool] = ..., status: _Optional[_Union[_worker_pb2.WorkerStatus, _Mapping]] = ..., dispatched_count: _Optional[int] = ...) -> None: ...
+    is_draining: bool
+    def __init__(self, address: _Optional[str] = ..., is_attached: _Optional[bool] = ..., status: _Optional[_Union[_worker_pb2.WorkerStatus, _Mapping]] = ..., dispatched_count: _Optional[int] = ..., is_draining: _Optional[bool] = ...) -> None: ...
+
+class DrainWorkerRequest(_message.Message):
+    __slots__ = ("worker_id", "is_draining")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    is_draining: bool
+    def __init__(self, worker_id: _Optional[str] = ..., is_draining: _Optional[bool] = ...) -> None: ...
+
+class DrainWorkerResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class PolicyVersion(_message.Message):
     __slots__ = ("name", "digest", "yaml", "pending_error", "version", "source", "shadowed_file")

@@ -60,6 +60,11 @@ class FleetServiceStub:
                 request_serializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyRequest.SerializeToString,
                 response_deserializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyResponse.FromString,
                 _registered_method=True)
+        self.DrainWorker = channel.unary_unary(
+                '/multitude.v1.FleetService/DrainWorker',
+                request_serializer=multitude_dot_v1_dot_fleet__pb2.DrainWorkerRequest.SerializeToString,
+                response_deserializer=multitude_dot_v1_dot_fleet__pb2.DrainWorkerResponse.FromString,
+                _registered_method=True)
         self.ExplainPlacement = channel.unary_unary(
                 '/multitude.v1.FleetService/ExplainPlacement',
                 request_serializer=multitude_dot_v1_dot_fleet__pb2.ExplainPlacementRequest.SerializeToString,
@@ -116,6 +121,17 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainWorker(self, request, context):
+        """Takes a worker out of service, or puts it back: it gets no new request, what runs there ends there, and its adapters
+        that are asked for go to other workers. It need not be attached, and stays marked when it comes back. This control
+        plane has taken the mark up when it answers, the others do within their `workers.lease_poll_s`.
+        Errors: INVALID_ARGUMENT (WORKER_ID_INVALID), RESOURCE_EXHAUSTED (DRAINS_FULL), UNAVAILABLE (STATE_UNAVAILABLE);
+        nothing is changed then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainPlacement(self, request, context):
         """Explains where a request would be placed now, every worker's verdicts and score terms included; and for the id of a
         request in flight or among the last `recent_requests`, what was decided for it, when. Nothing is changed.
@@ -162,6 +178,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.RollBackPolicy,
                     request_deserializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyRequest.FromString,
                     response_serializer=multitude_dot_v1_dot_fleet__pb2.RollBackPolicyResponse.SerializeToString,
+            ),
+            'DrainWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainWorker,
+                    request_deserializer=multitude_dot_v1_dot_fleet__pb2.DrainWorkerRequest.FromString,
+                    response_serializer=multitude_dot_v1_dot_fleet__pb2.DrainWorkerResponse.SerializeToString,
             ),
             'ExplainPlacement': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainPlacement,
@@ -310,6 +331,33 @@ class FleetService:
             '/multitude.v1.FleetService/RollBackPolicy',
             multitude_dot_v1_dot_fleet__pb2.RollBackPolicyRequest.SerializeToString,
             multitude_dot_v1_dot_fleet__pb2.RollBackPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/multitude.v1.FleetService/DrainWorker',
+            multitude_dot_v1_dot_fleet__pb2.DrainWorkerRequest.SerializeToString,
+            multitude_dot_v1_dot_fleet__pb2.DrainWorkerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,7 @@ class Script:
     hang: bool = False
     problems: tuple[tuple[int, str, str], ...] = ()
     applied: list[str] = field(default_factory=list)
+    drained: list[tuple[str, bool]] = field(default_factory=list)
     requests: list[generation_pb2.GenerateRequest] = field(default_factory=list)
     tenants: list[str] = field(default_factory=list)
     explained: list[fleet_pb2.ExplainPlacementRequest] = field(default_factory=list)
@@ -127,6 +128,10 @@ class FakeServices(
                 fleet_pb2.ControlPlaneView(control_plane_id="two", address="h:3", policy_version=1),
             ],
         )
+
+    def DrainWorker(self, request, context):
+        self.script.drained.append((request.worker_id, request.is_draining))
+        return fleet_pb2.DrainWorkerResponse()
 
     def CheckPolicy(self, request, context):
         problems = [fleet_pb2.PolicyProblem(line=n, path=p, message=m) for n, p, m in self.script.problems]

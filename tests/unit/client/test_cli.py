@@ -282,3 +282,10 @@ def test_a_full_disk_is_one_line(script, words):
     assert done.returncode == 1
     assert done.stderr.splitlines()[0] == "error [Errno 28] No space left on device"
     assert "Traceback" not in done.stderr
+
+
+def test_drain(run, script):
+    assert run("drain", "w0").stdout == "w0: gets no new request\n"
+    assert run("drain", "w0", "--off").stdout == "w0: back in service\n"
+    assert run("--json", "drain", "w1").stdout == ""
+    assert script.drained == [("w0", True), ("w0", False), ("w1", True)]
