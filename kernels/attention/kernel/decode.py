@@ -67,7 +67,7 @@ def attend_decodes(
         MIN_SPLIT=splits.min_tokens,
         MAX_SPLITS=splits.max_splits,
         BLOCK_SEQS=max(64, triton.next_power_of_2(num_seqs)),
-        num_warps=4,
+        num_warps=2 if query.dtype.itemsize < 4 else 4,
         num_stages=5,
     )
     merge(output, splits, batch)

@@ -10,9 +10,9 @@ from torch import Tensor
 from kernels.attention.batch import AttentionBatch
 
 BLOCK_TOKENS = 64
-# Splits of all KV heads of one sequence: two waves of a GPU of 132 multiprocessors hold a long context alone.
-SEQUENCE_SPLITS = 512
-BLOCK_SPLITS = 32
+# Splits of all KV heads of one sequence: they keep a GPU of 132 multiprocessors, two programs on each, busy alone.
+SEQUENCE_SPLITS = 256
+BLOCK_SPLITS = 16  # merged at once; the same for all batches, as the order of a sum follows it
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def merge(output: Tensor, splits: Splits, batch: AttentionBatch) -> None:
         splits.held,
         HEAD_DIM=head_dim,
         HEAD_PAD=triton.next_power_of_2(head_dim),
-        BLOCK_SPLITS=min(BLOCK_SPLITS, triton.next_power_of_2(splits.held)),
-        num_warps=2,
+        BLOCK_SPLITS=BLOCK_SPLITS,
+        num_warps=1,  # so that a sum over splits stays in a thread
     )
 
 
@@ -101,6 +101,7 @@ def _merge(
     head = tl.program_id(1)
     num_splits = tl.load(counts + seq)
     if num_splits > 1:
+        row = tl.load(query_start + seq).to(tl.int64)
         dims = tl.arange(0, HEAD_PAD)
         first_slot = (seq.to(tl.int64) * tl.num_programs(1) + head) * held_splits
         highest = float("-inf")
@@ -123,7 +124,6 @@ def _merge(
             total = total * fade + tl.sum(totals * weights, 0)
             attended = attended * fade + tl.sum(parts * weights[:, None], 0)
             highest = higher
-        row = tl.load(query_start + seq).to(tl.int64)
         tl.store(
             output + row * output_stride + head * HEAD_DIM + dims,
             (attended / total).to(output.dtype.element_ty),

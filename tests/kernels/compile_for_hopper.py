@@ -1,0 +1,61 @@
+"""Compiles the Hopper attention kernels for sm_90 where there is no GPU, and prints what came out as JSON.
+
+A process of its own: Triton decides when it is imported whether it compiles or interprets.
+"""
+
+import json
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource
+
+from kernels.attention.kernel import hopper
+from kernels.attention.kernel.hopper_decode import decode
+from kernels.attention.kernel.hopper_prefill import prefill
+
+POINTERS = {
+    **dict.fromkeys(("output", "query"), "*bf16"),
+    **dict.fromkeys(("query_start", "context_lens", "block_table", "counts"), "*i32"),
+    **dict.fromkeys(("partial", "stats"), "*fp32"),
+}
+STRIDES = ("output_stride", "query_stride", "query_head_stride")
+
+
+def compile_kernel(kernel, constants: dict[str, int | bool], max_registers: int) -> dict[str, int | bool]:
+    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    types = {**POINTERS, "desc": f"tensordesc<bf16[16, 64],{layout!r}>", "scale_log2": "fp32"}
+    names = kernel.arg_names
+    source = GluonASTSource(
+        kernel,
+        {name: "constexpr" if name in constants else types.get(name, "i32") for name in names},
+        {(names.index(name),): value for name, value in constants.items()},
+        {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in (*POINTERS, *STRIDES)},
+    )
+    compiled = triton.compile(
+        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4, "maxnreg": max_registers}
+    )
+    ptx = compiled.asm["ptx"]
+    return {
+        "shared_bytes": compiled.metadata.shared,
+        "has_wgmma": "wgmma.mma_async" in ptx,
+        "has_tma": "cp.async.bulk.tensor" in ptx,
+    }
+
+
+def main() -> None:
+    shape = {"HAS_WINDOW": True, "NUM_KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "BLOCK_SIZE": 16, "BLOCK_SEQS": 128}
+    split = {"BLOCK_TOKENS": 64, "MIN_SPLIT": 512, "MAX_SPLITS": 32, "STAGES": hopper.DECODE_STAGES}
+    chunk = {"BLOCK_TOKENS": hopper.PREFILL_TOKENS, "STAGES": hopper.PREFILL_STAGES}
+    print(
+        json.dumps(
+            {
+                "decode": compile_kernel(decode, {**shape, **split}, 128),
+                "prefill": compile_kernel(prefill, {**shape, **chunk}, 168),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
