@@ -173,6 +173,8 @@ def worker_from_proto(message: fleet_pb2.WorkerView) -> types.Worker:
         num_output_tokens=status.output_token_count,
         num_preemptions=status.preemption_count,
         is_draining=message.is_draining,
+        labels=dict(status.labels),
+        tenants=tuple(status.tenants),
         resident={entry.digest: _TIERS[entry.tier] for entry in status.residency if entry.tier in _TIERS},
     )
 

@@ -170,7 +170,10 @@ class PublishedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker as the control plane sees it; `resident` maps adapter digests to "host" or "pool"."""
+    """A worker as the control plane sees it; `resident` maps adapter digests to "host" or "pool".
+
+    `tenants` are those that may use it; all if none is named.
+    """
 
     worker_id: str
     address: str
@@ -189,6 +192,8 @@ class Worker:
     num_output_tokens: int
     num_preemptions: int
     is_draining: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    tenants: tuple[str, ...] = ()
     resident: dict[str, str] = field(default_factory=dict)
 
 

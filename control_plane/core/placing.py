@@ -25,7 +25,7 @@ class Placer:
         self.fairness = fairness
         # What each profile's filters leave at this moment, whatever the request: of many that none can take, those
         # after the first cost little. Forgotten whenever something happens.
-        self._opened: dict[str, OpenWorkers] = {}
+        self._opened: dict[int, OpenWorkers] = {}
 
     def place(self, candidate: Candidate, now: float) -> bool:
         """Give a candidate to a worker; False if none of its workers may have it, and it was parked."""
@@ -102,9 +102,9 @@ class Placer:
         return self._fleet.at(row) if row is not None else None
 
     def _open(self, profile: Profile, request: PlacementRequest) -> OpenWorkers:
-        opened = self._opened.get(profile.name)
+        opened = self._opened.get(id(profile))
         if opened is None:
-            opened = self._opened[profile.name] = profile.open(request, self._fleet.columns)
+            opened = self._opened[id(profile)] = profile.open(request, self._fleet.columns)
         return opened
 
     def _park(self, tracked: TrackedRequest, now: float) -> None:

@@ -108,6 +108,8 @@ class FakeServices(
         status = worker_pb2.WorkerStatus(
             worker_id="w0",
             total_page_count=10,
+            labels={"zone": "a"},
+            tenants=["t"],
             residency=[
                 worker_pb2.Residency(digest="sha256:aa", tier=worker_pb2.RESIDENCY_TIER_POOL),
                 worker_pb2.Residency(digest="sha256:bb", tier=worker_pb2.RESIDENCY_TIER_HOST),

@@ -99,7 +99,8 @@ def test_adapters(run, peft_dir):
 
 def test_status_and_policy(run, script, tmp_path):
     assert "w0" in run("status").stdout
-    assert json.loads(run("--json", "status").stdout)["workers"][0]["worker_id"] == "w0"
+    (worker,) = json.loads(run("--json", "status").stdout)["workers"]
+    assert (worker["worker_id"], worker["labels"], worker["tenants"]) == ("w0", {"zone": "a"}, ["t"])
     file = tmp_path / "policy.yaml"
     file.write_text("name: x\n")
     assert run("policy", "check", str(file)).returncode == 0
