@@ -14,8 +14,8 @@ def check(logits: Tensor, choices: Choices, uniforms: Tensor | None, penalties: 
     Raises:
         ValueError: names the argument.
     """
-    if logits.dim() != 2 or logits.dtype != torch.float32 or (logits.shape[0] > 0 and logits.stride(1) != 1):
-        raise ValueError(f"logits has to be [num_rows, vocab] float32 with unit stride, not {_seen(logits)}")
+    if logits.dim() != 2 or not logits.dtype.is_floating_point or (logits.shape[0] > 0 and logits.stride(1) != 1):
+        raise ValueError(f"logits has to be [num_rows, vocab] of a floating type with unit stride, not {_seen(logits)}")
     num_rows, vocab = logits.shape
     if not 0 < vocab <= MAX_VOCAB:
         raise ValueError(f"logits is over {vocab} tokens; 1 to {MAX_VOCAB} are sampled")

@@ -24,7 +24,8 @@ def sample(logits: Tensor, choices: Choices, uniforms: Tensor | None, penalties:
     probabilities lies within rounding of what it is compared with.
 
     Args:
-        logits: `[num_rows, vocab]` float32, with unit stride in its last dimension; not changed.
+        logits: `[num_rows, vocab]` of a floating type, taken as float32, with unit stride in its last dimension; not
+            changed.
         choices: The rows' parameters.
         uniforms: `[num_rows]` float64, in [0, 1); None if no row has a temperature.
         penalties: The rows with penalties, if any.

@@ -10,7 +10,7 @@ from kernels.sampling.truncation import scale, truncate
 
 def sample(logits: Tensor, choices: Choices, uniforms: Tensor | None, penalties: Penalties | None = None) -> Tensor:
     """As `kernels.sampling.sample`."""
-    scores = logits if penalties is None else penalised(logits, penalties)
+    scores = logits.float() if penalties is None else penalised(logits.float(), penalties)
     tokens = scores.argmax(dim=-1)
     if uniforms is None:
         return tokens

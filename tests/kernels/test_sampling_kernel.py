@@ -117,13 +117,36 @@ def test_rows_with_different_parameters(vocab: int) -> None:
 
 def test_a_vocabulary_of_several_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "_SPLIT", 32)
-    monkeypatch.setattr(kernel, "_CHUNK", 16)
     logits = draw_logits(len(ROWS), 133, seed=1)
     assert_judged(sample(logits, ROWS), logits, ROWS)
 
 
-def test_ties_are_kept_in_the_order_of_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_candidates", [4, 32])
+def test_rows_that_keep_more_than_the_candidates(num_candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_SPLIT", 64)
+    monkeypatch.setattr(kernel, "_CANDIDATES", num_candidates)
+    rows = [
+        Row(top_k=9, uniform=0.9),
+        Row(2.0, top_p=0.95, uniform=0.99),
+        Row(2.0, 40, 0.9, 0.01, uniform=0.97),
+        ROWS[12],
+    ]
+    logits = draw_logits(len(rows), 90, seed=3)
+    assert_judged(sample(logits, rows), logits, rows)
+
+
+def test_logits_of_the_models_type() -> None:
+    logits = draw_logits(5, 60).half()
+    ids, values = torch.tensor([3], device=DEVICE), torch.full((1,), 1.7, device=DEVICE)
+    penalties = Penalties(ids, values, values, values, torch.arange(60, device=DEVICE), torch.arange(30, device=DEVICE))
+    for bears in (None, penalties):
+        assert sample(logits, ROWS[8:13], bears) == sample(logits.float(), ROWS[8:13], bears)
+
+
+@pytest.mark.parametrize("num_candidates", [2, 4096])
+def test_ties_are_kept_in_the_order_of_ids(num_candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal logits in all splits, and every kind of cut through them."""
+    monkeypatch.setattr(kernel, "_CANDIDATES", num_candidates)
     monkeypatch.setattr(kernel, "_SPLIT", 4)
     logits = torch.tensor([3.0, 1.0, 3.0, 1.0, 1.0, -torch.inf, 1.0, 2.0, 1.0]).to(DEVICE)
     cuts = [
@@ -133,7 +156,11 @@ def test_ties_are_kept_in_the_order_of_ids(monkeypatch: pytest.MonkeyPatch) -> N
         Row(top_k=4, top_p=0.99, min_p=0.13),
         Row(min_p=0.5),
     ]
-    rows = [replace(cut, uniform=uniform) for cut in cuts for uniform in (0.0, 0.93, 0.999)]
+    rows = [
+        replace(cut, uniform=uniform)
+        for cut in cuts
+        for uniform in ((0.0, 0.93, 0.999) if num_candidates > 2 else (0.93,))
+    ]
     repeated = logits.expand(len(rows), -1).contiguous()
     assert sample(repeated, rows) == [judged(logits.cpu(), row) for row in rows]
 
@@ -276,7 +303,7 @@ def test_a_bad_argument_is_named(name: str) -> None:
     ids, values = torch.zeros(1, dtype=torch.int64, device=DEVICE), torch.ones(1, device=DEVICE)
     penalties = Penalties(ids, values, values, values, ids, ids)
     bad: dict[str, list[Tensor | None]] = {
-        "logits": [logits[0], logits.half(), logits.t(), logits[:, :0], torch.zeros(1, 2**18 + 1, device=DEVICE)],
+        "logits": [logits[0], logits.int(), logits.t(), logits[:, :0], torch.zeros(1, 2**18 + 1, device=DEVICE)],
         "uniforms": [None, uniforms[:2], uniforms.float()],
         "rows": [ids[:0], ids.int(), torch.zeros(4, dtype=torch.int64, device=DEVICE)],
         "repetition": [values[:0], values.double()],

@@ -32,7 +32,8 @@ class DeviceLoader:
     """Into a GPU's pool, from pinned memory, while the GPU runs the step before.
 
     Copies have a stream of their own, which waits for the step in flight only where that may still write to the pages;
-    the next step waits for the copies. An adapter whose host pages lie side by side goes over the bus as one block.
+    the next step waits for the copies. An adapter whose host pages lie side by side goes over the bus as one block; of
+    others the pages are read where they lie by the kernel that puts them in their places.
     """
 
     def __init__(self, arena: HostArena, storage: PageStorage) -> None:

@@ -33,7 +33,7 @@ class Model(Protocol):
     """What the engine asks of a model."""
 
     def forward(self, batch: ForwardBatch, pages: Tensor) -> Tensor:
-        """Logits, `[num_logit_rows, vocab]` float32."""
+        """Logits, `[num_logit_rows, vocab]` of a floating type."""
 
 
 class Loader(Protocol):

@@ -97,7 +97,7 @@ class Sampler:
         """The next token of each sequence.
 
         Args:
-            logits: `[num_sequences, vocab]` float32; left as they are.
+            logits: `[num_sequences, vocab]` of a floating type; left as they are.
             sequences: Whose logits they are, in row order.
         """
         table = self._table
@@ -131,7 +131,7 @@ def _penalties(penalised: _Penalised, logits: Tensor) -> Penalties:
 def _logprobs(logits: Tensor, tokens: Tensor, table: _Table) -> _Logprobs:
     """Of the model's own distribution: before penalties, temperature and truncation."""
     rows = table.logprob_rows
-    logprobs = logits[rows].log_softmax(dim=-1)
+    logprobs = logits[rows].float().log_softmax(dim=-1)
     counts = [min(table.sequences[row].request.logprob_count or 0, logits.shape[-1]) for row in rows]
     chosen = logprobs.gather(1, tokens[rows][:, None])
     top = logprobs.topk(max(counts), dim=-1)

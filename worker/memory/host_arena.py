@@ -101,10 +101,10 @@ class HostArena:
             for host_page, pool_page in zip(host_pages, pool_pages, strict=True):
                 storage.pages[:, pool_page].copy_(self._pages[host_page])
             return
-        first, count = host_pages[0], len(host_pages)
-        is_block = tuple(host_pages) == tuple(range(first, first + count))
-        for start, stop in ((0, count),) if is_block else ((i, i + 1) for i in range(count)):
-            block = self._pages[host_pages[start] : host_pages[start] + stop - start]  # [pages, num_layers, elements]
-            moved = block.to(storage.pages.device, non_blocking=True)
-            ids = torch.tensor(pool_pages[start:stop], pin_memory=True).to(moved.device, non_blocking=True)
-            copy_pages(storage.pages, ids, moved.transpose(0, 1))
+        first, count, device = host_pages[0], len(host_pages), storage.pages.device
+        ids = torch.tensor((pool_pages, host_pages), pin_memory=True).to(device, non_blocking=True)
+        if tuple(host_pages) == tuple(range(first, first + count)):
+            moved = self._pages[first : first + count].to(device, non_blocking=True)  # [pages, num_layers, elements]
+            copy_pages(storage.pages, ids[0], moved.transpose(0, 1))
+        else:
+            copy_pages(storage.pages, ids[0], self._pages.transpose(0, 1), source_ids=ids[1])

@@ -46,7 +46,7 @@ class Decoder:
             pages: The pool, `[num_layers, num_pages, page_elements]`, of the model's dtype and device.
 
         Returns:
-            Logits of `batch.logit_rows`, `[num_logit_rows, vocab_size]` float32.
+            Logits of `batch.logit_rows`, `[num_logit_rows, vocab_size]` of the model's dtype.
         """
         layers, epsilon = self._weights.layers, self._config.norm_epsilon
         with torch.inference_mode():
@@ -61,7 +61,7 @@ class Decoder:
                 if layer + 1 < len(layers):
                     x = add_rms_norm(hidden, update, layers[layer + 1].input_norm, epsilon, buffers.x)
             wanted = gather_rms_norm(hidden, update, batch.logit_rows, self._weights.norm, epsilon)
-            return linear(wanted, self._weights.output).float()
+            return linear(wanted, self._weights.output)
 
     def _attention(
         self,

@@ -40,7 +40,7 @@ def _penalise(
     tokens = (tl.program_id(0) % num_blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = tokens < vocab
     row = tl.load(rows + index)
-    score = tl.load(logits + row * logits_stride + tokens, inside, other=0.0)
+    score = tl.load(logits + row * logits_stride + tokens, inside, other=0.0).to(tl.float32)
     noted = tl.load(counts + index * vocab + tokens, inside, other=0)
     count = (noted & (_SEEN - 1)).to(tl.float32)
     repetition = tl.load(repetitions + index) + tl.zeros_like(score)

@@ -1,130 +1,167 @@
-"""The search for the last token that is kept, without sorting.
+"""Where top-k and top-p end, without sorting.
 
 F(v) is the number of tokens with keys below v, or the sum of their weights. What a truncation keeps are the first
 tokens of the order, up to the largest v with F(v) below a target: the number of tokens, or the share of the weight,
-that was asked for. Eight passes find the 31 bits of v, four at a time. A pass adds up, for each split of the
-vocabulary, what F(v) is at sixteen places between the bounds that the pass before has left; the next pass adds up the
-splits. A split in which nothing lies between the bounds is not read again.
+that was asked for. Of the tokens that have the key v itself it keeps the first few, by id. So an end is a key, its
+*bound*, and *room*, the number of tokens with that key. Bisection finds the 31 bits of v.
 """
 
 import triton
 import triton.language as tl
 
-from kernels.sampling.kernel.order import (
-    chances_of,
-    keys_of,
-    peak_of,
-    scaled_scores,
-    scores_of,
-    weight_of_key,
-    weights_of,
-)
-
-NUM_PASSES = 8
-PLACES = tl.constexpr(16)
-ALL_KEYS = tl.constexpr(0x7FFFFFFF)
+from kernels.sampling.kernel.order import ALL_KEYS, keys_of, load_scores, scaled_of, scaled_scores, weights_of
 
 
 @triton.jit
-def narrowed(sums, lows, bases, target, row, num_splits, SHIFT: tl.constexpr, SPLITS: tl.constexpr):
-    """The bounds after a pass: which of its places is the last with F below the target, and F there."""
-    low = tl.load(lows + row)
-    base = tl.load(bases + row)
-    splits = tl.arange(0, SPLITS)[:, None]
-    places = tl.arange(0, PLACES)
-    each = tl.load(sums + (row * num_splits + splits) * PLACES + places[None, :], splits < num_splits, other=0)
-    total = tl.sum(each, 0)  # [PLACES], F at place + 1 over what it is at `low`
-    last = (ALL_KEYS >> SHIFT) & (PLACES - 1)  # the first pass has fewer places
-    is_below = (base + total < target) & (places < last)
-    place = tl.sum(is_below.to(tl.int32), 0)
-    gained = tl.sum(tl.where(places == place - 1, total, 0), 0)
-    return low + (place << SHIFT), base + gained, place
+def top_p_target(top_p, weight):
+    """What F stays below: the share p of the weight, and never nothing."""
+    return tl.maximum(tl.ceil(top_p * weight.to(tl.float64)).to(tl.int64), 1)
 
 
 @triton.jit
-def target_of(limits, weighed, tied, bounds, row, num_splits, IS_TOP_P: tl.constexpr, SPLITS: tl.constexpr):
-    """What F stays below: k, or the share p of the weight that top-k left."""
-    if IS_TOP_P:
-        lanes = tl.arange(0, SPLITS)
-        inside = lanes < num_splits
-        below = tl.sum(tl.load(weighed + row * num_splits + lanes, inside, other=0), 0)
-        ties = tl.sum(tl.load(tied + row * num_splits + lanes, inside, other=0), 0)
-        bound = tl.load(bounds + row * 2)
-        ties = tl.minimum(ties, tl.load(bounds + row * 2 + 1))
-        weight = below + ties * weight_of_key(bound.to(tl.int32))
-        target = tl.ceil(tl.load(limits + row) * weight.to(tl.float64)).to(tl.int64)
-    else:
-        target = tl.load(limits + row)
-    return tl.maximum(target, 1)
+def narrowed(bound, room, low, gap):
+    """The end after top-p, whose search found `low` and F(low) `gap` below its target, given the end before."""
+    weight = tl.maximum(weights_of(scaled_of(low), 0.0), 1)
+    own_room = (gap + weight - 1) // weight
+    own_room = tl.where(low == bound, tl.minimum(own_room, room), own_room)
+    return low, own_room
 
 
 @triton.jit
-def is_searched(limits, row, IS_TOP_P: tl.constexpr):
-    """Whether the row has a top-k, or a top-p."""
-    limit = tl.load(limits + row)
-    return limit < 1.0 if IS_TOP_P else limit > 0
+def bisect_held(keys, measure, target):
+    """The largest v with F(v) below the target, and F(v), of a tile of tokens."""
+    low = tl.zeros((), tl.int32)
+    base = tl.sum(measure * 0, 0)
+    for step in range(31):
+        v = low | (1 << (30 - step))
+        total = tl.sum(tl.where(keys < v, measure, 0), 0)
+        fits = total < target
+        low = tl.where(fits, v, low)
+        base = tl.where(fits, total, base)
+    return low, base
 
 
 @triton.jit
-def narrow(
-    sums,  # [2, num_rows, num_splits, PLACES], of passes in turn
-    lows,  # [2, num_rows]
-    bases,  # [2, num_rows]
+def end_held(keys, weights, is_token, top_k, top_p, vocab, weight):
+    """The end of top-k and top-p among all tokens up to some key, if it is there; `weight` is that of all tokens."""
+    bound = tl.full((), ALL_KEYS, tl.int32)
+    room = tl.zeros((), tl.int64)
+    is_there = tl.full((), 1, tl.int1)
+    if (top_k > 0) & (top_k < vocab):
+        is_there = tl.sum(is_token, 0) >= top_k
+        low, base = bisect_held(keys, is_token, top_k.to(tl.int32))
+        bound = low
+        room = top_k - base
+        ties = tl.sum(tl.where(keys == bound, is_token, 0), 0)
+        weight = tl.sum(tl.where(keys < bound, weights, 0), 0)
+        weight += tl.minimum(ties, room) * weights_of(scaled_of(bound), 0.0)
+    if top_p < 1.0:
+        target = top_p_target(top_p, weight)
+        is_there = is_there & (tl.sum(weights, 0) >= target)
+        low, base = bisect_held(keys, weights, target)
+        bound, room = narrowed(bound, room, low, target - base)
+    return bound, room, is_there
+
+
+@triton.jit
+def weighed_read(
     logits,
+    stride,
     penalised,
-    penalised_rows,
-    peaks,
-    temperatures,
-    limits,
-    weighed,
-    tied,
-    bounds,
-    logits_stride,
+    copies,
+    row,
     vocab,
-    num_splits,
-    num_rows,
-    turn,
-    SHIFT: tl.constexpr,
-    IS_FIRST: tl.constexpr,
-    IS_TOP_P: tl.constexpr,
+    peak,
+    temperature,
+    bound,
+    min_p,
     HAS_PENALTIES: tl.constexpr,
     SPLIT: tl.constexpr,
-    CHUNK: tl.constexpr,
-    SPLITS: tl.constexpr,
 ):
-    """One pass over one split of a row."""
-    row = tl.program_id(0) // num_splits
-    split = tl.program_id(0) % num_splits
-    temperature = tl.load(temperatures + row)
-    if (temperature == 0.0) | (is_searched(limits, row, IS_TOP_P) == 0):
-        return
-    places = tl.arange(0, PLACES)
-    before = (1 - turn) * num_rows
-    after = turn * num_rows
-    low = tl.zeros((), tl.int32)
-    base = tl.zeros((), tl.int64)
-    left = tl.full((), 1, tl.int64)
-    if not IS_FIRST:
-        target = target_of(limits, weighed, tied, bounds, row, num_splits, IS_TOP_P, SPLITS)
-        own = sums + before * num_splits * PLACES
-        low, base, place = narrowed(own, lows + before, bases + before, target, row, num_splits, SHIFT + 4, SPLITS)
-        own += (row * num_splits + split) * PLACES
-        left = tl.load(own + place)  # of this split, between the bounds
-        if place > 0:
-            left -= tl.load(own + place - 1)
-    if split == 0:
-        tl.store(lows + after + row, low)
-        tl.store(bases + after + row, base)
-    total = tl.zeros((PLACES, CHUNK), tl.int64)
-    if left > 0:
-        scores = scores_of(logits, logits_stride, penalised, penalised_rows, row, vocab, HAS_PENALTIES)
-        peak = peak_of(peaks, row, num_splits, SPLITS)
-        for start in range(split * SPLIT, tl.minimum(split * SPLIT + SPLIT, vocab), CHUNK):
-            tokens = start + tl.arange(0, CHUNK)
-            scaled = scaled_scores(tl.load(scores + tokens, tokens < vocab, other=-float("inf")), peak, temperature)
-            above = keys_of(scaled) - low
-            own_place = tl.where((above >= 0) & (tokens < vocab), above >> SHIFT, PLACES)
-            if tl.min(own_place, 0) < PLACES:
-                measure = weights_of(chances_of(scaled)) if IS_TOP_P else tl.full((CHUNK,), 1, tl.int64)
-                total += tl.where(own_place[None, :] <= places[:, None], measure[None, :], 0)
-    tl.store(sums + ((after + row) * num_splits + split) * PLACES + places, tl.sum(total, 1))
+    """Of a whole row: the weight of the tokens with keys below a bound, and the number of those with that key."""
+    weight = tl.zeros((), tl.int64)
+    ties = tl.zeros((), tl.int64)
+    for start in range(0, vocab, SPLIT):
+        tokens = start + tl.arange(0, SPLIT)
+        scores = load_scores(logits, stride, penalised, copies, row, tokens, vocab, HAS_PENALTIES)
+        scaled = scaled_scores(scores, peak, temperature)
+        keys = tl.where(tokens < vocab, keys_of(scaled), ALL_KEYS)
+        weight += tl.sum(tl.where(keys < bound, weights_of(scaled, min_p), 0), 0)
+        ties += tl.sum((keys == bound).to(tl.int64), 0)
+    return weight, ties
+
+
+@triton.jit
+def _sums_below(
+    logits,
+    stride,
+    penalised,
+    copies,
+    row,
+    vocab,
+    peak,
+    temperature,
+    low,
+    step,
+    is_top_p,
+    HAS_PENALTIES: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """F at one, two and three steps above `low`."""
+    first = tl.zeros((), tl.int64)
+    second = tl.zeros((), tl.int64)
+    third = tl.zeros((), tl.int64)
+    for start in range(0, vocab, SPLIT):
+        tokens = start + tl.arange(0, SPLIT)
+        scores = load_scores(logits, stride, penalised, copies, row, tokens, vocab, HAS_PENALTIES)
+        scaled = scaled_scores(scores, peak, temperature)
+        keys = tl.where(tokens < vocab, keys_of(scaled), ALL_KEYS)
+        measure = tl.where(is_top_p, weights_of(scaled, 0.0), 1)
+        first += tl.sum(tl.where(keys < low + step, measure, 0), 0)
+        second += tl.sum(tl.where(keys < low + 2 * step, measure, 0), 0)
+        third += tl.sum(tl.where(keys < low + 3 * step, measure, 0), 0)
+    return first, second, third
+
+
+@triton.jit
+def end_read(
+    logits,
+    stride,
+    penalised,
+    copies,
+    row,
+    vocab,
+    peak,
+    temperature,
+    top_k,
+    top_p,
+    weight,
+    HAS_PENALTIES: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """The end of top-k and top-p, wherever it is: reads the row once for every two bits."""
+    scores = (logits, stride, penalised, copies, row, vocab, peak, temperature)
+    bound = tl.full((), ALL_KEYS, tl.int32)
+    room = tl.zeros((), tl.int64)
+    for turn in range(2):
+        is_top_p = turn == 1
+        target = tl.where(is_top_p, top_p_target(top_p, weight), top_k)
+        if tl.where(is_top_p, top_p < 1.0, (top_k > 0) & (top_k < vocab)):
+            low = tl.zeros((), tl.int32)
+            base = tl.zeros((), tl.int64)
+            for index in range(16):
+                step = 1 << tl.maximum(29 - 2 * index, 0)  # the last of 31 bits has a pass of its own
+                first, second, third = _sums_below(*scores, low, step, is_top_p, HAS_PENALTIES, SPLIT)
+                base = tl.where(first < target, first, base)
+                base = tl.where(second < target, second, base)
+                base = tl.where(third < target, third, base)
+                fits = (first < target).to(tl.int32) + (second < target).to(tl.int32) + (third < target).to(tl.int32)
+                low += fits * step
+            if is_top_p:
+                bound, room = narrowed(bound, room, low, target - base)
+            else:
+                bound = low
+                room = target - base
+                weight, ties = weighed_read(*scores, bound, 0.0, HAS_PENALTIES, SPLIT)
+                weight += tl.minimum(ties, room) * weights_of(scaled_of(bound), 0.0)
+    return bound, room
