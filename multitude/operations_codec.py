@@ -69,6 +69,7 @@ def outcome_from_proto(message: fleet_pb2.SimulatedOutcome) -> types.SimulatedOu
         duration_ms=message.duration_ms,
         first_token_curve_ms=tuple(message.first_token_curve_ms),
         output_token_counts=tuple(message.output_token_counts),
+        prediction_error_ms=message.prediction_error_ms,
     )
 
 

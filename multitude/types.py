@@ -386,3 +386,4 @@ class SimulatedOutcome:
     duration_ms: float
     first_token_curve_ms: tuple[float, ...] = ()
     output_token_counts: tuple[int, ...] = ()
+    prediction_error_ms: float = 0.0

@@ -118,6 +118,7 @@ def _encode_outcome(outcome: Mapping[str, Any]) -> fleet_pb2.SimulatedOutcome:
         duration_ms=outcome["duration_s"] * 1000,
         first_token_curve_ms=[seconds * 1000 for seconds in outcome["first_token_curve_s"]],
         output_token_counts=outcome["output_tokens"],
+        prediction_error_ms=outcome["predictor_error_s"] * 1000,
     )
 
 

@@ -69,6 +69,7 @@ def _print(connection: Connection, outcomes: tuple[SimulatedOutcome, ...]) -> No
             "between tokens p50 / p99, ms",
             *(f"{o.output_token.p50_ms:.1f} / {o.output_token.p99_ms:.1f}" for o in outcomes),
         ),
+        ("error of predictions, ms", *(f"{o.prediction_error_ms:.0f}" for o in outcomes)),
         ("output tokens/s", *(f"{o.output_tokens_per_s:.0f}" for o in outcomes)),
         ("requests/s", *(f"{o.requests_per_s:.2f}" for o in outcomes)),
         ("adapter loads / fetches", *(f"{o.num_adapter_loads} / {o.num_adapter_fetches}" for o in outcomes)),

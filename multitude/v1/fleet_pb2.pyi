@@ -324,7 +324,7 @@ class SimulatePoliciesResponse(_message.Message):
     def __init__(self, outcomes: _Optional[_Iterable[_Union[SimulatedOutcome, _Mapping]]] = ...) -> None: ...
 
 class SimulatedOutcome(_message.Message):
-    __slots__ = ("label", "request_count", "finished_count", "attainment", "satisfaction", "fairness", "first_token", "output_token", "output_tokens_per_s", "requests_per_s", "adapter_load_count", "adapter_fetch_count", "load_balance", "error_counts", "tenants", "duration_ms", "first_token_curve_ms", "output_token_counts")
+    __slots__ = ("label", "request_count", "finished_count", "attainment", "satisfaction", "fairness", "first_token", "output_token", "output_tokens_per_s", "requests_per_s", "adapter_load_count", "adapter_fetch_count", "load_balance", "error_counts", "tenants", "duration_ms", "first_token_curve_ms", "output_token_counts", "prediction_error_ms")
     class ErrorCountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -350,6 +350,7 @@ class SimulatedOutcome(_message.Message):
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_CURVE_MS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKEN_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_ERROR_MS_FIELD_NUMBER: _ClassVar[int]
     label: str
     request_count: int
     finished_count: int
@@ -368,7 +369,8 @@ class SimulatedOutcome(_message.Message):
     duration_ms: float
     first_token_curve_ms: _containers.RepeatedScalarFieldContainer[float]
     output_token_counts: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, label: _Optional[str] = ..., request_count: _Optional[int] = ..., finished_count: _Optional[int] = ..., attainment: _Optional[float] = ..., satisfaction: _Optional[float] = ..., fairness: _Optional[float] = ..., first_token: _Optional[_Union[SimulatedTimes, _Mapping]] = ..., output_token: _Optional[_Union[SimulatedTimes, _Mapping]] = ..., output_tokens_per_s: _Optional[float] = ..., requests_per_s: _Optional[float] = ..., adapter_load_count: _Optional[int] = ..., adapter_fetch_count: _Optional[int] = ..., load_balance: _Optional[float] = ..., error_counts: _Optional[_Mapping[str, int]] = ..., tenants: _Optional[_Iterable[_Union[SimulatedTenant, _Mapping]]] = ..., duration_ms: _Optional[float] = ..., first_token_curve_ms: _Optional[_Iterable[float]] = ..., output_token_counts: _Optional[_Iterable[int]] = ...) -> None: ...
+    prediction_error_ms: float
+    def __init__(self, label: _Optional[str] = ..., request_count: _Optional[int] = ..., finished_count: _Optional[int] = ..., attainment: _Optional[float] = ..., satisfaction: _Optional[float] = ..., fairness: _Optional[float] = ..., first_token: _Optional[_Union[SimulatedTimes, _Mapping]] = ..., output_token: _Optional[_Union[SimulatedTimes, _Mapping]] = ..., output_tokens_per_s: _Optional[float] = ..., requests_per_s: _Optional[float] = ..., adapter_load_count: _Optional[int] = ..., adapter_fetch_count: _Optional[int] = ..., load_balance: _Optional[float] = ..., error_counts: _Optional[_Mapping[str, int]] = ..., tenants: _Optional[_Iterable[_Union[SimulatedTenant, _Mapping]]] = ..., duration_ms: _Optional[float] = ..., first_token_curve_ms: _Optional[_Iterable[float]] = ..., output_token_counts: _Optional[_Iterable[int]] = ..., prediction_error_ms: _Optional[float] = ...) -> None: ...
 
 class SimulatedTimes(_message.Message):
     __slots__ = ("p50_ms", "p90_ms", "p99_ms", "mean_ms")
