@@ -6,6 +6,7 @@ import sys
 from rich.console import Console
 
 from benchmarks import adapters, many_adapters, placement, relay, result, stack, start
+from benchmarks.slo import attainment, fairness
 
 BENCHMARKS = {
     "adapters": adapters.measure,
@@ -14,6 +15,8 @@ BENCHMARKS = {
     "many_adapters": many_adapters.measure,
     "placement": placement.measure,
     "relay": relay.measure,
+    "slo-attainment": attainment.measure,
+    "slo-fairness": fairness.measure,
 }
 
 

@@ -181,15 +181,16 @@ class Admission:
         if self.settings.mode is AdmissionMode.EARLY_ABORT:
             mean = self._cost.mean or cost
             turn = now + self.settings.overtaking_s * min(cost / mean, _MAX_RELATIVE_COST)
-        raw_wait_s = self._wait_s(queue.cost_ahead(request, turn))
+        cost_ahead = queue.cost_ahead(request, turn)
+        raw_wait_s, least_wait_s = self._wait_s(cost_ahead), self._wait_s(cost_ahead, self._drain.most_per_s)
         num_tokens = len(request.prompt_token_ids)
         prefill_s = outlook.prefill_s(num_tokens, is_alone=raw_wait_s > 0)
         service_s = self._predictor.service_s(request, prefill_s, outlook.tier(digest))
-        return Appraisal(cost, turn, self._predictor.predict(raw_wait_s, service_s))
+        return Appraisal(cost, turn, self._predictor.predict(raw_wait_s, service_s, least_wait_s))
 
-    def _wait_s(self, cost_ahead: float) -> float:
+    def _wait_s(self, cost_ahead: float, at_per_s: float | None = None) -> float:
         """Expected wait behind requests of this cost, while they are served as fast as they were; 0 if not known."""
-        per_s = self._drain.per_s
+        per_s = self._drain.per_s if at_per_s is None else at_per_s
         if per_s is None:
             return 0.0
         return min(cost_ahead / per_s, _LONGEST_S) if per_s > 0 else _LONGEST_S
@@ -226,8 +227,9 @@ class Admission:
         if self.settings.mode is not AdmissionMode.EARLY_ABORT or math.isinf(deadline_s):
             return None
         # An idle worker takes anything: that is how rates are measured again once load and estimates part.
+        # To wait costs nothing and may turn out well, so the fastest that this queue was served decides, not the mean.
         expected_s = prediction.first_token_s
-        if outlook.is_idle or expected_s <= deadline_s:
+        if outlook.is_idle or min(prediction.least_wait_s + prediction.service_s, expected_s) <= deadline_s:
             return None
         return SloUnreachable(
             f"the first token is expected after {expected_s:.3g} s, later than the {deadline_s:g} s asked for: "

@@ -5,6 +5,8 @@ _LEAST_DRAIN_S = 0.5
 _LEAST_DRAINED = 4
 _MOST_DRAIN_S = 5.0
 _DRAIN_SMOOTHING = 0.3
+# How much of the fastest drain is believed after another measurement.
+_MOST_DECAY = 0.98
 
 
 class Ewma:
@@ -54,10 +56,12 @@ class DrainRate:
     workers that have room again.
     """
 
-    __slots__ = ("_average", "_drained", "_num_drained", "_since")
+    __slots__ = ("_average", "_drained", "_num_drained", "_since", "most_per_s")
 
     def __init__(self) -> None:
         self._average = Ewma()
+        self.most_per_s: float | None = None
+        """The fastest lately, None before it was measured."""
         self._since: float | None = None
         self._drained = 0.0
         self._num_drained = 0
@@ -76,14 +80,16 @@ class DrainRate:
         """Look at the queue after each change, and as time passes."""
         if is_empty:
             self._average = Ewma()
-            self._since = None
+            self.most_per_s = self._since = None
             return
         if self._since is not None:
             elapsed = now - self._since
             is_enough = elapsed >= _LEAST_DRAIN_S and self._num_drained >= _LEAST_DRAINED
             if not is_enough and elapsed < _MOST_DRAIN_S:
                 return
-            self._average.add(self._drained / elapsed, _DRAIN_SMOOTHING)
+            per_s = self._drained / elapsed
+            self._average.add(per_s, _DRAIN_SMOOTHING)
+            self.most_per_s = max(per_s, (self.most_per_s or 0.0) * _MOST_DECAY)
         self._since = now
         self._drained = 0.0
         self._num_drained = 0

@@ -18,6 +18,8 @@ class Prediction:
     wait_s: float
     raw_wait_s: float
     service_s: float
+    least_wait_s: float = 0.0
+    """The wait if the queue were served as fast as it ever was."""
 
     @property
     def first_token_s(self) -> float:
@@ -60,9 +62,9 @@ class FirstTokenPredictor:
             load_s = request.adapter.size_bytes * (self._load_s_per_byte[tier].value or 0.0)
         return prefill_s + (self._overhead.value or 0.0) + load_s
 
-    def predict(self, raw_wait_s: float, service_s: float) -> Prediction:
+    def predict(self, raw_wait_s: float, service_s: float, least_wait_s: float = 0.0) -> Prediction:
         """The first token of a request that waits as long as the queue's drain says."""
-        return Prediction(raw_wait_s * self._factor, raw_wait_s, service_s)
+        return Prediction(raw_wait_s * self._factor, raw_wait_s, service_s, least_wait_s)
 
     def served(self, request: Request, prefill_s: float, tier: ResidencyTier, taken_s: float, weight: float) -> None:
         """A first token came `taken_s` after dispatch."""

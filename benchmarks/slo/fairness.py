@@ -1,0 +1,143 @@
+"""A tenant that floods beside nine polite ones; and how far apart tenants get that are backlogged all the time."""
+
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+from benchmarks.result import RESULTS, Figure
+from benchmarks.slo.paper import A10G_S2, DEADLINE_S
+from benchmarks.slo.plot import draw_service
+from control_plane.core.policy import AdmissionMode, FairnessSettings, Policy, TenantSettings
+from control_plane.core.types import Effect, Emitted, SendBatch
+from control_plane.simulation.outcome import Outcome
+from control_plane.simulation.run import Run
+from control_plane.simulation.service import FleetModel
+from control_plane.simulation.trace import GammaArrivals, Trace
+
+NUM_POLITE, POLITE_RATE, FLOOD_RATE, DURATION_S = 9, 0.1, 10.0, 300.0
+SEEDS = (1, 2, 3)
+WEIGHTS = {"one": 1.0, "two": 1.0, "half": 0.5}
+FLEET = FleetModel(service=A10G_S2.service)
+DEFAULT = Policy("default")
+
+
+def measure() -> list[Figure]:
+    """Polite tenants with and without the flood, over seeds; then three backlogged tenants of unlike weight."""
+    alone: dict[str, float] = {}
+    flooded: dict[str, float] = {}
+    flooder: dict[str, float] = {}
+    for seed in SEEDS:
+        polite = [_arrivals(f"polite-{index}", POLITE_RATE, seed * 100 + index) for index in range(NUM_POLITE)]
+        flood = _arrivals("flood", FLOOD_RATE, seed * 100 + 99)
+        for trace in polite:
+            alone[f"{trace.name}, seed {seed}"] = Run(trace, DEFAULT, FLEET, seed).play().attainment
+        for tenant in Run(merged("flood", [*polite, flood]), DEFAULT, FLEET, seed).play().tenants:
+            (flooder if tenant.tenant == "flood" else flooded)[f"{tenant.tenant}, seed {seed}"] = tenant.attainment
+    kept = {name: flooded[name] / alone[name] for name in flooded}
+    metered = meter(seed=SEEDS[0])
+    shown = {name.partition(",")[0]: share for name, share in {**flooded, **flooder}.items() if name.endswith("seed 1")}
+    draw_service(metered.series, metered.bound, shown, RESULTS / "slo-fairness.png")
+    return [
+        Figure(
+            "polite tenants' attainment beside a flood, by their attainment alone, mean of the worst seed",
+            round(min(_mean(kept, seed) for seed in SEEDS), 3),
+            "ratio",
+            0.95,
+            details={
+                "kept": {name: round(value, 3) for name, value in kept.items()},
+                "flood": {name: round(value, 3) for name, value in flooder.items()},
+            },
+        ),
+        Figure(
+            "largest gap between backlogged tenants' service, by the bound of virtual token counters",
+            round(metered.largest_gap / metered.bound, 3),
+            "ratio",
+            1.0,
+            at_least=False,
+            details={"gap": round(metered.largest_gap), "bound": round(metered.bound), "weights": WEIGHTS},
+        ),
+    ]
+
+
+def _mean(kept: dict[str, float], seed: int) -> float:
+    found = [value for name, value in kept.items() if name.endswith(f"seed {seed}")]
+    return sum(found) / len(found)
+
+
+def _arrivals(tenant: str, rate: float, seed: int) -> Trace:
+    arrivals = GammaArrivals(
+        requests_per_s=rate,
+        coefficient_of_variation=1.0,
+        duration_s=DURATION_S,
+        num_adapters=A10G_S2.num_adapters,
+        ranks=A10G_S2.ranks,
+        bytes_per_rank=A10G_S2.bytes_per_rank,
+        first_token_deadline_s=DEADLINE_S,
+    )
+    trace = arrivals.draw(tenant, seed)
+    return Trace(tenant, tuple(replace(each, tenant=tenant) for each in trace.requests))
+
+
+def merged(name: str, traces: list[Trace]) -> Trace:
+    """All requests in order of arrival."""
+    return Trace(name, tuple(sorted((each for trace in traces for each in trace.requests), key=lambda each: each.at_s)))
+
+
+@dataclass
+class Metered:
+    """What backlogged tenants got, and how far apart they were at most."""
+
+    series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    largest_gap: float = 0.0
+    bound: float = 0.0
+    outcome: Outcome | None = None
+
+
+def meter(seed: int) -> Metered:
+    """Runs tenants that all ask for more than there is, and counts what each gets while all of them wait."""
+    tenants = tuple(TenantSettings(tenant, weight=weight) for tenant, weight in WEIGHTS.items())
+    policy = replace(DEFAULT, fairness=FairnessSettings(tenants=tenants))
+    policy = replace(policy, admission=replace(policy.admission, mode=AdmissionMode.FCFS))
+    traces = [_arrivals(tenant, 2.0, seed * 10 + index) for index, tenant in enumerate(WEIGHTS)]
+    run = _MeteredRun(merged("backlogged", traces), policy, FLEET, seed)
+    run.metered.outcome = run.play()
+    return run.metered
+
+
+class _MeteredRun(Run):
+    """Counts tokens as they are sent and produced, from when all tenants wait until one does not."""
+
+    def __init__(self, trace: Trace, policy: Policy, fleet: FleetModel, seed: int) -> None:
+        super().__init__(trace, policy, fleet, seed)
+        self.metered = Metered({tenant: [] for tenant in WEIGHTS})
+        self._got = dict.fromkeys(WEIGHTS, 0.0)
+        self._waiting = dict.fromkeys(WEIGHTS, 0)
+        longest_prompt = max(each.prompt_tokens for each in trace.requests)
+        # The pool holds the tokens of all that runs, each counted twice, and no tenant weighs less than the least.
+        most_running = 2.0 * fleet.service.pool_tokens
+        self.metered.bound = 2 * max(longest_prompt, most_running) / min(WEIGHTS.values())
+
+    def _arrive(self) -> None:
+        self._waiting[self._trace.requests[self._next].tenant] += 1
+        super()._arrive()
+
+    def _carry_out(self, effect: Effect) -> None:
+        if isinstance(effect, SendBatch):
+            for dispatched in effect.requests:
+                tenant = dispatched.request.tenant
+                self._waiting[tenant] -= 1
+                self._count(tenant, len(dispatched.request.prompt_token_ids))
+        elif isinstance(effect, Emitted):
+            tenant = self._requests[effect.output.request_id].tenant
+            self._count(tenant, 2 * len(effect.output.token_ids))
+        super()._carry_out(effect)
+
+    def _count(self, tenant: str, weighted: float) -> None:
+        if not all(self._waiting.values()):
+            self._got = dict.fromkeys(WEIGHTS, 0.0)
+            return
+        self._got[tenant] += weighted / WEIGHTS[tenant]
+        gap = max(abs(self._got[one] - self._got[other]) for one, other in combinations(WEIGHTS, 2))
+        self.metered.largest_gap = max(self.metered.largest_gap, gap)
+        for name, points in self.metered.series.items():
+            if not points or self._now - points[-1][0] >= 1.0:
+                points.append((self._now, self._got[name]))

@@ -1,0 +1,21 @@
+"""The policies that are compared: the default as it is, and the paper's orders as its program has them."""
+
+from dataclasses import replace
+
+from control_plane.core.policy import AdmissionMode, ClusteringSettings, Policy
+
+ORDERS = ("fcfs", "lcfs", "paper-abort")
+DEFAULT = "early-abort"
+
+
+def policy_of(mode: str) -> Policy:
+    """A policy by its mode; the paper's orders stop at the first request that has no room, and group nothing."""
+    policy = Policy(mode)
+    policy = replace(policy, admission=replace(policy.admission, mode=AdmissionMode(mode)))
+    if mode == DEFAULT:
+        return policy
+    return replace(
+        policy,
+        clustering=ClusteringSettings(max_adapters_per_worker=1_000_000, max_run=1),
+        dispatch=replace(policy.dispatch, lookahead=1, prefetch_depth=0),
+    )
