@@ -1,12 +1,12 @@
 """What the S-LoRA paper measured of its schedulers, and a service that behaves like its servers.
 
-Source: the result files beside the paper's program (github.com/S-LoRA/S-LoRA, benchmarks/paper/synthetic). A first token is
-in time if it comes in less than 6 s, satisfaction is 1 - (t / 6)^2, aborted requests count 0. Each cell is one run of 300 s
-at its generator's seed, 42, so the traces here are the paper's own.
+Source: the result files beside the paper's program (github.com/S-LoRA/S-LoRA, benchmarks/paper/synthetic). A first
+token is in time if it comes in less than 6 s, satisfaction is 1 - (t / 6)^2, aborted requests count 0. Each cell is one
+run of 300 s at its generator's seed, 42, so the traces here are the paper's own.
 
 The services are fitted to the FCFS column alone, one for each setting whatever the coefficient of variation: `fit.py`.
-What is not fitted is known: tokens in the pool and in a batch of prompts from the launch commands, bytes of an adapter and a
-token from the model, adapters in host memory and loaded before the prompts that need them, as in its program.
+What is not fitted is known: tokens in the pool and in a batch of prompts from the launch commands, bytes of an adapter
+and a token from the model, adapters in host memory and loaded before the prompts that need them, as in its program.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ def draw_attainment(
     cells: Mapping[str, Mapping[str, Sequence[Outcome]]],
     path: Path,
 ) -> None:
-    """Attainment above and satisfaction below, a column for each setting: simulated as lines, the paper's as crosses."""
+    """Attainment above, satisfaction below, a column for each setting: simulated as lines, the paper's as crosses."""
     figure, rows = plt.subplots(2, len(settings), figsize=(4.2 * len(settings), 6.4), sharex=True, sharey=True)
     for row, what in zip(rows, ("attainment", "satisfaction"), strict=True):
         for axes, setting in zip(row, settings, strict=True):

@@ -18,6 +18,8 @@ class Fairness(Protocol):
     """Chooses among the tenants that have requests waiting, and learns of the work done for each."""
 
     settings: FairnessSettings
+    is_by_tenant: bool
+    """Whether it matters whose a request is."""
 
     @property
     def counters(self) -> Mapping[str, float]:
@@ -45,6 +47,8 @@ class Fairness(Protocol):
 
 class ArrivalOrder:
     """No fairness: the requests' own order over all tenants."""
+
+    is_by_tenant = False
 
     def __init__(self, settings: FairnessSettings) -> None:
         self.settings = settings
@@ -82,6 +86,8 @@ class VirtualTokenCounters:
     the totals. Between two backlogged tenants of equal weight the service never differs by more than twice the larger
     of a prompt's weight and that of the tokens in flight.
     """
+
+    is_by_tenant = True
 
     def __init__(self, settings: FairnessSettings) -> None:
         self._weights: dict[str, float] = {}

@@ -1,5 +1,7 @@
 """Finding workers for the requests whose turn it is, by the policy in force."""
 
+import numpy as np
+
 from control_plane.core.clustering import Candidate
 from control_plane.core.dispatch import Dispatcher
 from control_plane.core.errors import NoWorker
@@ -26,11 +28,14 @@ class Placer:
         # What each profile's filters leave at this moment, whatever the request: of many that none can take, those
         # after the first cost little. Forgotten whenever something happens.
         self._opened: dict[int, OpenWorkers] = {}
+        # Workers, by row, that this pass keeps for a tenant whose turn it was and whose request found no room.
+        self._kept: dict[int, str] = {}
 
     def place(self, candidate: Candidate, now: float) -> bool:
         """Give a candidate to a worker; False if none of its workers may have it, and it was parked."""
         tracked = candidate.tracked
-        worker = self._choose(tracked, self._unfailed(tracked, candidate.among), now)
+        among = self._unkept(tracked, self._unfailed(tracked, candidate.among))
+        worker = self._choose(tracked, among, now)
         if worker is None:
             self._park(tracked, now)
             return False
@@ -43,6 +48,7 @@ class Placer:
     def unpark(self, now: float) -> None:
         """Begin a pass: put parked requests back in the order, as many as it may fail to place."""
         self._opened.clear()
+        self._kept.clear()
         queue = self._dispatcher.queue
         if not queue.num_parked or not self._fleet.has_open_worker:
             return
@@ -113,13 +119,29 @@ class Placer:
         profile = self.policy.placement.profile_for(tracked.request)
         able = profile.able(request, columns, self._others(tracked), self._open(profile, request))
         # What runs on a worker ends, and then it may be free to take the request; one that is idle stays as it is.
-        if (able & ((columns.num_in_flight > 0) | (columns.num_reported > 0))).any():
+        able &= (columns.num_in_flight > 0) | (columns.num_reported > 0)
+        if able.any():
             tracked.unplaceable_since = None
+            self._keep(tracked, able)
         elif tracked.avoid:
             # Nobody else can take it: those that failed it get another chance.
             tracked.avoid = frozenset()
         elif tracked.unplaceable_since is None:
             tracked.unplaceable_since = now
+
+    def _keep(self, tracked: TrackedRequest, able: Bools) -> None:
+        """Let room gather for a request on one worker, so that small requests of other tenants do not pass it for ever."""
+        rows = np.flatnonzero(able)
+        row = int(rows[self._fleet.columns.load[rows].argmin()])
+        self._kept.setdefault(row, tracked.request.tenant)
+
+    def _unkept(self, tracked: TrackedRequest, among: Bools) -> Bools:
+        """Without the workers that are kept for other tenants."""
+        rows = [row for row, tenant in self._kept.items() if tenant != tracked.request.tenant]
+        if rows and self.fairness.is_by_tenant:
+            among = among.copy()
+            among[rows] = False
+        return among
 
     def _others(self, tracked: TrackedRequest) -> Bools:
         """The workers that take requests, but for those that failed this one."""
