@@ -1,4 +1,4 @@
-"""What a request costs to serve, in seconds of a whole worker."""
+"""What a request costs to serve: a share of a worker, for as long as its output takes."""
 
 from dataclasses import dataclass
 
@@ -25,8 +25,9 @@ class Room:
 class ServiceCost:
     """Learns how long a place is held for each output token, and how much of the output asked for is produced.
 
-    cost = output * hold per token * share of the worker + prompt / prefill rate,
-    where the share is of places or of the pool: prompt + output / 2 + the adapter, if nothing else runs with it.
+    cost = output * share of the worker + prompt / (prefill rate * hold per token),
+    where the share is of places or of the pool: prompt + output / 2 + the adapter, if nothing else runs with it. The
+    unit is the time of a token on a whole worker, so that costs of different times may be added.
     """
 
     def __init__(self) -> None:
@@ -46,10 +47,9 @@ class ServiceCost:
         num_tokens = num_prompt + num_output / 2
         if request.adapter is not None and not is_resident and room.token_bytes > 0:
             num_tokens += request.adapter.size_bytes / room.token_bytes
-        # Before anything was measured costs are right but for a factor, and only their proportions matter.
-        hold_s = num_output * (self._hold_per_token.value or 1.0)
-        prefill_s = num_prompt / prefill_tokens_per_s if prefill_tokens_per_s > 0 else 0.0
-        return hold_s * (room.share(num_tokens) or 1.0) + prefill_s
+        prefilled_per_hold = prefill_tokens_per_s * (self._hold_per_token.value or 0.0)
+        prefill = num_prompt / prefilled_per_hold if prefilled_per_hold > 0 else 0.0
+        return num_output * (room.share(num_tokens) or 1.0) + prefill
 
     def arrived(self, cost: float, weight: float) -> None:
         """A request of this cost came."""

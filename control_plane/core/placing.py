@@ -130,7 +130,7 @@ class Placer:
             tracked.unplaceable_since = now
 
     def _keep(self, tracked: TrackedRequest, able: Bools) -> None:
-        """Let room gather for a request on one worker, so that small requests of other tenants do not pass it for ever."""
+        """Let room gather for a request on one worker, so that small ones of other tenants do not pass it for ever."""
         rows = np.flatnonzero(able)
         row = int(rows[self._fleet.columns.load[rows].argmin()])
         self._kept.setdefault(row, tracked.request.tenant)

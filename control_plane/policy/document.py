@@ -12,6 +12,7 @@ from control_plane.policy.profiles import PROFILE_KEYS, decode_placement
 from control_plane.policy.settings import decode_name, decode_settings
 from control_plane.policy.tenants import decode_fairness
 from control_plane.policy.tree import Entry, entries, parse, refuse_unknown
+from control_plane.policy.warnings import policy_warnings
 
 __all__ = ["PolicyDocument", "PolicyError", "PolicyProblem", "load_policy"]
 
@@ -45,6 +46,11 @@ def load_policy(text: str) -> PolicyDocument:
     problems.raise_if_any()
     digest = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
     policy = Policy(name, digest, admission, clustering, placement, dispatch, replication, fairness)
+    for warning in policy_warnings(policy):
+        if warning.starves:
+            section = warning.path.partition(".")[0]
+            problems.add(found[section].value if section in found else root, warning.path, warning.message)
+    problems.raise_if_any()
     return PolicyDocument(text, policy)
 
 

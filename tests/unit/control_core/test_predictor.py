@@ -19,19 +19,21 @@ def test_costs_follow_output_room_and_adapter() -> None:
     # (400 + 100 / 2) / 1000 of the pool.
     assert cost(num_prompt_tokens=400, max_tokens=100) == pytest.approx(100 * 0.45)
     learned = ServiceCost()
-    cold = learned.of(COLD, ROOM, prefill_tokens_per_s=2.0, is_resident=False)
-    # 2000 bytes are 200 tokens; 10 tokens of output, a prompt of 4 at 2 tokens a second.
-    assert cold == pytest.approx(10 * (4 + 5 + 200) / 1000 + 2.0)
-    assert learned.of(COLD, ROOM, prefill_tokens_per_s=2.0, is_resident=True) == pytest.approx(10 * 0.1 + 2.0)
+    # 2000 bytes are 200 tokens; 10 tokens of output.
+    cold = learned.of(COLD, ROOM, prefill_tokens_per_s=20.0, is_resident=False)
+    assert cold == pytest.approx(10 * (4 + 5 + 200) / 1000)
+    # A prompt of 4 at 20 tokens a second takes as long as a token of output that holds its place for 0.2 s.
+    learned.ended(request(max_tokens=10), 10, held_s=2.0, weight=1.0)
+    assert learned.of(COLD, ROOM, prefill_tokens_per_s=20.0, is_resident=True) == pytest.approx(10 * 0.1 + 1.0)
 
 
 def test_costs_are_learned() -> None:
     learned = ServiceCost()
     for _ in range(50):
         learned.ended(request(max_tokens=100), 25, held_s=5.0, weight=0.5)
-    # A quarter of what is asked for, 0.2 s a token.
+    # A quarter of what is asked for is produced.
     found = learned.of(request(num_prompt_tokens=1, max_tokens=40), ROOM, prefill_tokens_per_s=0.0, is_resident=True)
-    assert found == pytest.approx(10 * 0.2 * 0.1)
+    assert found == pytest.approx(10 * 0.1)
 
 
 def test_without_any_measurement_costs_are_positive() -> None:
