@@ -30,6 +30,7 @@ def policy_warnings(policy: Policy, measured: MeasuredService | None = None) -> 
     """Every doubt about a policy, the ones that starve first; more can be doubted if the fleet was measured."""
     found = [
         *_starving(policy),
+        *_about_filters(policy),
         *_about_deadlines(policy),
         *_about_queues(policy),
         *_about_fairness(policy),
@@ -45,6 +46,11 @@ def _starving(policy: Policy) -> list[PolicyWarning]:
     if admission.mode is AdmissionMode.PAPER_ABORT and 0 < deadline_s <= margin_s:
         message = f"drops every request at once: make it less than the deadline of {deadline_s:g} s"
         found.append(PolicyWarning("admission.abort_margin_s", message, starves=True))
+    return found
+
+
+def _about_filters(policy: Policy) -> list[PolicyWarning]:
+    found = []
     placement = policy.placement
     profiles = [("", placement.default)]
     profiles += [(f"profiles.{each.profile.name}.", each.profile) for each in placement.selected]
@@ -52,7 +58,7 @@ def _starving(policy: Policy) -> list[PolicyWarning]:
         for each in profile.filters:
             if isinstance(each, MinFreePages) and each.share >= 1.0:
                 message = "keeps every page free, so that a worker that runs anything gets no more: make it less than 1"
-                found.append(PolicyWarning(f"{prefix}filters.min_free_pages.share", message, starves=True))
+                found.append(PolicyWarning(f"{prefix}filters.min_free_pages.share", message))
     return found
 
 
