@@ -142,20 +142,7 @@ class ControlPlane:
         self._run("the clock", lambda: self._driver.tick_forever(config.tick_s))
         self._run("the policy file's watch", lambda: self._policies.watch_file(config.policy_poll_s))
         if self._state.is_configured:
-            totals = TenantTotals(
-                self._state,
-                self._keys,
-                self._driver,
-                interval_s=config.redis.share_interval_s,
-                ttl_s=config.redis.tenant_ttl_s,
-            )
-            self._driver.on_charge = totals.charge
-            self._run("the tenants' totals", totals.run)
-            self._run("the applied policies", lambda: self._policies.follow(config.policy_poll_s))
-            self._run("the workers' drains", lambda: self._drains.follow(config.workers.lease_poll_s))
-            self._run("the publisher", self._publisher.run)
-            self._run("the release of requests", self._ownership.release_forever)
-            self._run("the renewal of requests", self._ownership.renew_forever)
+            self._run_shared()
         return self
 
     async def stop(self, hurry: asyncio.Event | None = None) -> None:
@@ -176,6 +163,24 @@ class ControlPlane:
         self._encoder.close()
         await self._observation.close()
 
+    def _run_shared(self) -> None:
+        """The loops that keep up with Redis."""
+        config = self._config
+        totals = TenantTotals(
+            self._state,
+            self._keys,
+            self._driver,
+            interval_s=config.redis.share_interval_s,
+            ttl_s=config.redis.tenant_ttl_s,
+        )
+        self._driver.on_charge = totals.charge
+        self._run("the tenants' totals", totals.run)
+        self._run("the applied policies", lambda: self._policies.follow(config.policy_poll_s))
+        self._run("the workers' drains", lambda: self._drains.follow(config.workers.lease_poll_s))
+        self._run("the publisher", self._publisher.run)
+        self._run("the release of requests", self._ownership.release_forever)
+        self._run("the renewal of requests", self._ownership.renew_forever)
+
     async def _start_server(self) -> None:
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", self._config.max_message_bytes),
@@ -187,28 +192,7 @@ class ControlPlane:
             ("grpc.so_reuseport", 0),
         ]
         self._server = grpc.aio.server(options=options)
-        fleet = FleetService(
-            fleet=self._fleet,
-            itself=lambda: self._publisher.itself,
-            policies=self._policies,
-            state=self._state,
-            keys=self._keys,
-            drains=self._drains,
-            explainer=Explainer(
-                self._director,
-                self._observation,
-                self._catalog,
-                Neighbours(self._state, self._keys, self.control_plane_id),
-                control_plane_id=self.control_plane_id,
-                facts=self._facts,
-                limits=self._config.limits,
-                tenants=self._config.tenants,
-                clock=time.monotonic,
-                wall_ms=_wall_ms,
-            ),
-            simulator=Simulator(self._config.simulation_timeout_s),
-        )
-        self._server.add_generic_rpc_handlers((self._generation.handler(), fleet.handler()))
+        self._server.add_generic_rpc_handlers((self._generation.handler(), self._fleet_service().handler()))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -230,6 +214,29 @@ class ControlPlane:
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+
+    def _fleet_service(self) -> FleetService:
+        return FleetService(
+            fleet=self._fleet,
+            itself=lambda: self._publisher.itself,
+            policies=self._policies,
+            state=self._state,
+            keys=self._keys,
+            drains=self._drains,
+            explainer=Explainer(
+                self._director,
+                self._observation,
+                self._catalog,
+                Neighbours(self._state, self._keys, self.control_plane_id),
+                control_plane_id=self.control_plane_id,
+                facts=self._facts,
+                limits=self._config.limits,
+                tenants=self._config.tenants,
+                clock=time.monotonic,
+                wall_ms=_wall_ms,
+            ),
+            simulator=Simulator(self._config.simulation_timeout_s),
+        )
 
     def _serve_metrics(self) -> None:
         try:
