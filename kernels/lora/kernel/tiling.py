@@ -7,12 +7,17 @@ spans one after the other. So a row's bits depend neither on the regime nor on h
 
 from dataclasses import dataclass
 
+import torch
 import triton
 import triton.language as tl
 
+from kernels.lora.directory import LoraDirectory
+
 FEW_ROWS = 8  # an adapter with no more is read by MBGMV
 SUBS = 4  # sub-blocks of a span, one for each warp
-_RANKS = 16  # of a tile of MBGMV: the least a tensor core takes
+FEW_RANKS = 16  # of a tile of MBGMV: the least a tensor core takes
+EXPAND_ROWS = 32  # of a tile of MBGMM's expand
+LINE_BYTES = 128  # of the caches
 SPLIT_ROWS = 1024  # with more rows in the batch, tiles of many rows fill the GPU without splitting the inputs
 
 
@@ -23,8 +28,10 @@ class Tiling:
     Attributes:
         sub: Elements of a sub-block; in one page for each rank row if `is_rowwise`.
         is_rowwise: Whether page borders cut no sub-block.
-        rows: Rows of a tile of MBGMM.
-        ranks: Rank rows of a tile of MBGMM.
+        rows: Rows of a tile of MBGMM's shrink.
+        ranks: Rank rows of a tile of MBGMM's shrink.
+        steps: Tiles of `EXPAND_ROWS` rows that MBGMM's expand takes one after the other.
+        expand_ranks: Rank rows of a tile of MBGMM's expand.
         is_split: Whether a tile of MBGMM reads one span of the input, not all.
         has_many: Whether any adapter could have more than `FEW_ROWS` rows.
         live: Adapters that a batch could have, a power of two.
@@ -34,33 +41,33 @@ class Tiling:
     is_rowwise: bool
     rows: int
     ranks: int
+    steps: int
+    expand_ranks: int
     is_split: bool
     has_many: bool
     live: int
 
     @classmethod
-    def of(cls, num_rows: int, num_live: int, chunk_elements: int) -> "Tiling":
+    def of(cls, num_rows: int, num_live: int, directory: LoraDirectory) -> "Tiling":
         """The tiles for a batch."""
+        chunk_elements = directory.chunk_elements
         sub = max(16, min(128, chunk_elements & -chunk_elements))
         is_split = num_rows <= SPLIT_ROWS
         return cls(
             sub=sub,
             is_rowwise=chunk_elements % sub == 0,
-            rows=64 if is_split else 128,
+            rows=32 if is_split else 64,
             ranks=32 if is_split else 64,
+            steps=1 if is_split else 8,
+            expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
             is_split=is_split,
             has_many=num_rows > FEW_ROWS,
             live=max(64, triton.next_power_of_2(num_live)),
         )
 
-    @property
-    def span(self) -> int:
-        """Elements of a span of the input; also columns of a tile of MBGMV's expand."""
-        return SUBS * self.sub
-
     def num_spans(self, in_features: int) -> int:
-        """Slices of an input."""
-        return -(-in_features // self.span)
+        """Spans of an input."""
+        return -(-in_features // (SUBS * self.sub))
 
     @property
     def constants(self) -> dict[str, int | bool]:
@@ -71,14 +78,20 @@ class Tiling:
             "FEW": FEW_ROWS,
             "ROWS": self.rows,
             "RANKS": self.ranks,
-            "FEW_RANKS": _RANKS,
+            "FEW_RANKS": FEW_RANKS,
+            "ROOM": self.live + 2,
             "LIVE": self.live,
         }
 
 
-def padded_rank(max_rank: int) -> int:
-    """Columns that a module has in the bridge."""
-    return max(1, -(-max_rank // 64)) * 64
+def bridge_width(num_modules: int, max_rank: int) -> int:
+    """Columns that a group has in the bridge: room for its ranks, one module's after the other."""
+    return max(1, -(-num_modules * max_rank // 64)) * 64
+
+
+def precision_of(dtype: torch.dtype) -> str | None:
+    """How products of a dtype are taken: float32 without shortening its operands."""
+    return "ieee" if dtype == torch.float32 else None
 
 
 @triton.jit
@@ -95,24 +108,18 @@ def address_of(page_table, element, mask, PAGE: tl.constexpr):
 
 
 @triton.jit
-def blocks_of(records, MODULES: tl.constexpr, RANKS: tl.constexpr):
-    """Blocks of `RANKS` rank rows of an adapter's first two modules, and of all."""
-    first = (tl.load(records) + RANKS - 1) // RANKS
-    second = 0
-    third = 0
+def of_module(module, first, second, third, MODULES: tl.constexpr):
+    """What belongs to a module."""
+    chosen = first
     if MODULES > 1:
-        second = (tl.load(records + 4) + RANKS - 1) // RANKS
+        chosen = tl.where(module == 1, second, chosen)
     if MODULES > 2:
-        third = (tl.load(records + 8) + RANKS - 1) // RANKS
-    return first, second, first + second + third
+        chosen = tl.where(module == 2, third, chosen)
+    return chosen
 
 
 @triton.jit
-def module_of(block, first, second, MODULES: tl.constexpr):
-    """The module that a block belongs to, and its place there."""
-    module = 0
-    if MODULES > 1:
-        module = (block >= first).to(tl.int32)
-    if MODULES > 2:
-        module += (block >= first + second).to(tl.int32)
-    return module, block - (module > 0) * first - (module > 1) * second
+def prefetch(pointers, mask, spare):
+    """Starts to bring what masked-in pointers point to into the L2 cache; the others stand for `spare`."""
+    at = tl.where(mask, pointers.to(tl.int64), spare.to(tl.int64))
+    tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], tl.int32, is_pure=False, pack=1)
