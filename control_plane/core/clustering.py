@@ -52,7 +52,8 @@ class Clustering:
 
     def _next_for_adapters(self, fleet: Fleet) -> Candidate | None:
         """The first request, in their order, whose adapter is in use on a worker with a free place, or of the base."""
-        digests = {digest for worker in fleet.open_workers for digest in worker.adapters}
+        # What waits is bounded, and what a large fleet runs is far more.
+        digests = [digest for digest in self._queue.adapters if fleet.columns.has_user_with_room(digest)]
         firsts = [self._queue.head_of_adapter(digest) for digest in (*digests, None)]
         found = [tracked for tracked in firsts if tracked is not None]
         if not found:

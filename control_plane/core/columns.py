@@ -176,6 +176,11 @@ class FleetColumns:
         """Whether each worker has requests in flight for an adapter."""
         return self._users.mask(digest, self.num_rows)
 
+    def has_user_with_room(self, digest: str) -> bool:
+        """Whether a worker with a free place has requests in flight for an adapter."""
+        rows = self._users.of(digest)
+        return rows is not None and bool(self.has_room[rows].any())
+
     def tiers(self, digest: str) -> npt.NDArray[np.int8]:
         """Where an adapter is on each worker, as `TierLevel`."""
         found = np.zeros(self.num_rows, dtype=np.int8)

@@ -189,6 +189,11 @@ class WaitingQueue:
         group = self._lanes[self._fairness.next_tenant(heads)].groups[digest]
         return self._ordered[group[0][1]]
 
+    @property
+    def adapters(self) -> set[str]:
+        """The adapters of waiting requests that are not parked, and perhaps of some that were."""
+        return {digest for lane in self._lanes.values() for digest in lane.groups if digest is not None}
+
     def first(self, limit: int) -> list[TrackedRequest]:
         """About the first `limit` requests of the order, whoever's turn it is among tenants."""
         found: _Heap = []

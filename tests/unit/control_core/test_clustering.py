@@ -1,0 +1,58 @@
+"""Where every worker runs as many adapters as it may, requests of these go on, whatever waits before them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control_plane.core.clustering import Clustering
+from control_plane.core.fairness import ArrivalOrder
+from control_plane.core.fleet import Fleet, Worker
+from control_plane.core.ledger import TrackedRequest
+from control_plane.core.policy import ClusteringSettings, FairnessSettings
+from control_plane.core.queue import WaitingQueue
+from tests.unit.control_core.makers import busy, request, worker
+
+NAMES = st.sampled_from(["a", "b", "c", "d", "e", None])
+
+
+def made(running: list[list[str | None]], waiting: list[str | None]) -> tuple[Clustering, WaitingQueue, Fleet]:
+    fleet, queue = Fleet(), WaitingQueue(ArrivalOrder(FairnessSettings()), newest_first=False)
+    for index, names in enumerate(running):
+        busy(worker(f"w{index}", window=4, fleet=fleet), *names)
+    for number, name in enumerate(waiting):
+        queue.add(TrackedRequest(request(f"r{number}", name), number, 0.0, float("inf")))
+    return Clustering(ClusteringSettings(max_adapters_per_worker=1, max_run=1), queue), queue, fleet
+
+
+@given(st.lists(st.lists(NAMES, max_size=4), max_size=4), st.lists(NAMES, max_size=6))
+def test_the_next_is_the_first_that_some_worker_has_room_for(
+    running: list[list[str | None]], waiting: list[str | None]
+) -> None:
+    clustering, _, fleet = made(running, waiting)
+    room = [each for each in fleet if each.num_free_places > 0]
+
+    def workers_of(name: str | None) -> set[str]:
+        digest = f"sha256:{name}"
+        return {each.worker_id for each in room if name is None or each.has_adapter(digest) or not each.num_adapters}
+
+    able = [(index, workers_of(name)) for index, name in enumerate(waiting) if workers_of(name)]
+    candidate = clustering.next(fleet, 0.0)
+    if candidate is None:
+        assert not able
+        return
+    first, workers = able[0]
+    assert candidate.tracked.request_id == f"r{first}"
+    assert {each.worker_id for each in fleet if candidate.among[each.row]} == workers
+
+
+def test_what_runs_is_not_gone_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    clustering, _, fleet = made([["a"], ["b"]], ["x", "b", "y"])
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("a large fleet runs far more than waits")
+
+    monkeypatch.setattr(Worker, "adapters", property(refuse))
+    monkeypatch.setattr(Fleet, "open_workers", property(refuse))
+    candidate = clustering.next(fleet, 0.0)
+    assert candidate is not None
+    assert candidate.tracked.request_id == "r1"
