@@ -16,8 +16,9 @@ def sample(logits: Tensor, choices: Choices, uniforms: Tensor | None, penalties:
         return tokens
     for rows in (choices.whole_rows, choices.truncated_rows):
         if rows.shape[0]:
-            scaled = scale(scores[rows], choices.temperature[rows])
+            scaled = scale(scores.index_select(0, rows), choices.temperature.index_select(0, rows))
             if rows is choices.truncated_rows:
-                scaled = truncate(scaled, choices.top_k[rows], choices.top_p[rows], choices.min_p[rows])
-            tokens[rows] = draw(scaled, uniforms[rows])
+                limits = (choices.top_k, choices.top_p, choices.min_p)
+                scaled = truncate(scaled, *(limit.index_select(0, rows) for limit in limits))
+            tokens.index_copy_(0, rows, draw(scaled, uniforms.index_select(0, rows)))
     return tokens
