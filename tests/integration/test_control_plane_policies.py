@@ -247,6 +247,23 @@ async def test_a_redis_that_goes_away_leaves_the_policy_and_gets_it_back(model_p
             await in_force(first, "three", 3)
 
 
+async def test_a_control_plane_starts_without_redis_and_takes_up_what_was_applied_once_it_is_there(
+    model_path: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(POLICY.format(name="of-the-file"))
+    with running_redis() as server:
+        server.kill()
+        async with serving(model_path, redis=shared(server), policy_file=file) as first:
+            assert (await first.get_fleet()).policy.name == "of-the-file"
+            server.start()
+            async with serving(model_path, redis=shared(server)) as second:
+                await second.fleet_is(lambda fleet: fleet.is_state_store_reachable)
+                await apply(second, "spread")
+            policy = await in_force(first, "spread", 1)
+            assert policy.shadowed_file == str(file)
+
+
 async def test_an_applied_policy_that_this_control_plane_does_not_understand_is_told_of(
     model_path: Path, redis: Redis, redis_server: RedisServer
 ) -> None:
