@@ -86,8 +86,6 @@ def _expand(
     SUB: tl.constexpr,
     SUBS: tl.constexpr,
     FEW: tl.constexpr,
-    ROWS: tl.constexpr,  # noqa: ARG001
-    RANKS: tl.constexpr,  # noqa: ARG001
     FEW_RANKS: tl.constexpr,
     ROOM: tl.constexpr,
     LIVE: tl.constexpr,

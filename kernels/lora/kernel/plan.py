@@ -80,6 +80,8 @@ class Plan:
             MODULES=len(modules),
             SPANS=num_spans,
             SPLIT=tiling.is_split,
+            ROWS=tiling.rows,
+            RANKS=tiling.ranks,
             RECORD=RECORD,
             STEP_ROWS=tiling.steps * EXPAND_ROWS,
             **tiling.constants,

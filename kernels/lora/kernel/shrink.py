@@ -48,6 +48,8 @@ def shrink(
         LINE=LINE_BYTES // x.element_size(),
         ROWWISE=plan.tiling.is_rowwise,
         SPLIT=plan.tiling.is_split,
+        ROWS=plan.tiling.rows,
+        RANKS=plan.tiling.ranks,
         HAS_MANY=plan.tiling.has_many,
         **plan.tiling.constants,
         **options,

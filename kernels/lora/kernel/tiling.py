@@ -76,8 +76,6 @@ class Tiling:
             "SUB": self.sub,
             "SUBS": SUBS,
             "FEW": FEW_ROWS,
-            "ROWS": self.rows,
-            "RANKS": self.ranks,
             "FEW_RANKS": FEW_RANKS,
             "ROOM": self.live + 2,
             "LIVE": self.live,
