@@ -3,7 +3,7 @@
 import numpy as np
 
 from control_plane.core.dispatch import Dispatcher
-from control_plane.core.fleet import Fleet
+from control_plane.core.fleet import Fleet, Worker
 from control_plane.core.homes import homes
 from control_plane.core.placement.plugin import PlacementRequest
 from control_plane.core.placement.scorers.home import Home
@@ -61,7 +61,11 @@ class Replicator:
             for worker in map(self._fleet.at, homes(adapter.digest, columns.numbers, among, count).tolist())
             if worker.tier(adapter.digest) is ResidencyTier.NONE
         ]
-        told = lacking[: max(0, max_moves)]
+        told = sorted(lacking, key=_worker_id)[: max(0, max_moves)]
         for worker in told:
             self._dispatcher.hint(adapter, worker)
         return len(told)
+
+
+def _worker_id(worker: Worker) -> str:
+    return worker.worker_id

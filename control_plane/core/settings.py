@@ -5,6 +5,9 @@ from typing import Any
 
 _BOUNDS = "bounds"
 
+MUST_BE_SET = {"must_be_set": True}
+"""Metadata of a dataclass field that a policy must set: what it is without means nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -30,6 +33,11 @@ class LabelMatch:
 def bounded(default: float, low: float, high: float) -> Any:
     """A dataclass field with a default and a range; the policy decoder refuses what lies outside."""
     return field(default=default, metadata={_BOUNDS: Bounds(low, high)})
+
+
+def must_be_set(metadata: Any) -> bool:
+    """Whether a dataclass field was declared with MUST_BE_SET."""
+    return bool(metadata.get("must_be_set"))
 
 
 def bounds_of(metadata: Any) -> Bounds | None:

@@ -1,7 +1,7 @@
 """Filters, scorers and pickers as they stand in a policy file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
 import yaml
@@ -9,7 +9,7 @@ import yaml
 from control_plane.core.placement.plugin import Filter, Picker
 from control_plane.core.placement.profile import WeightedScorer
 from control_plane.core.placement.registry import FILTERS, PICKERS, SCORERS
-from control_plane.core.settings import Bounds
+from control_plane.core.settings import Bounds, must_be_set
 from control_plane.policy.problems import ProblemList
 from control_plane.policy.settings import decode_number, decode_settings
 from control_plane.policy.tree import Entry, entries, items, joined, scalar, suggestion
@@ -107,5 +107,8 @@ def _plugin(
         shown = value if isinstance(value, str) else ""
         problems.add(name_node, joined(path, "name"), f"`{shown}` is not known: {suggestion(shown, registry)}")
         return _Plugin("", None, node, found)
+    for each in fields(registry[value]):  # type: ignore[arg-type]
+        if must_be_set(each.metadata) and each.name not in found:
+            problems.add(node, joined(path, each.name), f"is missing: `{value}` means nothing without")
     plugin = decode_settings(registry[value], found, path, problems, other_keys=("name", *other_keys))
     return _Plugin(value, plugin, node, found)

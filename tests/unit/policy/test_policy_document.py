@@ -87,6 +87,8 @@ FAULTS = [
     ("filters: [{headroom: 1}]", "filters[0].name", "is missing: use one of `adapter_fits`"),
     ("filters: [{name: adapter_fits, headroom: 2}]", "filters[0].headroom", "must be from 0 to 0.95, not 2"),
     ("filters: [{name: sequence_fits, weight: 2}]", "filters[0].weight", "unknown setting"),
+    ("filters: [labels]", "filters[0].match", "is missing: `labels` means nothing without"),
+    ("filters: [{name: labels}]", "filters[0].match", "is missing"),
     ("filters: [{name: labels, match: a}]", "filters[0].match", "must be a mapping"),
     ("filters: [{name: labels, match: {}}]", "filters[0].match", "must hold at least one label"),
     ("filters: [{name: labels, match: {zone: 3}}]", "filters[0].match.zone", "must be text, or a list of texts"),

@@ -1,6 +1,6 @@
 """Keep workers with certain labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -8,9 +8,7 @@ import numpy as np
 from control_plane.core.columns import FleetColumns
 from control_plane.core.placement.plugin import PlacementRequest
 from control_plane.core.rows import Bools
-from control_plane.core.settings import LabelMatch
-
-_NO_LABELS = LabelMatch()
+from control_plane.core.settings import MUST_BE_SET, LabelMatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +18,7 @@ class Labels:
     name: ClassVar[str] = "labels"
     is_lasting: ClassVar[bool] = True
     is_of_request: ClassVar[bool] = False
-    match: LabelMatch = _NO_LABELS
+    match: LabelMatch = field(default=LabelMatch(), metadata=MUST_BE_SET)
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether all labels are there."""
