@@ -15,7 +15,7 @@ SERVE    ?= $(if $(filter $(DEMO)/base,$(MODEL)),--model-name demo)
 GPU_TESTS ?= tests/kernels tests/parity tests/unit/worker_engine
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format protos serve up down bench bench-gpu demo-model clean
+.PHONY: help demo test sim test-gpu lint format protos serve up down bench bench-gpu demo-model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: $(STAMP)-dev ## Run all tests of this machine
 # Its pytest may lack the plugins that pyproject.toml sets options of, so strict configuration is off.
 test-gpu: ## Run the tests that need a GPU, with PYTHON's own torch and Triton
 	@$(PYTHON) -m pytest --override-ini addopts=-ra -m gpu $(GPU_TESTS)
+
+sim: $(STAMP)-dev ## Run the control plane's core in virtual time with faults (SEEDS='1 2'; SHOW=--show prints all)
+	@PYTHONPATH=. $(BIN)/python -m tests.sim $(SEEDS) $(SHOW)
 
 lint: $(STAMP)-dev ## Style, types, import contracts, and that generated code is fresh
 	@$(BIN)/ruff check

@@ -14,7 +14,7 @@ from control_plane.simulation.service import FleetModel
 from control_plane.simulation.trace import GammaArrivals, Trace
 
 NUM_POLITE, POLITE_RATE, FLOOD_RATE, DURATION_S = 9, 0.1, 10.0, 300.0
-SEEDS = (1, 2)
+SEEDS = (1, 2, 3)
 WEIGHTS = {"one": 1.0, "two": 1.0, "half": 0.5}
 FLEET = FleetModel(service=A10G_S2.service)
 DEFAULT = Policy("default")
@@ -26,8 +26,8 @@ def measure() -> list[Figure]:
     flooded: dict[str, float] = {}
     flooder: dict[str, float] = {}
     for seed in SEEDS:
-        polite = [_arrivals(f"polite-{index}", POLITE_RATE, seed * 100 + index) for index in range(NUM_POLITE)]
-        flood = _arrivals("flood", FLOOD_RATE, seed * 100 + 99)
+        polite = [arrivals(f"polite-{index}", POLITE_RATE, seed * 100 + index) for index in range(NUM_POLITE)]
+        flood = arrivals("flood", FLOOD_RATE, seed * 100 + 99)
         for trace in polite:
             alone[f"{trace.name}, seed {seed}"] = Run(trace, DEFAULT, FLEET, seed).play().attainment
         for tenant in Run(merged("flood", [*polite, flood]), DEFAULT, FLEET, seed).play().tenants:
@@ -63,17 +63,18 @@ def _mean(kept: dict[str, float], seed: int) -> float:
     return sum(found) / len(found)
 
 
-def _arrivals(tenant: str, rate: float, seed: int) -> Trace:
-    arrivals = GammaArrivals(
+def arrivals(tenant: str, rate: float, seed: int, duration_s: float = DURATION_S) -> Trace:
+    """One tenant's requests."""
+    drawn = GammaArrivals(
         requests_per_s=rate,
         coefficient_of_variation=1.0,
-        duration_s=DURATION_S,
+        duration_s=duration_s,
         num_adapters=A10G_S2.num_adapters,
         ranks=A10G_S2.ranks,
         bytes_per_rank=A10G_S2.bytes_per_rank,
         first_token_deadline_s=DEADLINE_S,
     )
-    trace = arrivals.draw(tenant, seed)
+    trace = drawn.draw(tenant, seed)
     return Trace(tenant, tuple(replace(each, tenant=tenant) for each in trace.requests))
 
 
@@ -92,12 +93,13 @@ class Metered:
     outcome: Outcome | None = None
 
 
-def meter(seed: int) -> Metered:
+def meter(seed: int, duration_s: float = DURATION_S) -> Metered:
     """Runs tenants that all ask for more than there is, and counts what each gets while all of them wait."""
     tenants = tuple(TenantSettings(tenant, weight=weight) for tenant, weight in WEIGHTS.items())
     policy = replace(DEFAULT, fairness=FairnessSettings(tenants=tenants))
     policy = replace(policy, admission=replace(policy.admission, mode=AdmissionMode.FCFS))
-    traces = [_arrivals(tenant, 2.0, seed * 10 + index) for index, tenant in enumerate(WEIGHTS)]
+    policy = replace(policy, dispatch=replace(policy.dispatch, lookahead=4))
+    traces = [arrivals(tenant, 2.0, seed * 10 + index, duration_s) for index, tenant in enumerate(WEIGHTS)]
     run = _MeteredRun(merged("backlogged", traces), policy, FLEET, seed)
     run.metered.outcome = run.play()
     return run.metered

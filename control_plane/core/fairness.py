@@ -18,12 +18,13 @@ class Fairness(Protocol):
     """Chooses among the tenants that have requests waiting, and learns of the work done for each."""
 
     settings: FairnessSettings
-    is_by_tenant: bool
-    """Whether it matters whose a request is."""
 
     @property
     def counters(self) -> Mapping[str, float]:
         """What each tenant got, as far as it counts."""
+
+    def counter(self, tenant: str) -> float:
+        """What a tenant got, as far as it counts."""
 
     def next_tenant(self, heads: Mapping[str, OrderKey]) -> str:
         """The tenant whose turn it is; `heads` holds each waiting tenant's first request, and is not empty."""
@@ -48,8 +49,6 @@ class Fairness(Protocol):
 class ArrivalOrder:
     """No fairness: the requests' own order over all tenants."""
 
-    is_by_tenant = False
-
     def __init__(self, settings: FairnessSettings) -> None:
         self.settings = settings
 
@@ -57,6 +56,11 @@ class ArrivalOrder:
     def counters(self) -> Mapping[str, float]:
         """None."""
         return {}
+
+    def counter(self, tenant: str) -> float:
+        """Nothing, whoever it is."""
+        del tenant
+        return 0.0
 
     def next_tenant(self, heads: Mapping[str, OrderKey]) -> str:
         """The tenant with the least key; keys never tie, for each holds a request's number."""
@@ -86,8 +90,6 @@ class VirtualTokenCounters:
     the totals. Between two backlogged tenants of equal weight the service never differs by more than twice the larger
     of a prompt's weight and that of the tokens in flight.
     """
-
-    is_by_tenant = True
 
     def __init__(self, settings: FairnessSettings) -> None:
         self._weights: dict[str, float] = {}

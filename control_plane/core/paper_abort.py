@@ -1,12 +1,10 @@
 """The S-LoRA paper's early abort, for comparison: it looks at ages and numbers, never at lengths, ranks or costs."""
 
-from control_plane.core.ledger import TrackedRequest
-
 _NEW, _OLD = 0.7, 0.3
 
 
 class PaperAbort:
-    """Drops what waited to within a margin of its deadline; says for each batch whether the newest go first.
+    """Says for each batch whether the newest go first; what waited too long is dropped as admission finds it.
 
     A batch is what is dispatched at one moment. The newest go first while the moving average of the requests that came
     since the last batch is at least that of the requests that a batch admits. Both are cut to whole numbers, as in the
@@ -19,11 +17,6 @@ class PaperAbort:
         self._num_left = 0
         self._num_dispatched = 0
         self._began_at: float | None = None
-
-    def is_hopeless(self, tracked: TrackedRequest, margin_s: float, now: float) -> bool:
-        """Whether to drop a waiting request."""
-        waited_s = now - tracked.arrived_at
-        return tracked.first_token_at is None and waited_s >= tracked.deadline_s - margin_s
 
     def begin(self, num_waiting: int, now: float) -> bool:
         """A batch is made of so many requests: whether the newest go first."""

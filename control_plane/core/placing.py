@@ -28,8 +28,8 @@ class Placer:
         # What each profile's filters leave at this moment, whatever the request: of many that none can take, those
         # after the first cost little. Forgotten whenever something happens.
         self._opened: dict[int, OpenWorkers] = {}
-        # Workers, by row, that this pass keeps for a tenant whose turn it was and whose request found no room.
-        self._kept: dict[int, str] = {}
+        # Workers, by row, that this pass keeps from tenants that got more than one who found no room in its turn.
+        self._kept: dict[int, float] = {}
 
     def place(self, candidate: Candidate, now: float) -> bool:
         """Give a candidate to a worker; False if none of its workers may have it, and it was parked."""
@@ -130,15 +130,18 @@ class Placer:
             tracked.unplaceable_since = now
 
     def _keep(self, tracked: TrackedRequest, able: Bools) -> None:
-        """Let room gather for a request on one worker, so that small ones of other tenants do not pass it for ever."""
+        """Let room gather for a request on one worker, so that tenants that got more do not pass it for ever."""
         rows = np.flatnonzero(able)
         row = int(rows[self._fleet.columns.load[rows].argmin()])
-        self._kept.setdefault(row, tracked.request.tenant)
+        self._kept.setdefault(row, self.fairness.counter(tracked.request.tenant))
 
     def _unkept(self, tracked: TrackedRequest, among: Bools) -> Bools:
-        """Without the workers that are kept for other tenants."""
-        rows = [row for row, tenant in self._kept.items() if tenant != tracked.request.tenant]
-        if rows and self.fairness.is_by_tenant:
+        """Without the workers that are kept for tenants that got less."""
+        if not self._kept:
+            return among
+        counter = self.fairness.counter(tracked.request.tenant)
+        rows = [row for row, kept_at in self._kept.items() if counter > kept_at]
+        if rows:
             among = among.copy()
             among[rows] = False
         return among

@@ -127,7 +127,7 @@ class Machine:
         if batch:
             self._later(self._prefill_s(batch), lambda: self._prefilled(batch))
         elif self._running:
-            self._decode(1)
+            self._decode(self._model.steps_per_look)
         elif self._waiting:
             ready_at = min(sequence.ready_at for sequence in self._waiting)
             self._later(max(1e-3, ready_at - self._clock()), self._turn)

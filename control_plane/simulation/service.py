@@ -23,7 +23,10 @@ class ServiceModel:
     window: int = 256
     """Requests that the worker takes, running or not; 0: only what starts at once, as if the scheduler sat in it."""
     steps_between: int = 1
-    """Decode steps before waiting requests are looked at again."""
+    """Decode steps after prompts before waiting requests are looked at again."""
+    steps_per_look: int = 1
+    """Decode steps between two looks when nothing could start; tokens are told as often. More makes a large fleet's
+    simulation faster and coarser."""
     batch_tokens: int = 8192
     """Prompt tokens that are computed together."""
     load_s_per_gb: float = 0.02
@@ -50,6 +53,22 @@ class ServiceModel:
     def adapter_tokens(self, size_bytes: int) -> int:
         """Room of an adapter in the pool."""
         return -(-size_bytes // self.bytes_per_token)
+
+
+H200_LLAMA_8B = ServiceModel(
+    step_s=0.0041,
+    sequence_s=1.1e-5,
+    context_s=3.05e-8,
+    rank_s=1.22e-6,
+    prefill_s=0.0041,
+    token_s=2.28e-5,
+    pool_tokens=800_000,
+    bytes_per_token=131_072,
+    load_s_per_gb=0.0183,
+)
+"""Llama-3-8B with adapters on every linear on one NVIDIA H200, by measurements of its parts: the linear layers of a
+step take 4.06 ms with one row, 6.86 ms with 256, 23.35 ms with 1024; 131,072 bytes of KV a token and 5.24 MB of an
+adapter for each rank are read at 4.3 TB/s; pinned host memory is read at 54.6 GB/s; 105 GB are left for the pool."""
 
 
 @dataclass(frozen=True, slots=True)

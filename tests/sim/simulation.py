@@ -84,8 +84,11 @@ class Outcome:
 class Simulation:
     """Runs one scenario; the same seed gives the same transcript."""
 
-    def __init__(self, scenario: Scenario, policy: Policy, seed: int) -> None:
+    def __init__(
+        self, scenario: Scenario, policy: Policy, seed: int, show: Callable[[str], None] | None = None
+    ) -> None:
         self._scenario = scenario
+        self._show = show
         self._seed = seed
         self._rng = random.Random(seed)
         self._director = Director(policy, random.Random(seed + 1))
@@ -211,6 +214,8 @@ class Simulation:
         effects = self._director.on_event(event, self._now)
         lines = [f"{self._now:.9f} {name_event(event)}", *map(describe, effects)]
         self._digest.update("\n".join(lines).encode())
+        if self._show is not None:
+            self._show("\n    ".join(lines))
         self._witness.see(event, effects, self._now)
         for effect in effects:
             self._carry_out(effect)

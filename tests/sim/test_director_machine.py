@@ -1,6 +1,7 @@
 """Any events in any order, right or wrong: the director keeps its promises and nothing makes it fail."""
 
 import random
+from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -32,6 +33,7 @@ from control_plane.core.types import (
 from tests.sim.placements import EVERYTHING, PROFILES
 from tests.sim.witness import Witness, expected_token
 
+NUMBERS = ("pending_prefill_tokens", "num_prefill_tokens", "free_pages", "kv_pages", "num_running", "num_output_tokens")
 REQUEST_IDS = st.sampled_from([f"r{index}" for index in range(8)])
 WORKER_IDS = st.sampled_from(["w0", "w1", "w2"])
 DIGESTS = st.sampled_from([None, "a", "b", "c"])
@@ -131,7 +133,15 @@ class DirectorMachine(RuleBasedStateMachine):
     def change_policy(self, policy: Policy) -> None:
         self.deliver(PolicyChanged(policy))
 
-    @rule(elapsed=st.sampled_from([0.1, 1.0, 6.0]))
+    @rule(worker_id=WORKER_IDS, field=st.sampled_from(NUMBERS), value=st.sampled_from([-5, 1 << 70]))
+    def report_nonsense(self, worker_id: str, field: str, value: int) -> None:
+        status = WorkerStatus(worker_id, "base", 1, total_pages=10, page_size_bytes=10, step_ms=float("nan"))
+        before = self.director.snapshot().num_faulty_reports
+        self.deliver(WorkerReported(replace(status, **{field: value})))
+        assert self.director.snapshot().num_faulty_reports == before + 1
+
+    # A clock that goes back counts as one that stands still, and one that jumps ends what waited too long.
+    @rule(elapsed=st.sampled_from([0.1, 1.0, 6.0, -50.0, 1e6]))
     def tick(self, elapsed: float) -> None:
         self.now += elapsed
         self.deliver(Tick())
@@ -142,6 +152,7 @@ class DirectorMachine(RuleBasedStateMachine):
             return
         for worker_id in ("w0", "w1", "w2"):
             self.deliver(WorkerLost(worker_id))
+        self.now += 1e9
         for _ in range(3):
             self.tick(6.0)
         self.witness.assert_all_ended()
