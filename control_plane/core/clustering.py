@@ -1,7 +1,11 @@
 """Which waiting request goes next: their order, bent so that requests of one adapter go together."""
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
+
+from control_plane.core.columns import FleetColumns
 from control_plane.core.fleet import Fleet
 from control_plane.core.ledger import TrackedRequest
 from control_plane.core.policy import ClusteringSettings
@@ -48,6 +52,8 @@ class Clustering:
         tracked = self._queue.head_of_adapter(self._run_digest, head.request.tenant)
         if tracked is None or self._queue.rank(tracked) > self._queue.rank(head):
             return None
+        if tracked.turn - head.turn > self._settings.max_age_s:
+            return None
         return tracked
 
     def _next_for_adapters(self, fleet: Fleet) -> Candidate | None:
@@ -67,7 +73,16 @@ class Clustering:
         if digest is None:
             return columns.has_room
         is_below = columns.num_adapters < self._settings.max_adapters_per_worker
-        return columns.has_room & (is_below | columns.using(digest))
+        return columns.has_room & (is_below | columns.using(digest)) & self._like_ranks(tracked, columns)
+
+    def _like_ranks(self, tracked: TrackedRequest, columns: FleetColumns) -> Bools | np.bool_:
+        """Whether the ranks in flight on each worker are like the adapter's."""
+        octaves, adapter = self._settings.max_rank_octaves, tracked.request.adapter
+        if not octaves or adapter is None:
+            return np.True_
+        distance = np.abs(columns.mean_log2_rank - math.log2(max(1, adapter.rank)))
+        near: Bools = ~(distance > octaves)
+        return near
 
     def _candidate(self, tracked: TrackedRequest, among: Bools) -> Candidate:
         if tracked.digest == self._run_digest:

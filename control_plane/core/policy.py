@@ -61,6 +61,8 @@ class ClusteringSettings:
     """Distinct adapters among a worker's requests in flight, beyond which it gets only requests of these adapters."""
     max_run: int = bounded(8, 1, 1_000_000)
     """Requests of one adapter that go out together before the next adapter's turn."""
+    max_rank_octaves: float = bounded(0.0, 0.0, 16.0)
+    """How many doublings an adapter's rank may be from the mean of those in flight on a worker; 0 for any number."""
     max_age_s: float = bounded(1.0, 0.0, 3600.0)
     """A request that waited longer goes in its order, whatever clustering would prefer."""
 
