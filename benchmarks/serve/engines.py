@@ -28,6 +28,7 @@ class Bounds:
 
     max_running: int = 512
     max_step_tokens: int = 1024
+    max_waiting: int = 1 << 20  # every workload's requests
 
 
 @contextmanager
@@ -43,6 +44,7 @@ def engine_of(
         context_length=_CONTEXT,
         max_step_tokens=bounds.max_step_tokens,
         max_running=bounds.max_running,
+        max_waiting=bounds.max_waiting,
         max_graph_rows=0 if device.type == "cpu" else bounds.max_step_tokens,
         overlap=device.type != "cpu",
     )

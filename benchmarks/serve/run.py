@@ -4,7 +4,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from benchmarks.serve.workload import Item
 from worker.engine.engine import Engine
@@ -31,7 +31,6 @@ class Run:
     seconds: float
     streams: list[Stream]
     num_prompt_tokens: int
-    steps: list[tuple[float, int, int, int, int]] = field(default_factory=list)
 
     def summary(self) -> dict[str, float]:
         """The figures that serving is judged by: S-LoRA's, section 7, and TPOT's percentiles."""
@@ -77,7 +76,6 @@ def run(engine: Engine, items: Sequence[Item], adapters: dict[int, HostedAdapter
     )
     num_prompt_tokens = sum(len(item.prompt) for item in items)
     streams: dict[str, Stream] = {}
-    steps: list[tuple[float, int, int, int, int]] = []
     started = time.perf_counter()
     while coming or engine.has_work:
         now = time.perf_counter() - started
@@ -89,11 +87,8 @@ def run(engine: Engine, items: Sequence[Item], adapters: dict[int, HostedAdapter
             time.sleep(min(0.001, coming[0][0] - now))
             continue
         result = engine.step()
-        now = time.perf_counter() - started
-        _note(result, streams, now)
-        stats = result.stats
-        steps.append((now, stats.num_running, stats.kv_pages, stats.adapter_pages, stats.num_waiting))
-    return Run(time.perf_counter() - started, list(streams.values()), num_prompt_tokens, steps)
+        _note(result, streams, time.perf_counter() - started)
+    return Run(time.perf_counter() - started, list(streams.values()), num_prompt_tokens)
 
 
 def _note(result: StepResult, streams: dict[str, Stream], now: float) -> None:

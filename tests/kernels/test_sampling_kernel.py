@@ -244,6 +244,18 @@ def test_any_parameters(seed: int, vocab: int, spread: float, rows: list[Row]) -
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU; the interpreter refuses rows of NaN")
+@pytest.mark.parametrize("vocab", [1000, 32000, 128256])
+def test_a_row_of_nan_has_a_token_and_harms_no_other(vocab: int) -> None:
+    logits = draw_logits(2 * len(ROWS), vocab)
+    logits[: len(ROWS)] = float("nan")
+    tokens = sample(logits, ROWS * 2)
+    assert min(tokens) >= 0
+    assert max(tokens) < vocab
+    assert_judged(tokens[len(ROWS) :], logits[len(ROWS) :], ROWS)
+
+
+@pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("vocab", [32000, 128256, 151936])
 def test_large_vocabularies(vocab: int) -> None:

@@ -41,6 +41,9 @@ class DeviceLoader:
         self._arena = arena
         self._storage = storage
         self._stream = torch.cuda.Stream(storage.pages.device)
+        for host_pages in ((0,), (1, 0)) if arena.num_pages > 1 else ((0,),):
+            # To no page of the pool: only to have the ways compiled before the first adapter comes.
+            arena.copy_to_pool(storage, host_pages, (storage.num_pages,) * len(host_pages))
         self._stream.wait_stream(torch.cuda.current_stream(storage.pages.device))
 
     def perform(self, loads: Iterable[Load]) -> None:

@@ -45,7 +45,8 @@ class Residency:
         self._geometry = geometry
         self._max_queued_pages = max_queued_pages
         self._residents: dict[str, _Resident] = {}
-        self._idle: dict[str, None] = {}  # in the order in which their last users left
+        # In the order in which their last users left, with the pool's count of settles then.
+        self._idle: dict[str, int] = {}
         self._queued: dict[str, Load] = {}
         self._changes: list[PoolResidency] = []
         self._evictable_pages = 0
@@ -105,7 +106,7 @@ class Residency:
             del self._residents[digest]
             self._pool.release(resident.pages)
         else:
-            self._idle[digest] = None
+            self._idle[digest] = self._pool.num_settles
             self._evictable_pages += len(resident.pages)
 
     def reclaim(self, count: int) -> int:
@@ -117,10 +118,10 @@ class Residency:
         free_before = self._pool.free_pages
         while self._pool.free_pages < count and self._idle:
             digest = next(iter(self._idle))
-            del self._idle[digest]
+            idle_since = self._idle.pop(digest)
             pages = self._residents.pop(digest).pages
             self._evictable_pages -= len(pages)
-            self._pool.release(pages)
+            self._pool.release(pages, settled=idle_since < self._pool.num_settles)
             self._changes.append(PoolResidency(digest, resident=False))
         return self._pool.free_pages - free_before
 

@@ -32,7 +32,7 @@ def build_engine(model: LoadedModel, arena: HostArena, config: EngineConfig, *, 
     max_load_pages = max(1, config.max_step_load_bytes // page_size_bytes(geometry, decoder.dtype))
     residency = Residency(pool, geometry, max_load_pages)
     engine = Engine(
-        GraphedDecoder(decoder) if config.max_graph_rows else decoder,
+        GraphedDecoder(decoder, config.max_running) if config.max_graph_rows else decoder,
         storage,
         pool,
         residency,

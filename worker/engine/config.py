@@ -42,6 +42,27 @@ class EngineConfig:
     max_graph_rows: int = 0
     overlap: bool = False
 
+    def __post_init__(self) -> None:
+        counts = (
+            self.context_length,
+            self.block_size,
+            self.max_running,
+            self.max_waiting,
+            self.admission_window,
+            self.max_step_load_bytes,
+        )
+        if min(counts) < 1 or self.max_skips < 0 or self.max_graph_rows < 0:
+            raise ValueError(
+                "every bound of the engine must be at least 1, and max_skips and max_graph_rows at least 0"
+            )
+        if self.max_step_tokens < self.max_running:
+            raise ValueError(
+                f"max_step_tokens ({self.max_step_tokens}) must be at least max_running ({self.max_running}): "
+                "every running sequence decodes one token a step"
+            )
+        if not 0.0 <= self.watermark < 1.0:
+            raise ValueError(f"watermark ({self.watermark}) must be in [0, 1)")
+
     @property
     def decode_sizes(self) -> tuple[BatchSize, ...]:
         """Of the batches of decodes that are recorded; a batch is filled up to the next of them."""
@@ -55,22 +76,3 @@ class EngineConfig:
         most = min(self.max_graph_rows, self.max_step_tokens)
         rows = [*range(_CHUNK_ROWS, most, _CHUNK_ROWS), *([most] if most else [])]
         return tuple(BatchSize(size, self.max_running, is_decode=False) for size in rows)
-
-    def __post_init__(self) -> None:
-        counts = (
-            self.context_length,
-            self.block_size,
-            self.max_running,
-            self.max_waiting,
-            self.admission_window,
-            self.max_step_load_bytes,
-        )
-        if min(counts) < 1 or self.max_skips < 0:
-            raise ValueError("every bound of the engine must be at least 1, and max_skips at least 0")
-        if self.max_step_tokens < self.max_running:
-            raise ValueError(
-                f"max_step_tokens ({self.max_step_tokens}) must be at least max_running ({self.max_running}): "
-                "every running sequence decodes one token a step"
-            )
-        if not 0.0 <= self.watermark < 1.0:
-            raise ValueError(f"watermark ({self.watermark}) must be in [0, 1)")

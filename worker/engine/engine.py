@@ -24,9 +24,16 @@ from worker.types import (
     FinishReason,
     PositionLogprobs,
     RequestFailure,
+    SamplingParams,
     SequenceOutput,
     StepResult,
 )
+
+_WAYS_TO_SAMPLE = [
+    SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=penalty)
+    for temperature, top_k, top_p in ((0.0, 0, 1.0), (1.0, 0, 1.0), (1.0, 2, 1.0), (1.0, 0, 0.5))
+    for penalty in (1.0, 2.0)
+]
 
 
 class Model(Protocol):
@@ -117,9 +124,12 @@ class Engine:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Let the model record its steps, so that no request waits for that."""
-        for batch in self._batches.nobodys():  # the largest first: the others fit in its memory
-            self._model.forward(batch, self._storage.pages)
+        """Let the model record its steps, and the sampler compile its ways, so that no request waits for that."""
+        for batch in self._batches.nobodys():  # the largest first: what the others need on their way fits in its memory
+            logits = self._model.forward(batch, self._storage.pages)
+        for params in _WAYS_TO_SAMPLE:
+            request = EngineRequest("", (0,), 2, params)
+            self._sampler.sample(logits[:1], [Sequence(request, 0, self._config.context_length)])
 
     @torch.inference_mode()
     def step(self) -> StepResult:

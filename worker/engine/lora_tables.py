@@ -103,6 +103,9 @@ class LoraTables:
     def _roomy(self, num_entries: int, width: int, max_rank: int) -> LoraDirectory:
         """A directory with room for so many adapters of so many pages: the present one, or a larger copy."""
         old, geometry = self._directory, self._residency.geometry
+        # In large steps: another directory costs the recordings that name this one.
+        width = 1 << (width - 1).bit_length()
+        max_rank = max(_USUAL_RANK, 1 << (max_rank - 1).bit_length())
         num_slots = _FIRST_SLOTS if old is None else old.num_slots
         while num_slots < num_entries:
             num_slots *= 2

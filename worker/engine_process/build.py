@@ -37,6 +37,8 @@ def build_from_spec(spec: EngineSpec) -> BuiltEngine:
     """Loads the model and makes the engine. Raises WorkerError if model or memory do not allow it."""
     torch.set_num_threads(spec.num_threads)
     dtype, device = getattr(torch, spec.dtype), torch.device(spec.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams, events, graphs and kernels are of the current one
     model = load_model(spec.model_path, dtype, device, LoadFormat(spec.load_format))
     config = spec.engine.build(model.config.context_length)
     if device.type == "cpu":

@@ -34,6 +34,7 @@ class PagePool:
         self._num_pages = {PageKind.KV: 0, PageKind.ADAPTER: 0}
         self._lowest_free = 0  # no page below it is free
         self._unsettled: set[int] = set()
+        self._num_settles = 0
 
     @property
     def total_pages(self) -> int:
@@ -81,8 +82,11 @@ class PagePool:
             assert self._kinds[page] != _FREE, f"page {page} is free and cannot be shared"
             self._references[page] += 1
 
-    def release(self, pages: Iterable[int]) -> None:
-        """Takes one reference from each of `pages`; a page without references is free."""
+    def release(self, pages: Iterable[int], *, settled: bool = False) -> None:
+        """Takes one reference from each of `pages`; a page without references is free.
+
+        With `settled`, no step that runs on the device may still write to them.
+        """
         for page in pages:
             assert self._kinds[page] != _FREE, f"page {page} was released once too often"
             self._references[page] -= 1
@@ -90,11 +94,18 @@ class PagePool:
                 self._num_pages[PageKind(self._kinds[page])] -= 1
                 self._kinds[page] = _FREE
                 self._lowest_free = min(self._lowest_free, page)
-                self._unsettled.add(page)
+                if not settled:
+                    self._unsettled.add(page)
+
+    @property
+    def num_settles(self) -> int:
+        """How often `settle` was called."""
+        return self._num_settles
 
     def settle(self) -> None:
         """Note that what the device was given before the last releases is done."""
         self._unsettled.clear()
+        self._num_settles += 1
 
     def is_settled(self, pages: Iterable[int]) -> bool:
         """Whether no step that runs on the device may still write to any of `pages`."""

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding
 
 from kernels.activation import silu_mul
 from kernels.attention import paged_attention
@@ -38,12 +38,18 @@ class Decoder:
         """Where weights, pages and batches are."""
         return self._weights.embedding.device
 
-    def forward(self, batch: ForwardBatch, pages: Tensor) -> Tensor:
+    def new_logits(self, num_rows: int) -> Tensor:
+        """Memory for the logits of so many rows."""
+        output = self._weights.output
+        return torch.empty(num_rows, output.shape[0], dtype=output.dtype, device=output.device)
+
+    def forward(self, batch: ForwardBatch, pages: Tensor, logits: Tensor | None = None) -> Tensor:
         """Runs the rows of a batch; writes their keys and values to the pages.
 
         Args:
             batch: The rows.
             pages: The pool, `[num_layers, num_pages, page_elements]`, of the model's dtype and device.
+            logits: Memory for the result, of `new_logits`; None: new memory.
 
         Returns:
             Logits of `batch.logit_rows`, `[num_logit_rows, vocab_size]` of the model's dtype.
@@ -61,7 +67,7 @@ class Decoder:
                 if layer + 1 < len(layers):
                     x = add_rms_norm(hidden, update, layers[layer + 1].input_norm, epsilon, buffers.x)
             wanted = gather_rms_norm(hidden, update, batch.logit_rows, self._weights.norm, epsilon)
-            return linear(wanted, self._weights.output)
+            return torch.mm(wanted, self._weights.output.t(), out=logits)
 
     def _attention(
         self,

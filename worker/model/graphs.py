@@ -14,7 +14,6 @@ from worker.types import BatchSize
 @dataclass(frozen=True, slots=True)
 class _Recording:
     graph: torch.cuda.CUDAGraph
-    logits: Tensor  # written by every replay
     directory: LoraDirectory | None
 
 
@@ -25,26 +24,31 @@ class GraphedDecoder:
     each size there is one for the base model alone and one for adapters, which names their directory.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, max_seqs: int) -> None:
+        """`max_seqs` is that of the largest batch of fixed size."""
         self._decoder = decoder
+        self._logits = decoder.new_logits(max_seqs)
         self._recordings: dict[tuple[BatchSize, bool], _Recording] = {}
         self._memory = torch.cuda.graph_pool_handle()  # they share it, as they never run at the same time
 
     def forward(self, batch: ForwardBatch, pages: Tensor) -> Tensor:
-        """As `Decoder.forward`. Logits of a batch of fixed size are overwritten by the next of such a batch."""
+        """As `Decoder.forward`. Batches of fixed size have their logits in one place: the next one overwrites them."""
         if batch.size is None:
             return self._decoder.forward(batch, pages)
         directory = None if batch.lora is None else batch.lora.directory
         key = (batch.size, directory is not None)
         recording = self._recordings.get(key)
         if recording is None or recording.directory is not directory:
-            logits = self._decoder.forward(batch, pages)  # compiles and sets up what a recording must not
-            self._recordings[key] = self._record(batch, pages, directory)
+            # First without recording: this compiles and sets up what a recording must not.
+            logits = self._decoder.forward(batch, pages, self._logits[: batch.size.num_seqs])
+            self._recordings[key] = self._record(batch, batch.size, pages, directory)
             return logits
         recording.graph.replay()
-        return recording.logits
+        return self._logits[: batch.size.num_seqs]
 
-    def _record(self, batch: ForwardBatch, pages: Tensor, directory: LoraDirectory | None) -> _Recording:
+    def _record(
+        self, batch: ForwardBatch, size: BatchSize, pages: Tensor, directory: LoraDirectory | None
+    ) -> _Recording:
         graph = torch.cuda.CUDAGraph()
         # What ops derive from a batch's tables has to be derived again by every replay.
         fresh = replace(
@@ -53,5 +57,5 @@ class GraphedDecoder:
             lora=None if batch.lora is None else replace(batch.lora),
         )
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            logits = self._decoder.forward(fresh, pages)
-        return _Recording(graph, logits, directory)
+            self._decoder.forward(fresh, pages, self._logits[: size.num_seqs])
+        return _Recording(graph, directory)

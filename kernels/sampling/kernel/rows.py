@@ -74,6 +74,8 @@ def choose(
                 scores = load_scores(logits, stride, penalised, copies, row, tokens, vocab, HAS_PENALTIES)
                 reached = tl.cumsum(weights_of(scaled_scores(scores, peak, temperature), min_p), 0)
                 token = tl.minimum(split * SPLIT + tl.sum((reached <= share).to(tl.int32), 0), vocab - 1)
+    # Of a row of NaN any token will do that is one.
+    token = tl.minimum(tl.maximum(token, 0), vocab - 1)
     tl.store(chosen + row, token.to(tl.int64))
 
 

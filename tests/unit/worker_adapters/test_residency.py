@@ -145,3 +145,16 @@ def test_a_copy_waits_for_the_step_that_may_still_write_to_its_pages() -> None:
     assert residency.acquire(of_pages("next", 2))
     (load,) = residency.take_loads()
     assert not load.after_step
+
+
+def test_pages_of_an_adapter_that_was_long_idle_are_free_for_a_copy_at_once() -> None:
+    pool = PagePool(4)
+    residency = Residency(pool, GEOMETRY)
+    loaded(residency, of_pages("old", 2))
+    pool.settle()
+    loaded(residency, of_pages("fresh", 2))
+    assert residency.acquire(of_pages("first", 2))
+    assert residency.acquire(of_pages("second", 2))
+    first, second = residency.take_loads()
+    assert not first.after_step
+    assert second.after_step

@@ -55,3 +55,15 @@ def test_a_batch_of_the_same_adapters_keeps_what_ops_made_of_them() -> None:
     third = tables.batch(swapped, torch.from_numpy(tables.slots(swapped)), first.row_start)
     assert third.derived is not first.derived
     assert third.kept[0] is first.kept[1]
+
+
+def test_a_directory_grows_in_large_steps() -> None:
+    residency = Residency(PagePool(4000), GEOMETRY)
+    tables = LoraTables(residency, torch.device("cpu"))
+    directories = set()
+    for marker in range(1, 70):  # of ranks 4 to 276, on as many pages
+        live = [adapter(marker, num_pages=marker)]
+        assert residency.acquire(live[0])
+        slots = torch.from_numpy(tables.slots(live))
+        directories.add(id(tables.batch(live, slots, torch.tensor([0, 1], dtype=torch.int32)).directory))
+    assert len(directories) <= 10, "each costs the recordings that name the one before"

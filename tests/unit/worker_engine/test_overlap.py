@@ -1,0 +1,138 @@
+"""The engine ahead of a device that runs each step as late, and copies as early or late, as its streams allow.
+
+What a step reads is read when it runs, not when it is launched. So a page that was handed on while a step could still
+write to it, or a host page given back before it was copied, gives wrong tokens or fails.
+"""
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from tests.unit.worker_engine.fakes import VOCAB, Harness, adapter, expected_tokens
+from tests.unit.worker_engine.test_engine import request
+from worker.adapters.residency import Load
+from worker.engine.config import EngineConfig
+from worker.types import EngineRequest, FinishReason, PositionLogprobs
+
+
+@dataclass
+class LateTokens:
+    """Tokens of a step that runs when it must: when the next is launched, or when somebody asks for them."""
+
+    tokens: torch.Tensor
+    shape_next: bool
+    arrive: Callable[[], None]
+    logprobs: dict[int, PositionLogprobs] = field(default_factory=dict)
+
+    @property
+    def token_ids(self) -> list[int]:
+        self.arrive()
+        return self.tokens.tolist()
+
+
+class LateDevice:
+    """Stands in the place of an engine's model, loader and sampler."""
+
+    def __init__(self, harness: Harness, rng: random.Random, leases: dict[str, int], *, copies_early: bool) -> None:
+        engine = harness.engine
+        self._model, self._loader = engine._model, engine._loader
+        engine._model = engine._loader = engine._sampler = self
+        self._rng = rng
+        self._leases = leases
+        self._copies_early = copies_early
+        self._launched: Callable[[], None] | None = None
+        self._late: list[Load] = []
+
+    def perform(self, loads: Iterable[Load]) -> None:
+        loads = list(loads)
+        free, bound = [load for load in loads if not load.after_step], [load for load in loads if load.after_step]
+        if self._copies_early:
+            self._copy(free)
+        self._run()
+        if self._copies_early:
+            self._copy(bound)
+        else:
+            self._late += loads
+
+    def forward(self, batch, pages) -> torch.Tensor:
+        assert self._launched is None, "two steps at once"
+        self._batch, self._pages = batch, pages
+        return torch.zeros(len(batch.logit_rows), VOCAB)
+
+    def sample(self, logits, sequences) -> LateTokens:
+        batch, pages, late = self._batch, self._pages, self._late
+        self._late = []
+        tokens = torch.zeros(len(sequences), dtype=torch.int64)
+
+        def step() -> None:
+            self._copy(late)
+            tokens.copy_(self._model.forward(batch, pages)[: len(sequences)].argmax(-1))
+
+        def arrive() -> None:
+            if self._launched is step:
+                self._run()
+
+        self._launched = step
+        return LateTokens(tokens, self._rng.random() < 0.1, arrive)
+
+    def _run(self) -> None:
+        step, self._launched = self._launched, None
+        if step is not None:
+            step()
+
+    def _copy(self, loads: list[Load]) -> None:
+        for load in loads:
+            assert self._leases[load.digest] > 0, "host pages were given back before they were copied"
+            self._loader.perform([load])
+
+
+def drawn(rng: random.Random, index: int) -> EngineRequest:
+    uses = rng.choice([None, *(adapter(marker, marker % 3 + 1) for marker in range(1, 8))])
+    stops = frozenset(rng.sample(range(VOCAB), rng.choice((0, 0, 3))))
+    prompt, max_tokens, priority = rng.randint(1, 14), rng.randint(1, 16), rng.choice((0, 0, 1))
+    return request(f"r{index}", prompt, max_tokens, adapter=uses, stop_token_ids=stops, priority=priority)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("copies_early", [False, True])
+def test_a_late_device_gives_the_same_tokens(seed: int, copies_early: bool) -> None:
+    rng = random.Random(seed)
+    config = EngineConfig(
+        context_length=40,
+        block_size=4,
+        max_step_tokens=rng.choice((8, 16, 40)),
+        max_running=rng.choice((2, 4, 8)),
+        watermark=rng.choice((0.0, 0.1)),
+        overlap=rng.random() < 0.85,
+    )
+    harness = Harness(config, rng.choice((13, 16, 24)))
+    leases: dict[str, int] = {}
+    LateDevice(harness, rng, leases, copies_early=copies_early)
+    sent: list[EngineRequest] = []
+    going: dict[str, EngineRequest] = {}
+    while len(sent) < 50 or harness.engine.has_work:
+        for _ in range(rng.choice((0, 0, 1, 3)) if len(sent) < 50 else 0):
+            coming = drawn(rng, len(sent))
+            sent.append(coming)
+            going[coming.request_id] = coming
+            if coming.adapter is not None:
+                leases[coming.adapter.digest] = leases.get(coming.adapter.digest, 0) + 1
+            harness.engine.add(coming)
+        if going and rng.random() < 0.15:
+            harness.engine.cancel(rng.choice(list(going)))
+        harness.step()
+        for name in [name for name in going if name in harness.endings]:
+            ended = going.pop(name)
+            if ended.adapter is not None:
+                leases[ended.adapter.digest] -= 1
+    for one in sent:
+        tokens, reason = expected_tokens(one, config.context_length)
+        (ending,) = harness.endings[one.request_id]
+        given = harness.tokens.get(one.request_id, [])
+        if ending is FinishReason.CANCELLED:
+            assert given == tokens[: len(given)]
+        else:
+            assert (given, ending) == (tokens, reason)
