@@ -235,7 +235,7 @@ def _policy(policy: Policy, options: dict[str, str]) -> Policy:
     for name, text in options.items():
         section = next(
             each
-            for each in ("admission", "clustering", "dispatch")
+            for each in ("admission", "clustering", "dispatch", "fairness")
             if name in {f.name for f in fields(getattr(policy, each))}
         )
         settings = getattr(policy, section)
