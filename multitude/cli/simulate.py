@@ -86,10 +86,6 @@ def _print(connection: Connection, outcomes: tuple[SimulatedOutcome, ...]) -> No
         connection.output.table(columns, parts, empty="")
 
 
-def _gaps(outcome: SimulatedOutcome) -> str:
-    return f"{outcome.output_token.p50_ms:.1f} / {outcome.output_token.p99_ms:.1f}"
-
-
 def _labels(policies: tuple[Path, ...]) -> list[str]:
     """File names; whole paths where names are alike."""
     names = [file.stem for file in policies]
