@@ -275,7 +275,13 @@ class Director:
 
     def _abort_overdue(self, now: float) -> list[Effect]:
         overdue = self._admission.overdue(self._ledger, self._fleet, now)
-        return [self._abort(each, self._admission.expired(each, now)) for each in overdue]
+        return [self._abort(each, self._expired(each, now)) for each in overdue]
+
+    def _expired(self, tracked: TrackedRequest, now: float) -> RequestError:
+        """Why an overdue request was not placed in time."""
+        if tracked.unplaceable_since is not None:
+            return self._placer.no_worker(tracked, now)
+        return self._admission.expired(tracked, now)
 
     def _charge(self, tenant: str, num_output_tokens: int, now: float) -> None:
         self._fairness.charge(tenant, num_prompt_tokens=0, num_output_tokens=num_output_tokens)

@@ -52,6 +52,17 @@ def test_the_filter_that_starves_a_request_is_named(name: str) -> None:
     assert made.snapshot().num_queued == 0
 
 
+@pytest.mark.parametrize("name", STARVING)
+def test_the_filter_is_named_where_the_deadline_comes_before_the_grace_time(name: str) -> None:
+    made = make(STARVING[name])
+    made.on_event(RequestArrived(replace(asked_of(name), first_token_deadline_s=1.0)), 1.0)
+    (failed,) = made.on_event(Tick(), 2.1)
+    assert isinstance(failed, Failed)
+    assert failed.error.reason == "NO_WORKER"
+    assert failed.error.metadata["refused_by"] == name
+    assert made.snapshot().num_queued == 0
+
+
 @pytest.mark.parametrize("name", ["labels", "min_free_pages", "health"])
 def test_a_better_policy_serves_what_waits(name: str) -> None:
     made = make(STARVING[name])
