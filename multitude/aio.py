@@ -197,6 +197,12 @@ class AsyncClient:
         reply = await _call(self._fleet.CheckPolicy(request, timeout=self._timeout_s))
         return tuple(map(codec.problem_from_proto, reply.problems))
 
+    async def policy_warnings(self, yaml: str) -> tuple[types.PolicyProblem, ...]:
+        """What is doubtful in a good placement policy; see multitude.client.Client.policy_warnings."""
+        request = fleet_pb2.CheckPolicyRequest(yaml=yaml)
+        reply = await _call(self._fleet.CheckPolicy(request, timeout=self._timeout_s))
+        return tuple(map(codec.problem_from_proto, reply.warnings))
+
     async def apply_policy(self, yaml: str) -> types.AppliedPolicy:
         """Makes a placement policy the whole fleet's, as a new version; see multitude.client.Client.apply_policy."""
         request = fleet_pb2.ApplyPolicyRequest(yaml=yaml)

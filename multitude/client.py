@@ -206,6 +206,12 @@ class Client:
         reply = _call(lambda: self._fleet.CheckPolicy(request, timeout=self._timeout_s))
         return tuple(map(codec.problem_from_proto, reply.problems))
 
+    def policy_warnings(self, yaml: str) -> tuple[types.PolicyProblem, ...]:
+        """What is doubtful in a good placement policy, such as a queue that cannot be served before its deadline."""
+        request = fleet_pb2.CheckPolicyRequest(yaml=yaml)
+        reply = _call(lambda: self._fleet.CheckPolicy(request, timeout=self._timeout_s))
+        return tuple(map(codec.problem_from_proto, reply.warnings))
+
     def apply_policy(self, yaml: str) -> types.AppliedPolicy:
         """Makes a placement policy the whole fleet's, as a new version.
 

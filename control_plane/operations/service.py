@@ -13,6 +13,7 @@ from control_plane.operations import codec
 from control_plane.operations.explain import Explainer
 from control_plane.operations.simulator import Simulator
 from control_plane.policy.document import PolicyError, load_policy
+from control_plane.policy.warnings import policy_warnings
 from control_plane.runtime.policy_keeper import PolicyKeeper
 from control_plane.state.control_planes import read_control_planes
 from control_plane.state.keys import Keys
@@ -66,10 +67,10 @@ class FleetService:
     async def check_policy(self, message: fleet_pb2.CheckPolicyRequest) -> fleet_pb2.CheckPolicyResponse:
         """What is wrong with a policy file."""
         try:
-            await asyncio.to_thread(load_policy, message.yaml)
+            document = await asyncio.to_thread(load_policy, message.yaml)
         except PolicyError as error:
             return codec.encode_problems(error.problems)
-        return fleet_pb2.CheckPolicyResponse()
+        return codec.encode_warnings(policy_warnings(document.policy))
 
     async def apply_policy(self, message: fleet_pb2.ApplyPolicyRequest) -> fleet_pb2.ApplyPolicyResponse:
         """A new version for the whole fleet."""

@@ -25,10 +25,12 @@ policy.add_command(simulate)
 @click.argument("file", type=FILE)
 @click.pass_context
 def check(context: click.Context, file: Path) -> None:
-    """Check a policy FILE without applying it; exit code 2 if it is bad."""
+    """Check a policy FILE without applying it, and doubt what hardly is wanted; exit code 2 if it is bad."""
     connection: Connection = context.obj
+    text = read_text(file)
     with connection.client() as client:
-        is_good = _report(connection, file, client.check_policy(read_text(file)))
+        problems, warnings = client.check_policy(text), client.policy_warnings(text)
+    is_good = _report(connection, file, problems, warnings)
     if is_good and not connection.output.as_json:
         connection.output.line(f"{file}: good")
     context.exit(0 if is_good else 2)
@@ -96,11 +98,15 @@ def show(connection: Connection) -> None:
     connection.output.line(in_force.yaml.rstrip("\n"))
 
 
-def _report(connection: Connection, file: Path, problems: Sequence[PolicyProblem]) -> bool:
-    """Prints what is wrong with a policy; returns whether nothing is."""
+def _report(
+    connection: Connection, file: Path, problems: Sequence[PolicyProblem], warnings: Sequence[PolicyProblem] = ()
+) -> bool:
+    """Prints what is wrong with a policy, and what is doubtful; returns whether nothing is wrong."""
     if connection.output.as_json:
-        connection.output.document({"file": str(file), "problems": list(problems)})
+        connection.output.document({"file": str(file), "problems": list(problems), "warnings": list(warnings)})
         return not problems
+    for warning in warnings:
+        connection.output.line(f"{file}: warning: {warning.path}: {warning.message}")
     for problem in problems:
         place = f"{file}:{problem.line}" if problem.line else str(file)
         connection.output.line(

@@ -294,6 +294,12 @@ async def test_a_policy_is_checked_without_being_applied(model_path: Path) -> No
     async with serving(model_path) as caller:
         good = await caller.fleet.CheckPolicy(fleet_pb2.CheckPolicyRequest(yaml=POLICY.format(name="x")))
         assert not good.problems
+        assert not good.warnings
+        doubtful = POLICY.format(name="x") + "\nclustering: {max_age_s: 9}\n"
+        doubtful += "admission: {default_first_token_deadline_s: 6}\n"
+        doubted = await caller.fleet.CheckPolicy(fleet_pb2.CheckPolicyRequest(yaml=doubtful))
+        assert not doubted.problems
+        assert [warning.path for warning in doubted.warnings] == ["clustering.max_age_s"]
         bad = await caller.fleet.CheckPolicy(
             fleet_pb2.CheckPolicyRequest(yaml="name: x\nscorers:\n  - {name: nonsense, weight: 1}\n")
         )

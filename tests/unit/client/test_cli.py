@@ -104,6 +104,11 @@ def test_status_and_policy(run, script, tmp_path):
     file = tmp_path / "policy.yaml"
     file.write_text("name: x\n")
     assert run("policy", "check", str(file)).returncode == 0
+    script.warnings = (("admission.max_queued", "is more than can be in time"),)
+    done = run("policy", "check", str(file))
+    assert done.returncode == 0
+    assert done.stdout == f"{file}: warning: admission.max_queued: is more than can be in time\n{file}: good\n"
+    script.warnings = ()
     script.problems = ((3, "scorers[0].weight", "must be at most 1"),)
     done = run("policy", "check", str(file))
     assert done.returncode == 2
