@@ -18,6 +18,7 @@ from control_plane.core.director import Director
 from control_plane.core.types import PolicyChanged
 from control_plane.observation.observation import Observation
 from control_plane.operations.explain import Explainer
+from control_plane.operations.measured import measured_service
 from control_plane.operations.neighbours import Neighbours
 from control_plane.operations.service import FleetService
 from control_plane.operations.simulator import Simulator
@@ -219,6 +220,9 @@ class ControlPlane:
         return FleetService(
             fleet=self._fleet,
             itself=lambda: self._publisher.itself,
+            measured=lambda: measured_service(
+                self._director.snapshot(with_residency=False), self._facts.context_length
+            ),
             policies=self._policies,
             state=self._state,
             keys=self._keys,

@@ -191,17 +191,11 @@ class AsyncClient:
         reply = await _call(self._fleet.GetFleet(fleet_pb2.GetFleetRequest(), timeout=self._timeout_s))
         return codec.fleet_from_proto(reply)
 
-    async def check_policy(self, yaml: str) -> tuple[types.PolicyProblem, ...]:
-        """What is wrong with a placement policy; empty if it is good. Nothing is applied."""
+    async def check_policy(self, yaml: str) -> types.PolicyCheck:
+        """What is wrong with a placement policy, or doubtful in the fleet as it is. Nothing is applied."""
         request = fleet_pb2.CheckPolicyRequest(yaml=yaml)
         reply = await _call(self._fleet.CheckPolicy(request, timeout=self._timeout_s))
-        return tuple(map(codec.problem_from_proto, reply.problems))
-
-    async def policy_warnings(self, yaml: str) -> tuple[types.PolicyProblem, ...]:
-        """What is doubtful in a good placement policy; see multitude.client.Client.policy_warnings."""
-        request = fleet_pb2.CheckPolicyRequest(yaml=yaml)
-        reply = await _call(self._fleet.CheckPolicy(request, timeout=self._timeout_s))
-        return tuple(map(codec.problem_from_proto, reply.warnings))
+        return codec.check_from_proto(reply)
 
     async def apply_policy(self, yaml: str) -> types.AppliedPolicy:
         """Makes a placement policy the whole fleet's, as a new version; see multitude.client.Client.apply_policy."""

@@ -200,17 +200,11 @@ class Client:
         reply = _call(lambda: self._fleet.GetFleet(fleet_pb2.GetFleetRequest(), timeout=self._timeout_s))
         return codec.fleet_from_proto(reply)
 
-    def check_policy(self, yaml: str) -> tuple[types.PolicyProblem, ...]:
-        """What is wrong with a placement policy; empty if it is good. Nothing is applied."""
+    def check_policy(self, yaml: str) -> types.PolicyCheck:
+        """What is wrong with a placement policy, or doubtful in the fleet as it is. Nothing is applied."""
         request = fleet_pb2.CheckPolicyRequest(yaml=yaml)
         reply = _call(lambda: self._fleet.CheckPolicy(request, timeout=self._timeout_s))
-        return tuple(map(codec.problem_from_proto, reply.problems))
-
-    def policy_warnings(self, yaml: str) -> tuple[types.PolicyProblem, ...]:
-        """What is doubtful in a good placement policy, such as a queue that cannot be served before its deadline."""
-        request = fleet_pb2.CheckPolicyRequest(yaml=yaml)
-        reply = _call(lambda: self._fleet.CheckPolicy(request, timeout=self._timeout_s))
-        return tuple(map(codec.problem_from_proto, reply.warnings))
+        return codec.check_from_proto(reply)
 
     def apply_policy(self, yaml: str) -> types.AppliedPolicy:
         """Makes a placement policy the whole fleet's, as a new version.

@@ -209,6 +209,12 @@ def fleet_from_proto(message: fleet_pb2.GetFleetResponse) -> types.Fleet:
     )
 
 
-def problem_from_proto(message: fleet_pb2.PolicyProblem) -> types.PolicyProblem:
-    """A PolicyProblem."""
+def check_from_proto(message: fleet_pb2.CheckPolicyResponse) -> types.PolicyCheck:
+    """A CheckPolicyResponse."""
+    return types.PolicyCheck(
+        problems=tuple(map(_problem, message.problems)), warnings=tuple(map(_problem, message.warnings))
+    )
+
+
+def _problem(message: fleet_pb2.PolicyProblem) -> types.PolicyProblem:
     return types.PolicyProblem(message.line, message.path, message.message)

@@ -259,11 +259,24 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class PolicyProblem:
-    """One fault in a policy file; `line` counts from 1, 0 if no line can be named."""
+    """One fault, or one doubtful setting, in a policy file; `line` counts from 1, 0 if no line can be named."""
 
     line: int
     path: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCheck:
+    """What is wrong with a policy file, and what a good one would do that its operator hardly wants."""
+
+    problems: tuple[PolicyProblem, ...] = ()
+    warnings: tuple[PolicyProblem, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it can be applied; there may be warnings."""
+        return not self.problems
 
 
 @dataclass(frozen=True, slots=True)

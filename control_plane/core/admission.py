@@ -56,6 +56,12 @@ class Admission:
         """How well first tokens are predicted."""
         return self._predictor.snapshot
 
+    @property
+    def requests_per_s(self) -> float:
+        """Requests of mean cost that are taken from the queue; 0 unless it is long enough to tell."""
+        per_s, mean = self._drain.per_s, self._cost.mean
+        return per_s / mean if per_s and mean else 0.0
+
     def deadline_s(self, request: Request) -> float:
         """The request's first-token deadline; infinity for none."""
         return request.first_token_deadline_s or self.settings.default_first_token_deadline_s or math.inf

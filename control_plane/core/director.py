@@ -154,6 +154,7 @@ class Director:
             num_dispatched=num_dispatched,
             workers=workers,
             predictor=self._admission.predictor,
+            requests_per_s=self._admission.requests_per_s,
             counters=tuple(TenantAmount(tenant, counters[tenant]) for tenant in sorted(counters)),
             num_faulty_reports=self._num_faulty_reports,
         )

@@ -36,6 +36,8 @@ class PredictorSnapshot:
     bias_s: float = 0.0
     correction: float = 1.0
     """By what predicted waits are multiplied."""
+    overhead_s: float = 0.0
+    """From dispatch to first token, beyond the prompt's own time and the adapter's load."""
 
 
 class FirstTokenPredictor:
@@ -53,7 +55,7 @@ class FirstTokenPredictor:
     def snapshot(self) -> PredictorSnapshot:
         """For metrics."""
         error_s, bias_s = self._absolute_error.value or 0.0, self._bias.value or 0.0
-        return PredictorSnapshot(self._num_samples, error_s, bias_s, self._factor)
+        return PredictorSnapshot(self._num_samples, error_s, bias_s, self._factor, self._overhead.value or 0.0)
 
     def service_s(self, request: Request, prefill_s: float, tier: ResidencyTier) -> float:
         """Expected time from dispatch to first token, for a prompt that takes `prefill_s` alone."""

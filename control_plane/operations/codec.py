@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Final
 
 from control_plane.policy.problems import PolicyProblem
-from control_plane.policy.warnings import PolicyWarning
 from control_plane.state.policies import AppliedPolicy
 from control_plane.types import ControlPlaneView, FleetSnapshot, PolicySource, PolicyVersion
 from control_plane.workers.codec import encode_status
@@ -62,21 +61,9 @@ def encode_fleet(
     )
 
 
-def encode_problems(problems: Sequence[PolicyProblem]) -> fleet_pb2.CheckPolicyResponse:
-    """What is wrong with a policy."""
-    return fleet_pb2.CheckPolicyResponse(
-        problems=[
-            fleet_pb2.PolicyProblem(line=problem.line, path=problem.path, message=problem.message)
-            for problem in problems
-        ]
-    )
-
-
-def encode_warnings(warnings: Sequence[PolicyWarning]) -> fleet_pb2.CheckPolicyResponse:
-    """What is doubtful in a good policy."""
-    return fleet_pb2.CheckPolicyResponse(
-        warnings=[fleet_pb2.PolicyProblem(path=warning.path, message=warning.message) for warning in warnings]
-    )
+def encode_problem(problem: PolicyProblem) -> fleet_pb2.PolicyProblem:
+    """What is wrong or doubtful in a policy."""
+    return fleet_pb2.PolicyProblem(line=problem.line, path=problem.path, message=problem.message)
 
 
 def encode_applied(applied: AppliedPolicy) -> fleet_pb2.AppliedPolicy:

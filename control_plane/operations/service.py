@@ -13,7 +13,7 @@ from control_plane.operations import codec
 from control_plane.operations.explain import Explainer
 from control_plane.operations.simulator import Simulator
 from control_plane.policy.document import PolicyError, load_policy
-from control_plane.policy.warnings import policy_warnings
+from control_plane.policy.warnings import MeasuredService
 from control_plane.runtime.policy_keeper import PolicyKeeper
 from control_plane.state.control_planes import read_control_planes
 from control_plane.state.keys import Keys
@@ -35,6 +35,7 @@ class FleetService:
         *,
         fleet: Callable[[], FleetSnapshot],
         itself: Callable[[], ControlPlaneView],
+        measured: Callable[[], MeasuredService],
         policies: PolicyKeeper,
         state: StateStore,
         keys: Keys,
@@ -42,9 +43,10 @@ class FleetService:
         explainer: Explainer,
         simulator: Simulator,
     ) -> None:
-        """`fleet` and `itself` give the present state of the workers and of this control plane."""
+        """`fleet`, `itself` and `measured` give the present state of workers and control plane, and measured rates."""
         self._fleet = fleet
         self._itself = itself
+        self._measured = measured
         self._policies = policies
         self._state = state
         self._keys = keys
@@ -65,12 +67,13 @@ class FleetService:
         )
 
     async def check_policy(self, message: fleet_pb2.CheckPolicyRequest) -> fleet_pb2.CheckPolicyResponse:
-        """What is wrong with a policy file."""
+        """What is wrong with a policy file, or doubtful at what this fleet was measured to do."""
+        measured = self._measured()
         try:
-            document = await asyncio.to_thread(load_policy, message.yaml)
+            doubts = await asyncio.to_thread(lambda: load_policy(message.yaml).doubts(measured))
         except PolicyError as error:
-            return codec.encode_problems(error.problems)
-        return codec.encode_warnings(policy_warnings(document.policy))
+            return fleet_pb2.CheckPolicyResponse(problems=map(codec.encode_problem, error.problems))
+        return fleet_pb2.CheckPolicyResponse(warnings=map(codec.encode_problem, doubts))
 
     async def apply_policy(self, message: fleet_pb2.ApplyPolicyRequest) -> fleet_pb2.ApplyPolicyResponse:
         """A new version for the whole fleet."""

@@ -34,7 +34,15 @@ class _Draft:
     picker: Picker | None = None
 
 
-def decode_placement(root: yaml.Node, found: Mapping[str, Entry], problems: ProblemList) -> PlacementPolicy:
+@dataclass(frozen=True, slots=True)
+class PlacementSection:
+    """The placement policy of a file, and where the filters of each of its profiles stand, if they stand in it."""
+
+    policy: PlacementPolicy
+    filters_at: Mapping[str, str]
+
+
+def decode_placement(root: yaml.Node, found: Mapping[str, Entry], problems: ProblemList) -> PlacementSection:
     """The placement policy of a file; of no use if there are problems."""
     drafts: dict[str, _Draft] = {}
     if "profiles" not in found or any(key in found for key in PROFILE_KEYS):
@@ -47,11 +55,13 @@ def decode_placement(root: yaml.Node, found: Mapping[str, Entry], problems: Prob
     if _DEFAULT not in profiles:
         node = found["profiles"].value
         problems.add(node, "profiles", "no profile is named `default`: add one, for the requests of no other profile")
-        return PlacementPolicy()
+        return PlacementSection(PlacementPolicy(), {})
     selected = tuple(
         SelectedProfile(draft.when, profiles[name]) for name, draft in drafts.items() if draft.when is not None
     )
-    return PlacementPolicy(profiles[_DEFAULT], selected)
+    owners = {name: next((each for each in chain if each.filters is not None), None) for name, chain in chains.items()}
+    filters_at = {name: joined(owner.path, "filters") for name, owner in owners.items() if owner is not None}
+    return PlacementSection(PlacementPolicy(profiles[_DEFAULT], selected), filters_at)
 
 
 def _read_list(node: yaml.Node, drafts: dict[str, _Draft], problems: ProblemList) -> None:

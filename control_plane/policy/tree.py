@@ -1,6 +1,7 @@
 """A YAML text as a tree whose values know their line."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ _NULL = "tag:yaml.org,2002:null"
 _STRING = "tag:yaml.org,2002:str"
 _MAPPING = "tag:yaml.org,2002:map"
 _LIST = "tag:yaml.org,2002:seq"
+
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 Scalar = str | int | float | bool | None
 
@@ -104,6 +107,19 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean `{near[0]}`?"
     return "use one of " + ", ".join(f"`{each}`" for each in known) if known else "it takes none"
+
+
+def find(root: yaml.Node, path: str) -> yaml.Node | None:
+    """The value at a path such as `filters[0].share`; None if the text does not give it."""
+    node: yaml.Node | None = root
+    for key, index in _STEP.findall(path):
+        if isinstance(node, yaml.SequenceNode) and index:
+            node = node.value[int(index)] if int(index) < len(node.value) else None
+        elif isinstance(node, yaml.MappingNode):
+            node = next((value for each, value in node.value if each.value == key), None)
+        else:
+            return None
+    return node
 
 
 def joined(path: str, key: str) -> str:

@@ -40,6 +40,10 @@ class Output:
         """Prints a line as it is."""
         print(text, flush=True)
 
+    def warning(self, text: str) -> None:
+        """Prints a line as it is, yellow on a terminal."""
+        Console(highlight=False, soft_wrap=True).print(text, style="yellow", markup=False, emoji=False)
+
     @staticmethod
     def report_error(error: MultitudeError) -> None:
         """Prints an error's reason and message to standard error."""

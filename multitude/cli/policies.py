@@ -1,6 +1,6 @@
 """`multitude policy`."""
 
-from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 
 import click
@@ -9,7 +9,7 @@ from multitude.cli.config import Connection
 from multitude.cli.explain import explain
 from multitude.cli.files import FILE, read_text
 from multitude.cli.simulate import simulate
-from multitude.types import AppliedPolicy, PolicyProblem
+from multitude.types import AppliedPolicy, PolicyCheck, PolicyProblem
 
 
 @click.group()
@@ -25,15 +25,17 @@ policy.add_command(simulate)
 @click.argument("file", type=FILE)
 @click.pass_context
 def check(context: click.Context, file: Path) -> None:
-    """Check a policy FILE without applying it, and doubt what hardly is wanted; exit code 2 if it is bad."""
+    """Check a policy FILE without applying it; exit code 2 if it is bad, 0 if there are only warnings."""
     connection: Connection = context.obj
-    text = read_text(file)
     with connection.client() as client:
-        problems, warnings = client.check_policy(text), client.policy_warnings(text)
-    is_good = _report(connection, file, problems, warnings)
-    if is_good and not connection.output.as_json:
-        connection.output.line(f"{file}: good")
-    context.exit(0 if is_good else 2)
+        found = client.check_policy(read_text(file))
+    if connection.output.as_json:
+        connection.output.document({"file": str(file), "problems": found.problems, "warnings": found.warnings})
+    else:
+        _report(connection, file, found)
+        if found.is_good:
+            connection.output.line(f"{file}: good{', with warnings' if found.warnings else ''}")
+    context.exit(0 if found.is_good else 2)
 
 
 @policy.command()
@@ -44,11 +46,18 @@ def apply(context: click.Context, file: Path) -> None:
     connection: Connection = context.obj
     text = read_text(file)
     with connection.client() as client:
-        problems = client.check_policy(text)
-        if problems:
-            _report(connection, file, problems)
+        found = client.check_policy(text)
+        if not connection.output.as_json:
+            _report(connection, file, found)
+        elif not found.is_good:
+            connection.output.document({"file": str(file), "problems": found.problems})
+        if not found.is_good:
             context.exit(2)
-        _print_applied(connection, client.apply_policy(text))
+        applied = client.apply_policy(text)
+    if connection.output.as_json:
+        connection.output.document({**dataclasses.asdict(applied), "warnings": found.warnings})
+    else:
+        _print_applied(connection, applied)
 
 
 @policy.command()
@@ -98,21 +107,17 @@ def show(connection: Connection) -> None:
     connection.output.line(in_force.yaml.rstrip("\n"))
 
 
-def _report(
-    connection: Connection, file: Path, problems: Sequence[PolicyProblem], warnings: Sequence[PolicyProblem] = ()
-) -> bool:
-    """Prints what is wrong with a policy, and what is doubtful; returns whether nothing is wrong."""
-    if connection.output.as_json:
-        connection.output.document({"file": str(file), "problems": list(problems), "warnings": list(warnings)})
-        return not problems
-    for warning in warnings:
-        connection.output.line(f"{file}: warning: {warning.path}: {warning.message}")
-    for problem in problems:
-        place = f"{file}:{problem.line}" if problem.line else str(file)
-        connection.output.line(
-            f"{place}: {problem.path}: {problem.message}" if problem.path else f"{place}: {problem.message}"
-        )
-    return not problems
+def _report(connection: Connection, file: Path, found: PolicyCheck) -> None:
+    """Prints what is wrong with a policy, and what is doubtful."""
+    for problem in found.problems:
+        connection.output.line(_where(file, problem))
+    for warning in found.warnings:
+        connection.output.warning(f"warning: {_where(file, warning)}")
+
+
+def _where(file: Path, problem: PolicyProblem) -> str:
+    place = f"{file}:{problem.line}" if problem.line else str(file)
+    return f"{place}: {problem.path}: {problem.message}" if problem.path else f"{place}: {problem.message}"
 
 
 def _print_applied(connection: Connection, applied: AppliedPolicy) -> None:

@@ -161,8 +161,8 @@ def test_new_version_and_deletion(client):
 
 def test_policy_check_names_the_line(client):
     good = (Path(__file__).parents[2] / "deploy" / "policies" / "default.yaml").read_text()
-    assert client.check_policy(good) == ()
-    (problem, *_) = client.check_policy(good + "\nscorerz: []\n")
+    assert client.check_policy(good).is_good
+    (problem, *_) = client.check_policy(good + "\nscorerz: []\n").problems
     assert problem.line > 1
     assert "scorerz" in problem.path + problem.message
 

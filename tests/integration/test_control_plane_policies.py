@@ -307,6 +307,37 @@ async def test_a_policy_is_checked_without_being_applied(model_path: Path) -> No
         assert (await caller.get_fleet()).policy.name == "built-in"
 
 
+async def test_a_check_doubts_a_deadline_that_the_fleets_measured_rate_cannot_meet(model_path: Path) -> None:
+    yaml = POLICY.format(name="x") + "admission:\n  max_queued: 9\n  default_first_token_deadline_s: 0.000001\n"
+
+    async def doubts(caller: Caller) -> list[tuple[str, str]]:
+        reply = await caller.fleet.CheckPolicy(fleet_pb2.CheckPolicyRequest(yaml=yaml))
+        assert not reply.problems
+        lines = yaml.splitlines()
+        return [(each.path, lines[each.line - 1].strip()) for each in reply.warnings]
+
+    async with (
+        FakeWorker("a") as worker,
+        serving(model_path, workers={"addresses": (worker.address,)}) as caller,
+    ):
+        stream = await worker.next_stream()
+        always = [
+            ("admission.max_queued_per_tenant", "max_queued: 9"),
+            ("admission.overtaking_s", "default_first_token_deadline_s: 0.000001"),
+            ("clustering.max_age_s", "default_first_token_deadline_s: 0.000001"),
+            ("dispatch.retry_delay_s", "default_first_token_deadline_s: 0.000001"),
+        ]
+        assert sorted(await doubts(caller)) == always
+        running = asyncio.create_task(caller.generate((1,), max_tokens=1))
+        request = await stream.next_request()
+        await stream.send_status(pending_prefill_token_count=5, prefill_token_count=0)
+        await stream.send_status(pending_prefill_token_count=4, prefill_token_count=1)
+        await stream.send_tokens(request, 0, 1, LENGTH)
+        await running
+        slow = ("admission.default_first_token_deadline_s", "default_first_token_deadline_s: 0.000001")
+        assert slow in await doubts(caller)
+
+
 def test_the_built_in_policy_is_the_defaults() -> None:
     policy = PolicyFile(None).document.policy
     assert policy == Policy("built-in", policy.digest)

@@ -32,7 +32,7 @@ class Script:
     fail_after_chunks: bool = False
     hang: bool = False
     problems: tuple[tuple[int, str, str], ...] = ()
-    warnings: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[tuple[int, str, str], ...] = ()
     applied: list[str] = field(default_factory=list)
     drained: list[tuple[str, bool]] = field(default_factory=list)
     requests: list[generation_pb2.GenerateRequest] = field(default_factory=list)
@@ -138,7 +138,7 @@ class FakeServices(
 
     def CheckPolicy(self, request, context):
         problems = [fleet_pb2.PolicyProblem(line=n, path=p, message=m) for n, p, m in self.script.problems]
-        warnings = [fleet_pb2.PolicyProblem(path=p, message=m) for p, m in self.script.warnings]
+        warnings = [fleet_pb2.PolicyProblem(line=n, path=p, message=m) for n, p, m in self.script.warnings]
         return fleet_pb2.CheckPolicyResponse(problems=problems, warnings=warnings)
 
     def ApplyPolicy(self, request, context):

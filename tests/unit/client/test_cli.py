@@ -104,16 +104,26 @@ def test_status_and_policy(run, script, tmp_path):
     file = tmp_path / "policy.yaml"
     file.write_text("name: x\n")
     assert run("policy", "check", str(file)).returncode == 0
-    script.warnings = (("admission.max_queued", "is more than can be in time"),)
-    done = run("policy", "check", str(file))
-    assert done.returncode == 0
-    assert done.stdout == f"{file}: warning: admission.max_queued: is more than can be in time\n{file}: good\n"
-    script.warnings = ()
     script.problems = ((3, "scorers[0].weight", "must be at most 1"),)
     done = run("policy", "check", str(file))
     assert done.returncode == 2
     assert done.stdout == f"{file}:3: scorers[0].weight: must be at most 1\n"
     assert run("policy", "show").stdout == "name: default\n"
+
+
+def test_warnings_are_shown_and_the_policy_is_applied(run, script, tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text("name: x\n")
+    script.warnings = ((3, "filters[0].share", "keeps every page free"),)
+    warning = f"warning: {file}:3: filters[0].share: keeps every page free\n"
+    done = run("policy", "check", str(file))
+    assert (done.returncode, done.stdout) == (0, f"{warning}{file}: good, with warnings\n")
+    checked = json.loads(run("--json", "policy", "check", str(file)).stdout)
+    assert checked["problems"] == []
+    assert checked["warnings"] == [{"line": 3, "path": "filters[0].share", "message": "keeps every page free"}]
+    assert run("policy", "apply", str(file)).stdout.startswith(warning)
+    applied = json.loads(run("--json", "policy", "apply", str(file)).stdout)
+    assert (applied["version"], applied["warnings"]) == (2, checked["warnings"])
 
 
 def test_policies_are_applied_listed_and_rolled_back(run, script, tmp_path):

@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import pytest
 
-from multitude import AsyncClient, Client, FinishReason, Message, SamplingParams, StopConditions, errors
+from multitude import AsyncClient, Client, FinishReason, Message, PolicyCheck, SamplingParams, StopConditions, errors
 from multitude.errors import MultitudeError
 from tests.unit.client.fake_services import Script, serving
 
@@ -177,7 +177,7 @@ def test_fleet_and_policy(client, script):
     fleet = client.fleet()
     assert fleet.workers[0].resident == {"sha256:aa": "pool", "sha256:bb": "host"}
     script.problems = ((3, "scorers[0].weight", "must be at most 1"),)
-    assert client.check_policy("x")[0].line == 3
+    assert client.check_policy("x").problems[0].line == 3
 
 
 async def test_asynchronous_client_does_the_same(script, peft_dir):
@@ -190,7 +190,7 @@ async def test_asynchronous_client_does_the_same(script, peft_dir):
             assert (await client.adapters.get("team/a")).latest.rank == 8
             assert (await client.fleet()).policy.name == "default"
             assert await client.count_tokens("four") == 4
-            assert await client.check_policy("x") == ()
+            assert await client.check_policy("x") == PolicyCheck()
             assert await client.adapters.delete("team/a") == 1
             script.fail = (grpc.StatusCode.NOT_FOUND, "ADAPTER_NOT_FOUND", "no such adapter")
             with pytest.raises(MultitudeError) as caught:

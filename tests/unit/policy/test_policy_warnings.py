@@ -29,7 +29,7 @@ CASES = {
     ),
     "a filter that refuses all": (
         Policy("p", placement=PlacementPolicy(Profile(filters=(MinFreePages(share=1.0),)))),
-        "filters.min_free_pages.share",
+        "filters[0].share",
         False,
     ),
     "a deadline that nothing enforces": (
@@ -59,12 +59,27 @@ CASES = {
     ),
     "tokens without weight": (
         Policy("p", fairness=FairnessSettings(prompt_token_weight=0.0, output_token_weight=0.0)),
-        "fairness",
+        "fairness.output_token_weight",
         False,
     ),
     "weights without effect": (
         Policy("p", fairness=FairnessSettings(FairnessScheme.ARRIVAL, tenants=(TenantSettings("t", weight=2.0),))),
-        "fairness.tenants",
+        "fairness.tenants[0].weight",
+        False,
+    ),
+    "overtaking far past the deadline": (
+        Policy("p", admission=replace(DEADLINE, overtaking_s=61.0)),
+        "admission.overtaking_s",
+        False,
+    ),
+    "a quota below one token": (
+        Policy("p", fairness=FairnessSettings(default_tokens_per_s=0.09)),
+        "fairness.default_tokens_per_s",
+        False,
+    ),
+    "a tenant's quota below one token": (
+        Policy("p", fairness=FairnessSettings(tenants=(TenantSettings("t", tokens_per_s=0.09),))),
+        "fairness.tenants[0].tokens_per_s",
         False,
     ),
 }
@@ -98,5 +113,49 @@ def test_what_was_measured_raises_more() -> None:
 def test_a_policy_that_would_starve_every_request_is_refused_with_its_line() -> None:
     starving = "name: p\nscorers:\n  - {name: load, weight: 1}\nadmission:\n  mode: paper-abort\n"
     starving += "  default_first_token_deadline_s: 0.5\n"
-    with pytest.raises(PolicyError, match=r"line 5: admission.abort_margin_s: drops every request at once"):
+    with pytest.raises(PolicyError, match=r"line 6: admission.abort_margin_s: drops every request at once"):
         load_policy(starving)
+
+
+def test_a_deadline_before_any_first_token_is_doubted() -> None:
+    measured = replace(MEASURED, overhead_s=7.0)
+    (warning, *_) = policy_warnings(Policy("p", admission=DEADLINE), measured)
+    assert warning.message == "no first token comes before 7 s: no request is in time; allow more"
+
+
+DOUBTFUL = """name: p
+profiles:
+  - name: default
+    scorers:
+      - {name: load, weight: 1}
+    filters:
+      - adapter_fits
+      - name: min_free_pages
+        share: 1.0
+  - name: other
+    extends: default
+    when: {tenants: [t]}
+admission:
+  mode: early-abort
+  max_queued: 10
+  default_first_token_deadline_s: 6.0
+  overtaking_s: 100
+fairness:
+  quota_burst_s: 1
+  tenants:
+    - name: t
+      tokens_per_s: 0.5
+"""
+
+
+def test_a_doubt_names_the_line_and_the_path_in_the_file_once() -> None:
+    # What is left to its default has the line of what makes it doubtful; a filter is named where it stands.
+    assert [(each.line, each.path) for each in load_policy(DOUBTFUL).doubts()] == [
+        (9, "profiles[0].filters[1].share"),
+        (15, "admission.max_queued_per_tenant"),
+        (17, "admission.overtaking_s"),
+        (22, "fairness.tenants[0].tokens_per_s"),
+    ]
+    assert (16, "admission.default_first_token_deadline_s") in [
+        (each.line, each.path) for each in load_policy(DOUBTFUL).doubts(MEASURED)
+    ]
