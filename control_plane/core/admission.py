@@ -90,6 +90,12 @@ class Admission:
         if self._is_watched(tracked):
             self._push(tracked, Outlook(fleet.columns))
 
+    def reassess(self, queue: WaitingQueue, fleet: Fleet) -> None:
+        """Give all that waits its turn, and watch it, by other settings than those by which it was judged."""
+        queue.reassess(lambda tracked: self._turn(tracked.cost, tracked.arrived_at))
+        for tracked in queue:
+            self.watch(tracked, None, fleet)
+
     def overdue(self, ledger: Ledger, fleet: Fleet, now: float) -> list[TrackedRequest]:
         """The waiting requests whose deadline cannot be met any more; none is watched any longer."""
         if len(self._deadlines) > 2 * len(ledger) + _DEADLINE_SLACK:
@@ -183,16 +189,19 @@ class Admission:
             prefill_tokens_per_s=outlook.prefill_tokens_per_s,
             is_resident=outlook.is_in_use(digest),
         )
-        turn = 0.0
-        if self.settings.mode is AdmissionMode.EARLY_ABORT:
-            mean = self._cost.mean or cost
-            turn = now + self.settings.overtaking_s * min(cost / mean, _MAX_RELATIVE_COST)
+        turn = self._turn(cost, now)
         cost_ahead = queue.cost_ahead(request, turn)
         raw_wait_s, least_wait_s = self._wait_s(cost_ahead), self._wait_s(cost_ahead, self._drain.most_per_s)
         num_tokens = len(request.prompt_token_ids)
         prefill_s = outlook.prefill_s(num_tokens, is_alone=raw_wait_s > 0)
         service_s = self._predictor.service_s(request, prefill_s, outlook.tier(digest))
         return Appraisal(cost, turn, self._predictor.predict(raw_wait_s, service_s, least_wait_s))
+
+    def _turn(self, cost: float, arrived_at: float) -> float:
+        if self.settings.mode is not AdmissionMode.EARLY_ABORT:
+            return arrived_at
+        mean = self._cost.mean or cost
+        return arrived_at + self.settings.overtaking_s * min(cost / mean, _MAX_RELATIVE_COST)
 
     def _wait_s(self, cost_ahead: float, at_per_s: float | None = None) -> float:
         """Expected wait behind requests of this cost, while they are served as fast as they were; 0 if not known."""

@@ -242,16 +242,14 @@ class Director:
         self._fleet.columns.demand.settings = policy.replication
         self._quotas.settings = policy.fairness
         self._fairness.settings = policy.fairness
-        is_reordered = policy.admission.mode is not before.admission.mode
         if policy.fairness.scheme is not before.fairness.scheme:
             self._fairness = self._placer.fairness = fairness_of(policy.fairness)
-            is_reordered = True
-        if is_reordered:
             waiting, self._queue = list(self._queue), self._new_queue()
             self._dispatcher.queue = self._queue
             for tracked in waiting:
                 self._queue.add(tracked)
-                self._admission.watch(tracked, None, self._fleet)
+        if policy.admission != before.admission:
+            self._admission.reassess(self._queue, self._fleet)
         self._clustering = Clustering(policy.clustering, self._queue)
         self._may_place = True
         return []

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from control_plane.core.fairness import Fairness, OrderKey
 from control_plane.core.ledger import TrackedRequest
@@ -149,6 +149,14 @@ class WaitingQueue:
         if sign != self._sign:
             self._sign = sign
             self._rebuild()
+
+    def reassess(self, turn_of: Callable[[TrackedRequest], float]) -> None:
+        """Give every waiting request another turn."""
+        self._work = {}
+        for tracked in self:
+            tracked.turn = turn_of(tracked)
+            self._work.setdefault(tracked.request.tenant, _Work()).add(tracked)
+        self._rebuild()
 
     def last_of_largest(self) -> TrackedRequest:
         """The request that goes last of the tenant that has most waiting; there is one."""

@@ -1,3 +1,4 @@
+import itertools
 import random
 from dataclasses import replace
 
@@ -120,6 +121,39 @@ def test_a_new_policy_reorders_what_waits() -> None:
     assert made.on_event(PolicyChanged(newest_first), 5.0) == []
     assert made.policy is newest_first
     assert sent(made.on_event(tokens("r0", end=FinishReason.STOP), 6.0)) == [["r3"]]
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(AdmissionMode, 2)))
+def test_what_waited_under_another_mode_is_served_in_the_order_of_the_new_one(
+    before: AdmissionMode, after: AdmissionMode
+) -> None:
+    made = make(Policy("old", admission=AdmissionSettings(mode=before)), w=1)
+    made.on_event(RequestArrived(request("r0")), 100.0)
+    for index in (1, 2, 3):
+        made.on_event(RequestArrived(request(f"r{index}", max_tokens=1000 if index == 1 else 10)), 100.0 + index)
+    made.on_event(PolicyChanged(Policy("new", admission=AdmissionSettings(mode=after))), 104.0)
+    for index in (4, 5):
+        made.on_event(RequestArrived(request(f"r{index}")), 100.0 + index)
+    order = ["r0"]
+    while len(order) < 6:
+        ((following,),) = sent(made.on_event(tokens(order[-1], end=FinishReason.STOP), 200.0 + len(order)))
+        order.append(following)
+    if after is AdmissionMode.PAPER_ABORT:
+        # The newest or the oldest of those that are left, as the rule decides.
+        left = ["r1", "r2", "r3", "r4", "r5"]
+        for request_id in order[1:]:
+            assert request_id in (left[0], left[-1])
+            left.remove(request_id)
+        return
+    assert (
+        order[1:]
+        == {
+            AdmissionMode.FCFS: ["r1", "r2", "r3", "r4", "r5"],
+            AdmissionMode.LCFS: ["r5", "r4", "r3", "r2", "r1"],
+            # The one that costs most is overtaken by those that arrive a little later.
+            AdmissionMode.EARLY_ABORT: ["r2", "r3", "r4", "r5", "r1"],
+        }[after]
+    )
 
 
 def test_deadlines_are_watched_from_when_the_policy_asks_for_it() -> None:

@@ -1,3 +1,5 @@
+from random import Random
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -78,6 +80,10 @@ class QueueMachine(RuleBasedStateMachine):
     def reorder(self, newest_first: bool) -> None:
         self.queue.reorder(newest_first=newest_first)
         self.sign = -1 if newest_first else 1
+
+    @rule(turns=st.randoms(use_true_random=False))
+    def reassess(self, turns: Random) -> None:
+        self.queue.reassess(lambda each: turns.choice([0.0, 0.1, 1.0, 5.0]))
 
     @rule(each=waiting)
     def churn(self, each: TrackedRequest) -> None:
