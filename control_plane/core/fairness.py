@@ -121,10 +121,10 @@ class VirtualTokenCounters:
         return {tenant: self.counter(tenant) for tenant in {**self._totals, **self._cut, **self._fresh}}
 
     def next_tenant(self, heads: Mapping[str, OrderKey]) -> str:
-        """The tenant with the least counter; of equals the one whose request goes first."""
+        """One with a request that had a place, else with the least counter; of equals whose request goes first."""
         if len(heads) == 1:
             return next(iter(heads))
-        return min(heads, key=lambda tenant: (self.counter(tenant), heads[tenant]))
+        return min(heads, key=lambda tenant: (heads[tenant][0], self.counter(tenant), heads[tenant]))
 
     def ahead(self, tenant: str, before: Mapping[str, float], total: float) -> float:
         """Its own, and what the others get meanwhile by their weights, who have no more than all that waits."""

@@ -126,7 +126,7 @@ class WaitingQueue:
     def add(self, tracked: TrackedRequest) -> None:
         """Let a request wait."""
         tenant = tracked.request.tenant
-        if tenant not in self._num_of_tenant and not tracked.is_requeued:
+        if tenant not in self._num_of_tenant:
             self._fairness.joined(tenant, self._num_of_tenant.keys())
         self._num_of_tenant[tenant] += 1
         self._work.setdefault(tenant, _Work()).add(tracked)

@@ -5,7 +5,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from control_plane.core.fairness import VirtualTokenCounters
 from control_plane.core.policy import FairnessSettings, TenantSettings
+from control_plane.core.queue import WaitingQueue
 from control_plane.core.types import TenantAmount
+from tests.unit.control_core.makers import tracked
 
 TENANTS = ("a", "b", "c")
 MAX_PROMPT, MAX_OUTPUT, MAX_RUNNING = 50, 40, 4
@@ -99,6 +101,34 @@ def test_a_lift_never_lowers() -> None:
     fairness.joined("b", [])
     fairness.joined("a", ["b"])
     assert fairness.counter("a") == 100.0
+
+
+def test_a_request_that_lost_its_place_saves_up_no_right() -> None:
+    fairness = counters()
+    queue = WaitingQueue(fairness, newest_first=False)
+    lost = tracked(0, tenant="idle")
+    queue.add(lost)
+    queue.remove(lost)
+    queue.add(tracked(1, tenant="busy"))
+    fairness.charge("busy", num_prompt_tokens=100, num_output_tokens=50)
+    lost.is_requeued = True
+    queue.add(lost)
+    assert fairness.counter("idle") == fairness.counter("busy") == 200.0
+
+
+def test_a_request_that_lost_its_place_goes_before_every_tenants() -> None:
+    fairness = counters()
+    queue = WaitingQueue(fairness, newest_first=False)
+    fairness.charge("much", num_prompt_tokens=1000, num_output_tokens=0)
+    lost = tracked(2, "a", tenant="much")
+    lost.is_requeued = True
+    for each in (tracked(0, "a", tenant="less"), tracked(1, tenant="much"), lost):
+        queue.add(each)
+    assert queue.head() is queue.head_of_adapter("sha256:a") is lost
+    queue.remove(lost)
+    head = queue.head()
+    assert head is not None
+    assert head.request.tenant == "less"
 
 
 def test_what_waits_ahead_is_by_shares() -> None:
