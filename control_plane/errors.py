@@ -11,6 +11,8 @@ from control_plane.core.errors import RequestError, Status
 DOMAIN: Final = "multitude"
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 
+_LONGEST_RETRY_S: Final = 86_400.0
+
 GRPC_STATUS: Final = {
     Status.CANCELLED: grpc.StatusCode.CANCELLED,
     Status.UNKNOWN: grpc.StatusCode.UNKNOWN,
@@ -261,7 +263,7 @@ def status_details(error: RequestError) -> status_pb2.Status:
     details = [_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))]
     if error.retry_after_s is not None:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(max(0, round(error.retry_after_s * 1000)))
+        delay.FromMilliseconds(max(0, round(min(error.retry_after_s, _LONGEST_RETRY_S) * 1000)))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status_pb2.Status(code=error.status.value, message=error.message, details=details)
 

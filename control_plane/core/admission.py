@@ -76,7 +76,9 @@ class Admission:
                 metadata={"field": "request_id", "request_id": request.request_id},
             )
         outlook = Outlook(fleet.columns)
-        error = self._quotas.refusal(request.tenant, now) or self._queue_full(request, queue)
+        error = self._quotas.refusal(request.tenant, now, self.settings.max_retry_delay_s) or self._queue_full(
+            request, queue
+        )
         if error is not None:
             return error
         appraisal = self._appraise(request, queue, outlook, now)

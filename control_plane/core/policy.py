@@ -74,7 +74,7 @@ class TenantSettings:
     name: str = ""
     weight: float = bounded(1.0, 0.001, 1000.0)
     """Its share of the service beside others that want more than theirs."""
-    tokens_per_s: float = bounded(0.0, 0.0, 1e12)
+    tokens_per_s: float = bounded(0.0, 0.001, 1e12, may_be_zero=True)
     """Prompt and output tokens that it may use; 0 for any number."""
 
 
@@ -86,7 +86,7 @@ class FairnessSettings:
     prompt_token_weight: float = bounded(1.0, 0.0, 1000.0)
     output_token_weight: float = bounded(2.0, 0.0, 1000.0)
     """What a token counts; output costs more, for every token is a step of its own."""
-    default_tokens_per_s: float = bounded(0.0, 0.0, 1e12)
+    default_tokens_per_s: float = bounded(0.0, 0.001, 1e12, may_be_zero=True)
     """Tokens that a tenant may use that is not named; 0 for any number."""
     quota_burst_s: float = bounded(10.0, 0.1, 86_400.0)
     """Seconds of its quota that a tenant may use at once."""

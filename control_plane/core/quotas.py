@@ -1,5 +1,6 @@
 """How many tokens a second each tenant may use."""
 
+import math
 from collections.abc import Iterable
 
 from control_plane.core.errors import QuotaExceeded
@@ -56,13 +57,13 @@ class TokenQuotas:
             if not bucket.rate:
                 del self._buckets[tenant]
 
-    def refusal(self, tenant: str, now: float) -> QuotaExceeded | None:
-        """Why a tenant's request may not be let in; None if it may."""
+    def refusal(self, tenant: str, now: float, max_retry_delay_s: float = math.inf) -> QuotaExceeded | None:
+        """Why a tenant's request may not be let in, to be tried again after at most so long; None if it may."""
         bucket = self._bucket(tenant, now)
         if bucket is None or bucket.level > 0:
             return None
         # At least one token must be there.
-        retry_after_s = (1.0 - bucket.level) / bucket.rate
+        retry_after_s = min((1.0 - bucket.level) / bucket.rate, max_retry_delay_s)
         return QuotaExceeded(
             f"tenant {tenant} has used its {bucket.rate:g} tokens a second: try again later, or raise its "
             "fairness.tenants tokens_per_s",

@@ -11,16 +11,17 @@ MUST_BE_SET = {"must_be_set": True}
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The numbers that a setting may have, both ends included."""
+    """The numbers that a setting may have, both ends included; 0 too if it `may_be_zero`."""
 
     low: float
     high: float
+    may_be_zero: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
+        return self.low <= value <= self.high or (self.may_be_zero and value == 0)
 
     def __str__(self) -> str:
-        return f"from {self.low:.12g} to {self.high:.12g}"
+        return f"{'0, or ' if self.may_be_zero else ''}from {self.low:.12g} to {self.high:.12g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,9 @@ class LabelMatch:
     values_of: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
-def bounded(default: float, low: float, high: float) -> Any:
+def bounded(default: float, low: float, high: float, *, may_be_zero: bool = False) -> Any:
     """A dataclass field with a default and a range; the policy decoder refuses what lies outside."""
-    return field(default=default, metadata={_BOUNDS: Bounds(low, high)})
+    return field(default=default, metadata={_BOUNDS: Bounds(low, high, may_be_zero)})
 
 
 def must_be_set(metadata: Any) -> bool:

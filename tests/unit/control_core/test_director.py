@@ -7,7 +7,7 @@ import pytest
 from control_plane.core import director as director_module
 from control_plane.core.director import Director
 from control_plane.core.errors import SloUnreachable
-from control_plane.core.policy import AdmissionMode, AdmissionSettings, DispatchSettings, Policy
+from control_plane.core.policy import AdmissionMode, AdmissionSettings, DispatchSettings, FairnessSettings, Policy
 from control_plane.core.types import (
     Accepted,
     BatchAcked,
@@ -205,6 +205,15 @@ def test_an_idle_worker_takes_what_looks_hopeless() -> None:
     (failed,) = made.on_event(RequestArrived(request("s", num_prompt_tokens=1000, deadline_s=1.0)), 3.0)
     assert isinstance(failed, Failed)
     assert failed.error.reason == "SLO_UNREACHABLE"
+
+
+def test_a_used_up_quota_asks_to_wait_no_longer_than_the_policy_allows() -> None:
+    fairness = FairnessSettings(default_tokens_per_s=0.001, quota_burst_s=10.0)
+    director = make(Policy("p", admission=AdmissionSettings(max_retry_delay_s=20.0), fairness=fairness), a=1)
+    director.on_event(RequestArrived(request("r0")), 0.0)
+    (failed,) = director.on_event(RequestArrived(request("r1")), 0.0)
+    assert isinstance(failed, Failed)
+    assert (failed.error.reason, failed.error.retry_after_s) == ("QUOTA_EXCEEDED", 20.0)
 
 
 def test_explain_changes_nothing() -> None:

@@ -1,4 +1,5 @@
 import inspect
+import math
 
 import pytest
 from google.rpc import error_details_pb2
@@ -60,8 +61,11 @@ def test_the_table_covers_every_status_with_the_code_of_its_name() -> None:
     }
 
 
-def test_a_delay_becomes_retry_info() -> None:
-    details = status_details(core_errors.QueueFull("full", retry_after_s=1.25))
+@pytest.mark.parametrize(
+    ("delay_s", "milliseconds"), [(1.25, 1250), (-1.0, 0), (1e300, 86_400_000), (math.inf, 86_400_000)]
+)
+def test_a_delay_becomes_retry_info(delay_s: float, milliseconds: int) -> None:
+    details = status_details(core_errors.QueueFull("full", retry_after_s=delay_s))
     retry = error_details_pb2.RetryInfo()
     assert details.details[1].Unpack(retry)
-    assert retry.retry_delay.ToMilliseconds() == 1250
+    assert retry.retry_delay.ToMilliseconds() == milliseconds

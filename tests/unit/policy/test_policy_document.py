@@ -72,6 +72,16 @@ FAULTS = [
     ("admission: 3", "admission", "must be a mapping"),
     ("admission: {mode: early_abort}", "admission.mode", "cannot be `early_abort`: did you mean `early-abort`?"),
     ("admission: {mode: [1]}", "admission.mode", "cannot be a list: use one of"),
+    (
+        "fairness: {default_tokens_per_s: 1.0e-300}",
+        "fairness.default_tokens_per_s",
+        "must be 0, or from 0.001 to 1e+12, not 1e-300",
+    ),
+    (
+        "fairness: {tenants: [{name: t, tokens_per_s: 0.0001}]}",
+        "fairness.tenants[0].tokens_per_s",
+        "must be 0, or from 0.001 to 1e+12, not 0.0001",
+    ),
     ("admission: {max_queued: 0}", "admission.max_queued", "must be from 1 to 1000000, not 0"),
     ("admission: {max_queued: 1.5}", "admission.max_queued", "must be a whole number, not `1.5`"),
     ("admission: {max_queued: true}", "admission.max_queued", "must be a whole number, not `true`"),
