@@ -163,10 +163,15 @@ class Admission:
             waited_s = tracked.sent_at - tracked.arrived_at
             self._predictor.came(tracked.prediction, waited_s, now - tracked.arrived_at, weight)
 
-    def released(self, tracked: TrackedRequest, now: float) -> None:
-        """A request's place on a worker was freed: measure."""
-        held_s = now - tracked.sent_at
-        self._cost.ended(tracked.request, len(tracked.output_token_ids), held_s, self.settings.smoothing)
+    def finished(self, tracked: TrackedRequest, now: float) -> None:
+        """A request ran to its end on its worker: measure."""
+        self._cost.finished(
+            tracked.request,
+            len(tracked.output_token_ids),
+            num_resumed_tokens=tracked.num_resumed_tokens,
+            held_s=now - tracked.sent_at,
+            weight=self.settings.smoothing,
+        )
 
     def _is_watched(self, tracked: TrackedRequest) -> bool:
         if self.settings.mode not in {AdmissionMode.EARLY_ABORT, AdmissionMode.PAPER_ABORT}:

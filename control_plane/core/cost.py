@@ -55,8 +55,12 @@ class ServiceCost:
         """A request of this cost came."""
         self._mean.add(cost, weight)
 
-    def ended(self, request: Request, num_output_tokens: int, held_s: float, weight: float) -> None:
-        """A request ran to its end: how long its place was held, for how many tokens."""
+    def finished(
+        self, request: Request, num_output_tokens: int, *, num_resumed_tokens: int, held_s: float, weight: float
+    ) -> None:
+        """A request ran to its end: how long its last place was held, for all of its output but what it began with."""
+        num_produced = num_output_tokens - num_resumed_tokens
+        if num_produced > 0:
+            self._hold_per_token.add(held_s / num_produced, weight)
         if num_output_tokens > 0:
-            self._hold_per_token.add(held_s / num_output_tokens, weight)
             self._output_share.add(min(1.0, num_output_tokens / request.max_tokens), weight)

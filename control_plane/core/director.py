@@ -306,9 +306,10 @@ class Director:
             message = f"worker {worker_id} stopped the request"
             failure = WorkerFailure(request_id, code=14, reason="WORKER_STOPPED", message=message, retryable=True)
             return self._dispatcher.failed(worker, failure, now)
-        self._dispatcher.release(tracked, now)
+        self._dispatcher.release(tracked)
         effects: list[Effect] = []
         if tracked.state is not RequestState.ENDED:
+            self._admission.finished(tracked, now)
             effects.append(self._ledger.finish(tracked, reason, now))
         self._ledger.forget(tracked)
         return effects

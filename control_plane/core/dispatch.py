@@ -44,6 +44,7 @@ class Dispatcher:
         tracked.state = RequestState.DISPATCHED
         tracked.worker_id = worker.worker_id
         tracked.sent_at = now
+        tracked.num_resumed_tokens = len(tracked.output_token_ids)
         tracked.attempts += 1
         tracked.unplaceable_since = None
         self.admission.dispatched(tracked, worker, len(self.queue))
@@ -67,13 +68,12 @@ class Dispatcher:
         self._hints.clear()
         return effects
 
-    def release(self, tracked: TrackedRequest, now: float) -> None:
+    def release(self, tracked: TrackedRequest) -> None:
         """Free the place that a request holds on its worker."""
         assert tracked.worker_id is not None
         worker = self._fleet.get(tracked.worker_id)
         assert worker is not None
         worker.release(tracked)
-        self.admission.released(tracked, now)
         tracked.worker_id = None
 
     def cancel(self, tracked: TrackedRequest, now: float) -> list[Effect]:
@@ -109,7 +109,7 @@ class Dispatcher:
         tracked = worker.in_flight.get(failure.request_id)
         if tracked is None:
             return []
-        self.release(tracked, now)
+        self.release(tracked)
         error = WorkerRequestFailed(failure, metadata={"worker_id": worker.worker_id})
         if not failure.retryable and tracked.state is not RequestState.ENDED:
             return self._end(tracked, error)

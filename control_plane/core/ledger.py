@@ -36,6 +36,7 @@ class TrackedRequest:
         "is_prefilling",
         "is_requeued",
         "not_before",
+        "num_resumed_tokens",
         "number",
         "output_token_ids",
         "prediction",
@@ -56,10 +57,11 @@ class TrackedRequest:
         self.deadline_at = now + deadline_s
         self.state = RequestState.QUEUED
         self.output_token_ids: list[int] = []
-        # Of the present attempt: the worker, when it was sent, whether its prompt is still to be computed, how
-        # long that takes alone, and where its adapter was.
+        # Of the present attempt: the worker, when it was sent, the output that it began with, whether its prompt is
+        # still to be computed, how long that takes alone, and where its adapter was.
         self.worker_id: str | None = None
         self.sent_at = now
+        self.num_resumed_tokens = 0
         self.is_prefilling = False
         self.prefill_s = 0.0
         self.tier = ResidencyTier.NONE

@@ -17,11 +17,14 @@ from control_plane.core.types import (
     Finished,
     FinishReason,
     PolicyChanged,
+    Request,
     RequestArrived,
+    RequestCancelled,
     SendBatch,
     SequenceOutput,
     Tick,
     TokensProduced,
+    WorkerFailure,
     WorkerLost,
     WorkerReported,
 )
@@ -231,6 +234,31 @@ def test_snapshot() -> None:
     shown = made.snapshot()
     assert (shown.num_queued, shown.num_dispatched, shown.num_parked) == (1, 2, 0)
     assert [(each.status.worker_id, each.num_in_flight) for each in shown.workers] == [("a", 1), ("b", 1)]
+
+
+def test_costs_are_learned_from_what_ran_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[tuple[str, int, int, float]] = []
+
+    def learn(
+        self: object, of: Request, num_output: int, *, num_resumed_tokens: int, held_s: float, weight: float
+    ) -> None:
+        learned.append((of.request_id, num_output, num_resumed_tokens, held_s))
+
+    monkeypatch.setattr("control_plane.core.cost.ServiceCost.finished", learn)
+    made = make(w=9)
+    for name in ("cancelled", "refused", "stopped", "retried"):
+        made.on_event(RequestArrived(request(name)), 0.0)
+        made.on_event(tokens(name, 1, 2, 3), 1.0)
+    made.on_event(RequestCancelled("cancelled"), 2.0)
+    made.on_event(tokens("cancelled", end=FinishReason.CANCELLED), 3.0)
+    made.on_event(tokens("stopped", end=FinishReason.CANCELLED), 3.0)
+    refusal = WorkerFailure("refused", code=3, reason="BAD", message="no", retryable=False)
+    made.on_event(TokensProduced("w", failures=(refusal,)), 3.0)
+    made.on_event(WorkerLost("w"), 4.0)
+    assert learned == []
+    made.on_event(WorkerReported(status("w", window=9)), 6.0)
+    made.on_event(tokens("retried", 4, 5, end=FinishReason.STOP), 7.5)
+    assert learned == [("retried", 5, 3, 1.5)]
 
 
 def test_deadlines_of_ended_requests_are_let_go() -> None:

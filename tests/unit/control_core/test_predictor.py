@@ -23,17 +23,25 @@ def test_costs_follow_output_room_and_adapter() -> None:
     cold = learned.of(COLD, ROOM, prefill_tokens_per_s=20.0, is_resident=False)
     assert cold == pytest.approx(10 * (4 + 5 + 200) / 1000)
     # A prompt of 4 at 20 tokens a second takes as long as a token of output that holds its place for 0.2 s.
-    learned.ended(request(max_tokens=10), 10, held_s=2.0, weight=1.0)
+    learned.finished(request(max_tokens=10), 10, num_resumed_tokens=0, held_s=2.0, weight=1.0)
     assert learned.of(COLD, ROOM, prefill_tokens_per_s=20.0, is_resident=True) == pytest.approx(10 * 0.1 + 1.0)
 
 
 def test_costs_are_learned() -> None:
     learned = ServiceCost()
     for _ in range(50):
-        learned.ended(request(max_tokens=100), 25, held_s=5.0, weight=0.5)
+        learned.finished(request(max_tokens=100), 25, num_resumed_tokens=0, held_s=5.0, weight=0.5)
     # A quarter of what is asked for is produced.
     found = learned.of(request(num_prompt_tokens=1, max_tokens=40), ROOM, prefill_tokens_per_s=0.0, is_resident=True)
     assert found == pytest.approx(10 * 0.1)
+
+
+def test_a_retry_is_measured_by_what_it_produced_itself() -> None:
+    learned = ServiceCost()
+    # All 10 tokens were produced, 2 of them here, in 2 s: a prompt of 4 at 20 tokens a second is 0.2 tokens of output.
+    learned.finished(request(max_tokens=10), 10, num_resumed_tokens=8, held_s=2.0, weight=1.0)
+    found = learned.of(request(max_tokens=10), ROOM, prefill_tokens_per_s=20.0, is_resident=True)
+    assert found == pytest.approx(10 * 0.1 + 0.2)
 
 
 def test_without_any_measurement_costs_are_positive() -> None:
