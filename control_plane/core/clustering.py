@@ -7,7 +7,7 @@ import numpy as np
 
 from control_plane.core.columns import FleetColumns
 from control_plane.core.fleet import Fleet
-from control_plane.core.ledger import TrackedRequest
+from control_plane.core.ledger import RequestState, TrackedRequest
 from control_plane.core.policy import ClusteringSettings
 from control_plane.core.queue import WaitingQueue
 from control_plane.core.rows import Bools
@@ -22,28 +22,49 @@ class Candidate:
 
 
 class Clustering:
-    """Chooses candidates one after the other; nothing waits beyond `max_age_s` for the sake of clustering."""
+    """Chooses candidates one after the other; nothing that waited for `max_age_s` gives way to a run of one adapter.
+
+    The bound on a worker's adapters holds for every request. While one waits that is old, each worker at its bound lets
+    go of an adapter: others get no place there for that adapter, so that nothing is overtaken for ever.
+    """
 
     def __init__(self, settings: ClusteringSettings, queue: WaitingQueue) -> None:
         self._settings = settings
         self._queue = queue
         self._run_digest: str | None = None
         self._run_length = 0
+        # The first old request that waits, and the adapters that workers let go of meanwhile, by row.
+        self._old: TrackedRequest | None = None
+        self._let_go: dict[int, str] = {}
 
     def next(self, fleet: Fleet, now: float) -> Candidate | None:
         """The next request to place; None if none waits, or if all that wait would exceed a bound on adapters."""
         head = self._queue.head()
         if head is None or not fleet.has_open_worker:
             return None
-        if now - head.arrived_at > self._settings.max_age_s:
-            return self._candidate(head, fleet.columns.has_room)
-        tracked = self._next_of_run(head) or head
-        among = self._with_room(tracked, fleet)
+        is_old = now - head.arrived_at > self._settings.max_age_s
+        self._note_old(head if is_old else None, fleet)
+        tracked = head if is_old else self._next_of_run(head) or head
+        among = self._with_room(tracked, fleet, of_any_rank=is_old)
         if tracked is not head and not among.any():
             tracked, among = head, self._with_room(head, fleet)
         if not among.any():
             return self._next_for_adapters(fleet)
         return self._candidate(tracked, among)
+
+    def _note_old(self, head: TrackedRequest | None, fleet: Fleet) -> None:
+        """An old request keeps its right until it is placed or ends, even while it is parked."""
+        if self._old is None or self._old.state is not RequestState.QUEUED:
+            self._old = head
+        if self._old is None:
+            self._let_go.clear()
+            return
+        columns = fleet.columns
+        at_bound = columns.has_room & (columns.num_adapters >= self._settings.max_adapters_per_worker)
+        for row in map(int, np.flatnonzero(at_bound)):
+            worker, digest = fleet.at(row), self._let_go.get(row)
+            if digest is None or not worker.has_adapter(digest):
+                self._let_go[row] = worker.least_used_adapter
 
     def _next_of_run(self, head: TrackedRequest) -> TrackedRequest | None:
         if head.is_requeued or self._run_digest is None or self._run_length >= self._settings.max_run:
@@ -64,16 +85,25 @@ class Clustering:
         found = [tracked for tracked in firsts if tracked is not None]
         if not found:
             return None
-        # The base model's rows need no adapter: they have room everywhere.
-        tracked = min(found, key=self._queue.key)
-        return self._candidate(tracked, self._with_room(tracked, fleet))
+        for tracked in sorted(found, key=self._queue.key):
+            among = self._with_room(tracked, fleet)
+            if among.any():
+                return self._candidate(tracked, among)
+        return None
 
-    def _with_room(self, tracked: TrackedRequest, fleet: Fleet) -> Bools:
+    def _with_room(self, tracked: TrackedRequest, fleet: Fleet, *, of_any_rank: bool = False) -> Bools:
         digest, columns = tracked.digest, fleet.columns
         if digest is None:
+            # The base model's rows need no adapter: they have room everywhere.
             return columns.has_room
         is_below = columns.num_adapters < self._settings.max_adapters_per_worker
-        return columns.has_room & (is_below | columns.using(digest)) & self._like_ranks(tracked, columns)
+        using = columns.using(digest)
+        let_go = [row for row, each in self._let_go.items() if each == digest]
+        if let_go and tracked is not self._old:
+            using = using.copy()
+            using[let_go] = False
+        among: Bools = columns.has_room & (is_below | using)
+        return among if of_any_rank else among & self._like_ranks(tracked, columns)
 
     def _like_ranks(self, tracked: TrackedRequest, columns: FleetColumns) -> Bools | np.bool_:
         """Whether the ranks in flight on each worker are like the adapter's."""

@@ -64,7 +64,8 @@ class ClusteringSettings:
     max_rank_octaves: float = bounded(0.0, 0.0, 16.0)
     """How many doublings an adapter's rank may be from the mean of those in flight on a worker; 0 for any number."""
     max_age_s: float = bounded(1.0, 0.0, 3600.0)
-    """A request that waited longer goes in its order, whatever clustering would prefer."""
+    """A request that waited longer goes in its order, whatever its adapter's rank. The bound on adapters holds even so:
+    where no worker has room for its adapter, each lets go of one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,11 @@ class Worker:
         return iter(self._num_requests_of)
 
     @property
+    def least_used_adapter(self) -> str:
+        """The digest of the adapter that has fewest requests in flight; there is one."""
+        return min(self._num_requests_of, key=lambda digest: (self._num_requests_of[digest], digest))
+
+    @property
     def mean_log2_rank(self) -> float | None:
         """Mean log2 of the ranks of the requests in flight that have an adapter; None if there are none."""
         return self._sum_log_rank / self._num_with_adapter if self._num_with_adapter else None

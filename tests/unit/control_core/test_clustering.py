@@ -1,5 +1,7 @@
 """Where every worker runs as many adapters as it may, requests of these go on, whatever waits before them."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from control_plane.core.clustering import Clustering
 from control_plane.core.fairness import ArrivalOrder
 from control_plane.core.fleet import Fleet, Worker
-from control_plane.core.ledger import TrackedRequest
+from control_plane.core.ledger import RequestState, TrackedRequest
 from control_plane.core.policy import ClusteringSettings, FairnessSettings
 from control_plane.core.queue import WaitingQueue
 from tests.unit.control_core.makers import busy, request, worker
@@ -56,3 +58,54 @@ def test_what_runs_is_not_gone_through(monkeypatch: pytest.MonkeyPatch) -> None:
     candidate = clustering.next(fleet, 0.0)
     assert candidate is not None
     assert candidate.tracked.request_id == "r1"
+
+
+@given(st.lists(st.lists(NAMES, max_size=4), max_size=4), st.lists(NAMES, max_size=6))
+def test_age_is_no_reason_to_exceed_the_bound(running: list[list[str | None]], waiting: list[str | None]) -> None:
+    clustering, queue, fleet = made(running, waiting)
+    while (candidate := clustering.next(fleet, 100.0)) is not None:
+        taken_by = fleet.at(int(candidate.among.argmax()))
+        name = candidate.tracked.digest
+        assert name is None or taken_by.has_adapter(name) or not taken_by.num_adapters
+        queue.remove(candidate.tracked)
+        candidate.tracked.state = RequestState.DISPATCHED
+        taken_by.take(candidate.tracked)
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 3))
+def test_an_old_request_is_not_overtaken_for_ever(chance: Random, num_workers: int) -> None:
+    """Every worker is at its bound, and requests of the adapters in use keep coming; each ends after a few others."""
+    names = [f"w{index}" for index in range(num_workers)]
+    clustering, queue, fleet = made([[name] for name in names], [])
+    running = [(each, tracked) for each in fleet for tracked in each.in_flight.values()]
+    old = TrackedRequest(request("old", "x"), 100, 0.0, float("inf"))
+    queue.add(old)
+    for number in range(101, 201):
+        tracked = TrackedRequest(request(f"r{number}", chance.choice(names)), number, 10.0, float("inf"))
+        queue.add(tracked)
+        while (candidate := clustering.next(fleet, 10.0)) is not None:
+            taken_by = fleet.at(chance.choice([int(row) for row in candidate.among.nonzero()[0]]))
+            queue.remove(candidate.tracked)
+            candidate.tracked.state = RequestState.DISPATCHED
+            taken_by.take(candidate.tracked)
+            running.append((taken_by, candidate.tracked))
+        if old.state is RequestState.DISPATCHED:
+            return
+        # Of the oldest four, so that none runs for ever.
+        worker_of, ended = running.pop(chance.randrange(min(4, len(running))))
+        worker_of.release(ended)
+    raise AssertionError("a hundred requests overtook one that was old")
+
+
+def test_a_parked_request_keeps_its_right() -> None:
+    """Its turn came, and the worker below its bound refused it: on the other one the adapter in use ends even so."""
+    clustering, queue, fleet = made([["a"], []], ["x"])
+    old = queue.head()
+    candidate = clustering.next(fleet, 10.0)
+    assert candidate is not None
+    assert candidate.tracked is old
+    queue.park(candidate.tracked)
+    queue.add(TrackedRequest(request("r1", "a"), 1, 9.5, float("inf")))
+    candidate = clustering.next(fleet, 10.0)
+    assert candidate is not None
+    assert [each.worker_id for each in fleet if candidate.among[each.row]] == ["w1"]
