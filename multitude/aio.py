@@ -220,10 +220,14 @@ class AsyncClient:
         reply = await _call(self._fleet.RollBackPolicy(request, timeout=self._timeout_s))
         return operations_codec.applied_from_proto(reply.applied)
 
-    async def drain_worker(self, worker_id: str, *, is_draining: bool = True) -> None:
-        """Takes a worker out of service on every control plane: it gets no new request; or puts it back."""
+    async def drain_worker(self, worker_id: str, *, is_draining: bool = True) -> bool:
+        """Takes a worker out of service on every control plane: it gets no new request; or puts it back.
+
+        Returns whether such a worker is attached now; if none is, it is for the one that comes.
+        """
         request = fleet_pb2.DrainWorkerRequest(worker_id=worker_id, is_draining=is_draining)
-        await _call(self._fleet.DrainWorker(request, timeout=self._timeout_s))
+        reply = await _call(self._fleet.DrainWorker(request, timeout=self._timeout_s))
+        return bool(reply.is_attached)
 
     async def explain_placement(
         self,

@@ -105,7 +105,8 @@ class FleetService:
         if not WORKER_ID.fullmatch(message.worker_id):
             raise WorkerIdInvalid("worker_id", "must be 1 to 128 letters, digits, `.`, `_` and `-`")
         await self._drains.set(message.worker_id, is_draining=message.is_draining)
-        return fleet_pb2.DrainWorkerResponse()
+        is_attached = any(worker.worker_id == message.worker_id for worker in self._fleet().workers)
+        return fleet_pb2.DrainWorkerResponse(is_attached=is_attached)
 
     async def explain_placement(self, message: fleet_pb2.ExplainPlacementRequest) -> fleet_pb2.ExplainPlacementResponse:
         """Why a request went where it went, and where one would go now."""

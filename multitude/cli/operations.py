@@ -65,9 +65,13 @@ def status(connection: Connection) -> None:
 def drain(connection: Connection, worker: str, *, is_over: bool) -> None:
     """Take WORKER, an id as in `status`, out of service: it gets no new request, and what runs there ends there."""
     with connection.client() as client:
-        client.drain_worker(worker, is_draining=not is_over)
-    if not connection.output.as_json:
-        connection.output.line(f"{worker}: {'back in service' if is_over else 'gets no new request'}")
+        is_attached = client.drain_worker(worker, is_draining=not is_over)
+    if connection.output.as_json:
+        connection.output.document({"worker_id": worker, "is_draining": not is_over, "is_attached": is_attached})
+        return
+    connection.output.line(f"{worker}: {'back in service' if is_over else 'gets no new request'}")
+    if not is_attached:
+        connection.output.warning(f"{worker}: no such worker is attached now; this holds for it when it comes")
 
 
 def _where(policy: Policy) -> str:

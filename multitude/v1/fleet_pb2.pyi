@@ -79,8 +79,10 @@ class DrainWorkerRequest(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., is_draining: _Optional[bool] = ...) -> None: ...
 
 class DrainWorkerResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("is_attached",)
+    IS_ATTACHED_FIELD_NUMBER: _ClassVar[int]
+    is_attached: bool
+    def __init__(self, is_attached: _Optional[bool] = ...) -> None: ...
 
 class PolicyVersion(_message.Message):
     __slots__ = ("name", "digest", "yaml", "pending_error", "version", "source", "shadowed_file")

@@ -41,8 +41,9 @@ def shared(server: RedisServer) -> dict[str, object]:
     return {"url": server.url, "fleet": "f", "publish_interval_s": 0.02, "timeout_s": 10}
 
 
-async def drain(caller: Caller, worker_id: str, *, is_draining: bool = True) -> None:
-    await caller.fleet.DrainWorker(fleet_pb2.DrainWorkerRequest(worker_id=worker_id, is_draining=is_draining))
+async def drain(caller: Caller, worker_id: str, *, is_draining: bool = True) -> bool:
+    request = fleet_pb2.DrainWorkerRequest(worker_id=worker_id, is_draining=is_draining)
+    return (await caller.fleet.DrainWorker(request)).is_attached
 
 
 async def draining_is(caller: Caller, *worker_ids: str) -> None:
@@ -123,8 +124,10 @@ async def test_without_redis_it_holds_here(model_path: Path) -> None:
         FakeWorker("b", is_generous=True) as b,
         serving(model_path, workers={"addresses": (a.address, b.address)}) as caller,
     ):
+        assert not await drain(caller, "nosuch")
         await drain(caller, "b")
         await caller.workers_attached(2)
+        assert await drain(caller, "b")
         await draining_is(caller, "b")
         assert await served_by(caller, a, b) == [6, 0]
 

@@ -121,14 +121,17 @@ class Profile:
         row = self.choose(request, fleet, fleet.has_room, rng)
         emptied_by = None
         if row is None and verdicts:
-            emptied_by = self.emptied_by(request, fleet, fleet.has_room) or HAS_ROOM.name
+            # Room says something of workers in service only.
+            among = fleet.has_room if (fleet.window > 0).any() else fleet.is_attached
+            emptied_by = self.emptied_by(request, fleet, among) or HAS_ROOM.name
         worker_id = None if row is None else fleet.worker_id(row)
         return Explanation(worker_id, self.picker.name, verdicts, self.name, emptied_by)
 
     def verdicts(self, request: PlacementRequest, fleet: FleetColumns) -> tuple[WorkerVerdict, ...]:
         """What the filters and scorers say of each attached worker, by id."""
-        asked = [(each.name, each.admits(request, fleet)) for each in (HAS_ROOM, *self.asked)]
-        left = np.logical_and.reduce([fleet.is_attached, *(admitted for _, admitted in asked)])
+        gates = [(each.name, each.admits(request, fleet)) for each in self.asked]
+        asked = [(HAS_ROOM.name, _not_full(fleet)), *gates]
+        left = np.logical_and.reduce([fleet.is_attached, fleet.has_room, *(admitted for _, admitted in gates)])
         scored = [(each.scorer.name, each.weight, each.scorer.score(request, fleet, left)) for each in self.scorers]
         totals = self._totals(request, fleet, left)
         return tuple(
@@ -151,3 +154,8 @@ class Profile:
             total_weight += each.weight
         weighted /= total_weight
         return weighted
+
+
+def _not_full(fleet: FleetColumns) -> Bools:
+    """Whether a worker has room, or would have it were it in service: one that is not is refused by lease or drain."""
+    return fleet.has_room | (fleet.window <= 0)

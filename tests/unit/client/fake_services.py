@@ -134,7 +134,7 @@ class FakeServices(
 
     def DrainWorker(self, request, context):
         self.script.drained.append((request.worker_id, request.is_draining))
-        return fleet_pb2.DrainWorkerResponse()
+        return fleet_pb2.DrainWorkerResponse(is_attached=request.worker_id == "w0")
 
     def CheckPolicy(self, request, context):
         problems = [fleet_pb2.PolicyProblem(line=n, path=p, message=m) for n, p, m in self.script.problems]

@@ -303,5 +303,10 @@ def test_a_full_disk_is_one_line(script, words):
 def test_drain(run, script):
     assert run("drain", "w0").stdout == "w0: gets no new request\n"
     assert run("drain", "w0", "--off").stdout == "w0: back in service\n"
-    assert run("--json", "drain", "w1").stdout == ""
-    assert script.drained == [("w0", True), ("w0", False), ("w1", True)]
+    assert run("drain", "w1").stdout.splitlines() == [
+        "w1: gets no new request",
+        "w1: no such worker is attached now; this holds for it when it comes",
+    ]
+    drained = json.loads(run("--json", "drain", "w1").stdout)
+    assert drained == {"worker_id": "w1", "is_draining": True, "is_attached": False}
+    assert script.drained == [("w0", True), ("w0", False), ("w1", True), ("w1", True)]

@@ -177,8 +177,9 @@ def left_by(profile: Profile, asked: PlacementRequest, fleet: Fleet) -> Left:
 
 
 def emptied_by(profile: Profile, asked: PlacementRequest, fleet: Fleet) -> str | None:
-    """The filter that refuses the last worker with a free place."""
-    left = [each for each in fleet if each.num_free_places > 0]
+    """The filter that refuses the last worker with a free place; or the last at all, if none is in service."""
+    is_any_in_service = any(each.window > 0 for each in fleet)
+    left = [each for each in fleet if each.num_free_places > 0 or not is_any_in_service]
     if not left:
         return "has_room" if len(fleet) else None
     for plugin in profile.asked:

@@ -154,6 +154,16 @@ def test_explain_says_everything() -> None:
     assert explanation.emptied_by is None
 
 
+def test_a_worker_out_of_service_is_refused_for_that_alone() -> None:
+    profile = Profile(scorers=(WeightedScorer(SCORERS["load"](), 1.0),))
+    fleet = Fleet()
+    worker("a", window=4, fleet=fleet)
+    fleet.set_drain("a", is_draining=True, now=0.0)
+    explanation = profile.explain(PlacementRequest(request()), fleet.columns, random.Random(0))
+    assert [each.refused_by for each in explanation.verdicts] == [("drain",)]
+    assert (explanation.worker_id, explanation.emptied_by) == (None, "drain")
+
+
 def test_an_empty_result_names_the_filter_that_emptied_it() -> None:
     profile = Profile(filters=(FILTERS["adapter_fits"](), FILTERS["max_load"](load=0.5)))
     fleet, huge = Fleet(), PlacementRequest(request(name="a", size_bytes=10**9))
