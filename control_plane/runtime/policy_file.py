@@ -43,7 +43,8 @@ class PolicyFile:
         if digest == self._seen_digest:
             return None
         try:
-            document = load_policy(data.decode("utf-8"))
+            # Off the event loop: a long file takes seconds, in which tokens are to be relayed.
+            document = await asyncio.to_thread(lambda: load_policy(data.decode("utf-8")))
         except (PolicyError, UnicodeDecodeError) as error:
             self._refuse(digest, str(error))
             return None

@@ -1,6 +1,7 @@
 """Policies that change as requests are served: the file's, and those applied through Redis to every replica."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from control_plane.core.policy import Policy
+from control_plane.policy.document import PolicyDocument, load_policy
 from control_plane.runtime.policy_file import PolicyFile
 from control_plane.state.keys import Keys
 from multitude.v1 import fleet_pb2
@@ -336,6 +338,24 @@ async def test_a_check_doubts_a_deadline_that_the_fleets_measured_rate_cannot_me
         await running
         slow = ("admission.default_first_token_deadline_s", "default_first_token_deadline_s: 0.000001")
         assert slow in await doubts(caller)
+
+
+async def test_a_changed_file_is_read_while_tokens_are_relayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY.format(name="first"))
+    file = PolicyFile(path)
+    loop, is_relayed = asyncio.get_running_loop(), threading.Event()
+
+    def slow(text: str) -> PolicyDocument:
+        loop.call_soon_threadsafe(is_relayed.set)
+        assert is_relayed.wait(10), "nothing else ran meanwhile"
+        return load_policy(text)
+
+    monkeypatch.setattr("control_plane.runtime.policy_file.load_policy", slow)
+    path.write_text(POLICY.format(name="second"))
+    document = await file.refresh()
+    assert document is not None
+    assert document.policy.name == "second"
 
 
 def test_the_built_in_policy_is_the_defaults() -> None:
