@@ -57,13 +57,18 @@ def simulate(
         connection.output.line(f"drawn in {plot}")
 
 
+def _share(outcome: SimulatedOutcome, value: float) -> str:
+    """How something was divided; where nothing finished, there was nothing to divide."""
+    return f"{value:.3f}" if outcome.num_finished else "-"
+
+
 def _print(connection: Connection, outcomes: tuple[SimulatedOutcome, ...]) -> None:
     """One column for each policy: rows are compared."""
     rows: list[tuple[str, ...]] = [
         ("requests finished", *(f"{o.num_finished} of {o.num_requests}" for o in outcomes)),
         ("attainment", *(f"{o.attainment:.3f}" for o in outcomes)),
         ("satisfaction", *(f"{o.satisfaction:.3f}" for o in outcomes)),
-        ("fairness among tenants", *(f"{o.fairness:.3f}" for o in outcomes)),
+        ("fairness among tenants", *(_share(o, o.fairness) for o in outcomes)),
         ("first token p50 / p99, ms", *(f"{o.first_token.p50_ms:.0f} / {o.first_token.p99_ms:.0f}" for o in outcomes)),
         (
             "between tokens p50 / p99, ms",
@@ -73,7 +78,7 @@ def _print(connection: Connection, outcomes: tuple[SimulatedOutcome, ...]) -> No
         ("output tokens/s", *(f"{o.output_tokens_per_s:.0f}" for o in outcomes)),
         ("requests/s", *(f"{o.requests_per_s:.2f}" for o in outcomes)),
         ("adapter loads / fetches", *(f"{o.num_adapter_loads} / {o.num_adapter_fetches}" for o in outcomes)),
-        ("balance of workers", *(f"{o.load_balance:.3f}" for o in outcomes)),
+        ("balance of workers", *(_share(o, o.load_balance) for o in outcomes)),
     ]
     reasons = sorted({reason for outcome in outcomes for reason in outcome.errors})
     rows += [(reason, *(str(o.errors.get(reason, 0)) for o in outcomes)) for reason in reasons]

@@ -197,7 +197,9 @@ class FakeServices(
                 fleet_pb2.SimulatedOutcome(
                     label=policy.label,
                     request_count=10,
-                    finished_count=9 - index,
+                    finished_count=0 if index else 9,
+                    fairness=1.0,
+                    load_balance=1.0,
                     attainment=0.9 - index / 10,
                     first_token=times,
                     output_token=times,

@@ -203,7 +203,8 @@ def test_policies_are_simulated_and_drawn(run, script, policies, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = {line[:28].strip(): line[28:].split() for line in done.stdout.splitlines()}
     assert rows["attainment"] == ["0.900", "0.800"]
-    assert rows["requests finished"] == ["9", "of", "10", "8", "of", "10"]
+    assert rows["requests finished"] == ["9", "of", "10", "0", "of", "10"]
+    assert rows["fairness among tenants"] == rows["balance of workers"] == ["1.000", "-"]
     assert rows["QUEUE_FULL"] == ["1", "2"]
     assert picture.read_bytes().startswith(b"\x89PNG")
     (request,) = script.simulated
