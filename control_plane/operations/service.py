@@ -15,6 +15,7 @@ from control_plane.operations.simulator import Simulator
 from control_plane.policy.document import PolicyError, load_policy
 from control_plane.policy.warnings import MeasuredService
 from control_plane.runtime.policy_keeper import PolicyKeeper
+from control_plane.simulation.service import WorkerTraits
 from control_plane.state.control_planes import read_control_planes
 from control_plane.state.keys import Keys
 from control_plane.state.store import StateAway, StateStore
@@ -114,8 +115,12 @@ class FleetService:
 
     async def simulate_policies(self, message: fleet_pb2.SimulatePoliciesRequest) -> fleet_pb2.SimulatePoliciesResponse:
         """What policies would make of a trace."""
-        num_attached = sum(worker.status is not None for worker in self._fleet().workers)
-        return await self._simulator.simulate(message, num_attached)
+        statuses = [worker.status for worker in self._fleet().workers if worker.status is not None]
+        traits = [
+            WorkerTraits(each.labels, each.tenants, each.request_window, each.total_pages * each.block_size)
+            for each in statuses
+        ]
+        return await self._simulator.simulate(message, traits)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The methods, for a server."""

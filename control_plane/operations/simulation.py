@@ -14,7 +14,7 @@ from control_plane.core.policy import Policy
 from control_plane.policy.document import PolicyError, load_policy
 from control_plane.simulation.compare import compare
 from control_plane.simulation.outcome import Outcome
-from control_plane.simulation.service import FleetModel, ServiceModel
+from control_plane.simulation.service import FleetModel, ServiceModel, WorkerTraits
 from control_plane.simulation.trace import Trace, TraceError, read_trace
 
 NUM_TIME_SLICES = 60
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def simulate(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to one question: `trace`, `policies` of label and text, `workers`, `seed`, `costs`."""
+    """The answer to one question: `trace`, `policies` of label and text, `workers`, `fleet`, `seed`, `costs`."""
     try:
         trace = read_trace("trace", asked["trace"].splitlines())
     except TraceError as error:
@@ -47,7 +47,7 @@ def simulate(asked: Mapping[str, Any]) -> dict[str, Any]:
         except PolicyError as error:
             return _error("POLICY_INVALID", f"policies[{index}].yaml", f"{label}: {error}")
     try:
-        fleet = FleetModel(num_workers=asked["workers"], service=service_model(asked["costs"]))
+        fleet = FleetModel(num_workers=asked["workers"], service=service_model(asked["costs"]), traits=_traits(asked))
     except CostError as error:
         return _error("SIMULATION_INVALID", "costs", str(error))
     outcomes = compare(trace, policies, fleet, seed=asked["seed"]).outcomes
@@ -72,6 +72,19 @@ def service_model(costs: Mapping[str, float]) -> ServiceModel:
         if getattr(model, name) < 1:
             raise CostError(f"{name} must be at least 1")
     return model
+
+
+def _traits(asked: Mapping[str, Any]) -> tuple[WorkerTraits, ...]:
+    """The attached workers' own; a cost that was given is for all."""
+    return tuple(
+        WorkerTraits(
+            labels=tuple((key, value) for key, value in worker["labels"]),
+            tenants=tuple(worker["tenants"]),
+            window=0 if "window" in asked["costs"] else worker["window"],
+            pool_tokens=0 if "pool_tokens" in asked["costs"] else worker["pool_tokens"],
+        )
+        for worker in asked["fleet"]
+    )
 
 
 def _told(label: str, outcome: Outcome, trace: Trace) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from control_plane.core.errors import RequestError
@@ -16,6 +17,7 @@ from control_plane.errors import (
     SimulationTooLong,
     TraceInvalid,
 )
+from control_plane.simulation.service import WorkerTraits
 from multitude.v1 import fleet_pb2
 
 logger = logging.getLogger(__name__)
@@ -34,9 +36,9 @@ class Simulator:
         self._is_busy = False
 
     async def simulate(
-        self, message: fleet_pb2.SimulatePoliciesRequest, num_workers: int
+        self, message: fleet_pb2.SimulatePoliciesRequest, workers: Sequence[WorkerTraits]
     ) -> fleet_pb2.SimulatePoliciesResponse:
-        """The outcome of each policy; `num_workers` if the message names none.
+        """The outcome of each policy, on workers like these; on as many if the message names no number.
 
         Raises TraceInvalid, PolicyInvalid, SimulationInvalid, SimulationBusy, SimulationTooLong.
         """
@@ -49,7 +51,8 @@ class Simulator:
         asked = {
             "trace": message.trace,
             "policies": [(policy.label, policy.yaml) for policy in message.policies],
-            "workers": message.worker_count or max(1, num_workers),
+            "workers": message.worker_count or max(1, len(workers)),
+            "fleet": [asdict(worker) for worker in workers],
             "seed": message.seed,
             "costs": dict(message.costs),
         }

@@ -18,7 +18,7 @@ from control_plane.core.types import (
     WorkerReported,
     WorkerStatus,
 )
-from control_plane.simulation.service import ServiceModel
+from control_plane.simulation.service import ServiceModel, WorkerTraits
 
 BASE_MODEL = "simulated"
 _BLOCK_SIZE = 16
@@ -43,6 +43,7 @@ class Machine:
         self,
         worker_id: str,
         model: ServiceModel,
+        traits: WorkerTraits,
         output_tokens_of: Callable[[str], int],
         later: Callable[[float, Callable[[], None]], None],
         send: Callable[[Event], None],
@@ -53,7 +54,8 @@ class Machine:
         self.num_tokens = 0
         self.num_loads = 0
         self.num_fetches = 0
-        self._model = model
+        self._model = traits.model(model)
+        self._traits = traits
         self._output_tokens_of = output_tokens_of
         self._later = later
         self._send = send
@@ -309,6 +311,8 @@ class Machine:
             num_prefill_tokens=self._num_prefilled,
             residency=tuple(changes.items()),
             is_residency_snapshot=is_snapshot,
+            labels=self._traits.labels,
+            tenants=self._traits.tenants,
         )
 
 

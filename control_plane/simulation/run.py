@@ -107,6 +107,7 @@ class Run:
         machine = Machine(
             worker_id,
             self._fleet.service,
+            self._fleet.traits_of(int(worker_id.rpartition("-")[2])),
             lambda request_id: self._requests[request_id].output_tokens,
             self._later,
             lambda event: self._from(machine, event),

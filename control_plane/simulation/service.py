@@ -1,6 +1,6 @@
 """What serving costs on a worker: a step's time, and the room that sequences and adapters take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,23 @@ adapter for each rank are read at 4.3 TB/s; pinned host memory is read at 54.6 G
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerTraits:
+    """In what a worker differs from others; 0 for what the service model says."""
+
+    labels: tuple[tuple[str, str], ...] = ()
+    tenants: tuple[str, ...] = ()
+    window: int = 0
+    pool_tokens: int = 0
+
+    def model(self, service: ServiceModel) -> ServiceModel:
+        """The worker's own numbers."""
+        window, pool_tokens = self.window or service.window, self.pool_tokens or service.pool_tokens
+        return replace(service, window=window, pool_tokens=pool_tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class FleetModel:
-    """Equal workers, and how often they fail: `losses` are spread over the run, each worker is back after `loss_s`."""
+    """Workers of equal cost, and how often they fail: `losses` are spread over the run, each is back after `loss_s`."""
 
     num_workers: int = 1
     service: ServiceModel = ServiceModel()
@@ -82,3 +97,9 @@ class FleetModel:
     status_s: float = 0.25
     losses: int = 0
     loss_s: float = 5.0
+    traits: tuple[WorkerTraits, ...] = ()
+    """In what the workers differ, again from the first where there are more workers; none for equal ones."""
+
+    def traits_of(self, index: int) -> WorkerTraits:
+        """In what one worker differs."""
+        return self.traits[index % len(self.traits)] if self.traits else WorkerTraits()

@@ -276,6 +276,21 @@ async def test_what_cannot_be_simulated_is_refused_by_name(
         assert problem in message
 
 
+async def test_simulated_workers_are_like_the_attached_ones(model_path: Path) -> None:
+    only = "name: x\nscorers: [{{name: load, weight: 1}}]\nfilters: [{{name: labels, match: {{zone: {zone}}}}}]\n"
+    policies = [fleet_pb2.CandidatePolicy(label=zone, yaml=only.format(zone=zone)) for zone in ("here", "nowhere")]
+    async with (
+        FakeWorker("a") as worker,
+        serving(model_path, workers={"addresses": (worker.address,)}) as caller,
+    ):
+        stream = await worker.next_stream()
+        await stream.send_status(labels={"zone": "here"})
+        await caller.fleet_is(lambda fleet: [dict(each.status.labels) for each in fleet.workers] == [{"zone": "here"}])
+        outcomes = (await caller.fleet.SimulatePolicies(simulation(policies=policies))).outcomes
+        assert [outcome.finished_count for outcome in outcomes] == [100, 0]
+        assert dict(outcomes[1].error_counts) == {"NO_WORKER": 100}
+
+
 async def test_one_simulation_runs_at_a_time_and_none_for_ever(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
