@@ -15,8 +15,12 @@ from control_plane.core.policy import (
     Policy,
     TenantSettings,
 )
+from control_plane.core.predictor import PredictorSnapshot
+from control_plane.core.snapshot import DirectorSnapshot, WorkerSnapshot
+from control_plane.operations.measured import measured_service
 from control_plane.policy.document import PolicyError, load_policy
 from control_plane.policy.warnings import MeasuredService, policy_warnings
+from tests.unit.control_core.makers import status
 
 DEADLINE = AdmissionSettings(default_first_token_deadline_s=6.0)
 MEASURED = MeasuredService(prefill_tokens_per_s=1000.0, requests_per_s=10.0, longest_prompt_tokens=8000)
@@ -159,3 +163,14 @@ def test_a_doubt_names_the_line_and_the_path_in_the_file_once() -> None:
     assert (16, "admission.default_first_token_deadline_s") in [
         (each.line, each.path) for each in load_policy(DOUBTFUL).doubts(MEASURED)
     ]
+
+
+def test_what_was_measured_is_taken_from_the_director() -> None:
+    rates = {"a": 100.0, "b": 300.0, "new": 0.0}
+    workers = tuple(WorkerSnapshot(status(each), True, 0, (), prefill_tokens_per_s=rates[each]) for each in rates)
+    predictor = PredictorSnapshot(overhead_s=0.5)
+    snapshot = DirectorSnapshot(0, 0, 0, workers, predictor=predictor, requests_per_s=4.0)
+    assert measured_service(snapshot, context_length=64) == MeasuredService(200.0, 4.0, 63, 0.5)
+    assert measured_service(DirectorSnapshot(0, 0, 0, ()), context_length=64) == MeasuredService(
+        longest_prompt_tokens=63
+    )
