@@ -12,4 +12,5 @@ TOLERANCES = {
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual.double(), expected, **TOLERANCES[actual.dtype])
+    allowed = TOLERANCES[actual.dtype]
+    torch.testing.assert_close(actual.double(), expected, atol=allowed["atol"], rtol=allowed["rtol"])
