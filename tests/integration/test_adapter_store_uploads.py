@@ -145,7 +145,12 @@ async def test_upload_that_never_ends_is_ended(tmp_path: Path) -> None:
             yield pb.CreateAdapterRequest(data=b"")
 
     async with serving(tmp_path, upload_timeout_s=0.2) as stub:
-        _, reason, _ = await refusal(stub.CreateAdapter(drip()))
+        for _ in range(10):
+            call = stub.CreateAdapter(drip())
+            # Now and then gRPC's client tells of its own send, which came after the end, instead of the answer.
+            if await call.code() is not grpc.StatusCode.INTERNAL:
+                break
+        _, reason, _ = await refusal(call)
         assert reason == "UPLOAD_STALLED"
         assert leftovers(tmp_path) == []
 

@@ -37,11 +37,13 @@ async def serving(folder: Path, drain_seconds: float = 0.0, **limits: Any) -> As
     )
     store = AdapterStore(config)
     address = await store.start()
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = AdapterServiceStub(channel)
-        stub.channel, stub.store = channel, store
-        yield stub
-    await store.stop()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = AdapterServiceStub(channel)
+            stub.channel, stub.store = channel, store
+            yield stub
+    finally:
+        await store.stop()
 
 
 def header(adapter_id: str = "team/name", base_model: str = "") -> pb.CreateAdapterRequest:
