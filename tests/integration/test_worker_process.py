@@ -65,7 +65,7 @@ async def test_sigterm_lets_requests_end_and_leaves_nothing(model: Path) -> None
             await control_plane.read_ack()
             worker.process.send_signal(signal.SIGTERM)
             assert await until_finished(control_plane, "r") == sampling_pb2.FINISH_REASON_LENGTH
-            assert await control_plane.call.code() is grpc.StatusCode.UNAVAILABLE
+            assert await control_plane.read_code() is grpc.StatusCode.UNAVAILABLE
         assert await asyncio.to_thread(worker.wait) == 0
         wait_gone(engine_pid)
         assert "Traceback" not in worker.log
@@ -108,7 +108,7 @@ async def test_a_killed_engine_is_a_typed_failure_and_the_workers_end(model: Pat
                 failures += (await control_plane.read()).step.failures
             assert [(f.request_id, f.reason, f.retryable) for f in failures] == [("r", "ENGINE_CRASHED", True)]
             assert "killed by signal 9" in failures[0].message
-            assert await control_plane.call.code() is grpc.StatusCode.UNAVAILABLE
+            assert await control_plane.read_code() is grpc.StatusCode.UNAVAILABLE
         assert await asyncio.to_thread(worker.wait) == 1
 
 

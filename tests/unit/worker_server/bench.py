@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import grpc
@@ -163,6 +163,14 @@ class ControlPlane:
         assert isinstance(response, worker_pb2.DispatchResponse), f"the stream ended: {response}"
         return response
 
+    async def read_code(self) -> grpc.StatusCode:
+        """The stream's status. What still comes is read first: gRPC tells the status of a stream only after that."""
+        with suppress(grpc.aio.AioRpcError):
+            async with asyncio.timeout(10):
+                while await self.call.read() is not grpc.aio.EOF:
+                    pass
+        return await self.call.code()
+
     async def read_ack(self) -> worker_pb2.BatchAck:
         response = await self.read()
         assert response.WhichOneof("message") == "ack", response
@@ -252,8 +260,8 @@ def said(key: str, text: str, finish: FinishReason | None = None) -> SequenceOut
 
 async def ended(control_plane: ControlPlane) -> tuple[grpc.StatusCode, str]:
     """The stream's status and its stable reason."""
+    code = await control_plane.read_code()
     async with asyncio.timeout(10):
-        code = await control_plane.call.code()
         trailers = dict(await control_plane.call.trailing_metadata() or ())
     status = status_pb2.Status.FromString(trailers[DETAILS_KEY])  # type: ignore[arg-type]
     info = error_details_pb2.ErrorInfo()
