@@ -70,7 +70,7 @@ def write(
     path = folder / f"{name}.json"
     document = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": _machine() if machine is None else machine,
+        "machine": this_machine() if machine is None else machine,
         "figures": [{**asdict(figure), "is_met": figure.is_met} for figure in figures],
         **(extra or {}),
     }
@@ -98,7 +98,8 @@ def commit() -> str:
     return head.strip() + ("+changes" if dirty.strip() else "")
 
 
-def _machine() -> dict[str, object]:
+def this_machine() -> dict[str, object]:
+    """The processor, the version of Python, and the commit."""
     model = next(
         (
             line.partition(":")[2].strip()

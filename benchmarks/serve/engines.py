@@ -1,61 +1,91 @@
-"""An engine with a setup's dummy model and adapters."""
+"""An engine in this process, with a setup's dummy model and adapters."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from benchmarks.serve.options import Bounds, Options
+from benchmarks.serve.outcome import Run
+from benchmarks.serve.run import run
 from benchmarks.serve.setups import Setup
+from benchmarks.serve.workload import Item, touched
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
 from worker.engine.offline import OfflineEngine
 from worker.memory.layout import PageGeometry
 from worker.memory.storage import page_size_bytes
-from worker.model.loader import LoadFormat, load_model
+from worker.model.loader import LoadedModel, LoadFormat, load_model
 from worker.types import HostedAdapter
 
 _CONTEXT = 1024  # the longest request of the workloads
 _POOL_SHARE = 0.88  # of what the weights leave; the rest is for workspaces and graphs
 _CPU_POOL_BYTES = 1 << 28
+_WARM_REQUESTS = 64
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """How much an engine takes at once."""
+class EngineServer:
+    """An engine, and its adapters by number, all in host memory."""
 
-    max_running: int = 512
-    max_step_tokens: int = 1024
-    max_waiting: int = 1 << 20  # every workload's requests
+    engine: Engine
+    adapters: Mapping[int, HostedAdapter]
+
+    def run(self, items: Sequence[Item]) -> Run:
+        """Serves a workload."""
+        return run(self.engine, items, self.adapters)
 
 
 @contextmanager
-def engine_of(
-    setup: Setup, device: torch.device, adapters: Sequence[int], bounds: Bounds
-) -> Iterator[tuple[Engine, dict[int, HostedAdapter]]]:
-    """The engine, and its adapters by number, all in host memory."""
-    with tempfile.TemporaryDirectory() as directory:
-        setup.write_config(Path(directory))
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        model = load_model(Path(directory), dtype, device, LoadFormat.DUMMY)
-    config = EngineConfig(
-        context_length=_CONTEXT,
-        max_step_tokens=bounds.max_step_tokens,
-        max_running=bounds.max_running,
-        max_waiting=bounds.max_waiting,
-        max_graph_rows=0 if device.type == "cpu" else bounds.max_step_tokens,
-        overlap=device.type != "cpu",
-    )
+def engine_server(options: Options, items: Sequence[Item]) -> Iterator[EngineServer]:
+    """An engine with the adapters that `items` use, warm."""
+    with engine_of(options.setup, options.device, touched(items), options.bounds) as server:
+        server.run([Item(item.adapter, item.prompt, item.num_output) for item in items[:_WARM_REQUESTS]])
+        yield server
+
+
+@contextmanager
+def engine_of(setup: Setup, device: torch.device, adapters: Sequence[int], bounds: Bounds) -> Iterator[EngineServer]:
+    """An engine with these adapters in host memory."""
+    model = dummy_model(setup, device)
+    config = engine_config(bounds, device)
+    dtype = model.decoder.dtype
     geometry = PageGeometry(setup.shape, config.block_size)
     layouts = {number: setup.layout(number) for number in adapters}
     num_pages = 1 + sum(layout.num_pages(geometry) for layout in layouts.values())
     with OfflineEngine(
         model,
         config,
-        pool_bytes=_CPU_POOL_BYTES if device.type == "cpu" else int(torch.cuda.mem_get_info(device)[0] * _POOL_SHARE),
+        pool_bytes=bounds.pool_bytes or _default_pool_bytes(device),
         host_bytes=num_pages * page_size_bytes(geometry, dtype),
     ) as offline:
         hosted = {number: offline.host_dummy(f"dummy-{number}", layout) for number, layout in layouts.items()}
-        yield offline.engine, hosted
+        yield EngineServer(offline.engine, hosted)
+
+
+def dummy_model(setup: Setup, device: torch.device) -> LoadedModel:
+    """The setup's model with dummy weights."""
+    with tempfile.TemporaryDirectory() as directory:
+        setup.write_config(Path(directory))
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        return load_model(Path(directory), dtype, device, LoadFormat.DUMMY)
+
+
+def engine_config(bounds: Bounds, device: torch.device) -> EngineConfig:
+    """As a worker has it on such a device."""
+    on_cpu = device.type == "cpu"
+    return EngineConfig(
+        context_length=_CONTEXT,
+        max_step_tokens=bounds.max_step_tokens,
+        max_running=bounds.max_running,
+        max_waiting=1 << 20,  # every workload's requests
+        max_graph_rows=0 if on_cpu else bounds.max_step_tokens,
+        overlap=not on_cpu,
+    )
+
+
+def _default_pool_bytes(device: torch.device) -> int:
+    return _CPU_POOL_BYTES if device.type == "cpu" else int(torch.cuda.mem_get_info(device)[0] * _POOL_SHARE)

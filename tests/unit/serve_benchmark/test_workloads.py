@@ -1,15 +1,13 @@
-"""Workloads are those of the file, figures are what streams were, and a run on a CPU ends with a file."""
+"""Workloads are those of the file and of the paper's generator."""
 
 import json
-import sys
-from pathlib import Path
+import statistics
 
 import pytest
 
-from benchmarks.serve import __main__ as command
-from benchmarks.serve.run import Run, Stream
+from benchmarks.serve.options import parse
 from benchmarks.serve.setups import SETUPS
-from benchmarks.serve.workload import SATURATE, decode, saturate, touched
+from benchmarks.serve.workload import SATURATE, Arrivals, decode, open_loop, saturate, touched
 
 
 def test_adapters_follow_the_files_uniform_numbers() -> None:
@@ -30,41 +28,45 @@ def test_decode_batches_take_adapters_in_turn() -> None:
     assert {item.adapter for item in decode(5, 0, 100)} == {None}
 
 
+@pytest.mark.parametrize("cv", [0.5, 1.0, 3.0])
+def test_open_loop_arrivals_have_their_rate_and_variation(cv: float) -> None:
+    items = open_loop(Arrivals(20.0, cv, duration_s=500.0), 0, 100)
+    times = [item.arrival_s for item in items]
+    between = [after - before for before, after in zip([0.0, *times], times, strict=False)]
+    assert times == sorted(times)
+    assert times[-1] < 500.0
+    assert statistics.fmean(between) == pytest.approx(1 / 20, rel=0.1)
+    assert statistics.stdev(between) / statistics.fmean(between) == pytest.approx(cv, rel=0.1)
+    assert {len(item.prompt) for item in items} <= set(range(8, 512))
+    assert all(item.adapter is None for item in items)
+
+
+def test_smaller_alpha_is_more_skewed() -> None:
+    uniform, skewed = (open_loop(Arrivals(50.0, 1.0, alpha), 100, 100) for alpha in (1.0, 0.2))
+    low = [statistics.fmean(item.adapter < 10 for item in items) for items in (uniform, skewed)]
+    assert low[0] == pytest.approx(0.1, abs=0.02)
+    assert low[1] == pytest.approx(0.1**0.2, abs=0.03), "the distribution of the power distribution is p ** alpha"
+    assert all(0 <= item.adapter < 100 for item in uniform + skewed)
+
+
+def test_arrivals_are_checked() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Arrivals(rate=5.0, cv=0.0)
+
+
+def test_runs_are_named_by_what_is_not_as_usual() -> None:
+    def names(arguments: str) -> list[str]:
+        return list(parse(["--setup", "tiny", *arguments.split()]).workloads())
+
+    assert names("--adapters 0 3") == ["n = 0", "n = 3"]
+    assert names("--adapters 3 --requests 10 --pool-gib 2") == ["n = 3, 10 requests, pool 2 GiB"]
+    assert names("--adapters 0 9 --decode 1 4") == [
+        "decode 1 row", "decode 4 rows", "decode 1 row, 1 adapter", "decode 4 rows, 4 adapters"
+    ]  # fmt: skip
+    assert names("--adapters 2 --rate 3 --cv 2 --duration 5") == ["n = 2, 3/s for 5 s, cv 2, alpha 1"]
+
+
 @pytest.mark.parametrize(("name", "megabytes"), [("S1", 16.8), ("S1-rank4", 8.4), ("M2", 42.0)])
 def test_an_adapters_bytes_are_those_of_its_shape(name: str, megabytes: float) -> None:
     layout = SETUPS[name].layout(0)
     assert layout.stream_elements * layout.shape.num_layers * 2 / 1e6 == pytest.approx(megabytes, rel=0.01)
-
-
-def test_figures_are_those_of_the_streams() -> None:
-    streams = [Stream(0.0, num_tokens=3, first=3.0, last=4.0), Stream(2.0, num_tokens=1, first=10.0, last=10.0)]
-    summary = Run(10.0, streams, num_prompt_tokens=16).summary()
-    assert summary["requests_per_s"] == 0.2
-    assert summary["output_tokens_per_s"] == 0.4
-    assert summary["total_tokens_per_s"] == 2.0
-    assert summary["latency_mean_s"] == 6.0
-    assert summary["first_token_mean_s"] == 5.5
-    assert summary["attainment"] == 0.5, "8 s is later than 6 s"
-    assert summary["satisfaction"] == pytest.approx(0.375), "1 - (3 / 6) ** 2, and nothing"
-    assert summary["tpot_p50_ms"] == 500.0
-
-
-def test_a_run_leaves_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    arguments = "--setup tiny --adapters 0 3 --requests 4 --device cpu --out"
-    monkeypatch.setattr(sys, "argv", ["serve", *arguments.split(), str(tmp_path)])
-    assert command.main() == 0
-    written = json.loads((tmp_path / "serve-tiny-cpu.json").read_text())
-    assert written["setup"] == "tiny"
-    assert list(written["runs"]) == ["n = 0", "n = 3"]
-    assert written["runs"]["n = 3"]["requests_per_s"] > 0
-    assert written["figures"] == [], "the small model has no goal"
-    assert "tiny n = 3" in capsys.readouterr().out
-
-
-def test_a_missed_goal_is_said() -> None:
-    figures = command._figures("S1", {"n = 0": {"requests_per_s": 40.0}, "n = 2000": {"requests_per_s": 30.0}})
-    assert [(figure.value, figure.goal, figure.is_met) for figure in figures] == [
-        (40.0, 36.0, True),
-        (30.0, 32.0, False),
-        (0.75, 0.9, False),
-    ]

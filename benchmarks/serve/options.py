@@ -1,0 +1,112 @@
+"""What a call of `python -m benchmarks.serve` asks for."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.serve.setups import SETUPS, Setup
+from benchmarks.serve.workload import SATURATE, Arrivals, Workloads, decode, open_loop, saturate
+
+GIB = 1 << 30
+_USUAL_REQUESTS = 1000  # the workload file's; other numbers are part of a run's name
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much an engine takes at once.
+
+    Attributes:
+        max_running: Most sequences in a batch.
+        max_step_tokens: Most tokens in a step.
+        pool_bytes: Of KV and adapters; None: most of what the weights leave of a GPU.
+    """
+
+    max_running: int = 512
+    max_step_tokens: int = 1024
+    pool_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """One call; each field is the command's option of its name."""
+
+    setup: Setup
+    adapters: Sequence[int]
+    requests: int
+    arrivals: Arrivals | None
+    decode: Sequence[int]
+    bounds: Bounds
+    device: torch.device
+    out: Path | None
+    commit: str | None
+
+    def workloads(self) -> Workloads:
+        """The runs."""
+        vocab_size = self.setup.vocab_size
+        if self.decode:
+            return {
+                self._name(f"decode {_counted(rows, 'row')}" + (f", {_counted(min(rows, n), 'adapter')}" if n else "")):
+                decode(rows, min(rows, n), vocab_size)
+                for n in self.adapters
+                for rows in self.decode
+            }  # fmt: skip
+        if self.arrivals is not None:
+            return {
+                self._name(f"n = {n}, {self.arrivals}"): open_loop(self.arrivals, n, vocab_size) for n in self.adapters
+            }
+        count = "" if self.requests == _USUAL_REQUESTS else f", {self.requests} requests"
+        return {self._name(f"n = {n}{count}"): saturate(SATURATE, n, vocab_size, self.requests) for n in self.adapters}
+
+    def described(self) -> dict[str, object]:
+        """For the results' file."""
+        return {
+            "max_running": self.bounds.max_running,
+            "max_step_tokens": self.bounds.max_step_tokens,
+            "pool_bytes": self.bounds.pool_bytes,
+        }
+
+    def _name(self, workload: str) -> str:
+        """A run's name tells what is not as usual."""
+        pool = self.bounds.pool_bytes
+        return workload + (f", pool {pool / GIB:g} GiB" if pool else "")
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serve", description="Serve workloads with dummy weights, and tell what they came to."
+    )
+    parser.add_argument("--setup", choices=list(SETUPS), default="S1")
+    parser.add_argument("--adapters", type=int, nargs="+", default=[0], metavar="N", help="how many, for each run")
+    parser.add_argument("--requests", type=int, default=_USUAL_REQUESTS, help="all at once (default: %(default)s)")
+    parser.add_argument("--rate", type=float, metavar="R", help="open loop instead: R requests a second")
+    parser.add_argument("--cv", type=float, default=1.0, help="of the times between them (default: %(default)s)")
+    parser.add_argument("--alpha", type=float, default=1.0, help="below 1: some adapters are asked for more often")
+    parser.add_argument("--duration", type=float, default=120.0, metavar="S", help="of an open loop")
+    parser.add_argument("--decode", type=int, nargs="*", default=[], metavar="ROWS", help="decode batches instead")
+    parser.add_argument("--max-running", type=int, default=Bounds.max_running)
+    parser.add_argument("--max-step-tokens", type=int, default=Bounds.max_step_tokens)
+    parser.add_argument("--pool-gib", type=float, metavar="GIB", help="a page pool of this size")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results' file is, or goes")
+    parser.add_argument("--commit", help="of the tree, where there is no git")
+    given = parser.parse_args(arguments)
+    pool_bytes = int(given.pool_gib * GIB) if given.pool_gib else None
+    return Options(
+        setup=SETUPS[given.setup],
+        adapters=given.adapters,
+        requests=given.requests,
+        arrivals=Arrivals(given.rate, given.cv, given.alpha, given.duration) if given.rate else None,
+        decode=given.decode,
+        bounds=Bounds(given.max_running, given.max_step_tokens, pool_bytes),
+        device=torch.device(given.device),
+        out=given.out,
+        commit=given.commit,
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("s" if count != 1 else "")
