@@ -39,10 +39,7 @@ def write(
         "peers": {
             peer: {"version": version(peers, peer), "called": how} for peer, how in PEERS.items() if peers is not None
         },
-        "ceilings": {
-            "copy_tb_per_s": round(results.ceilings.bytes_per_s / 1e12, 3),
-            "bf16_tflop_per_s": round(results.ceilings.flops_per_s / 1e12, 1),
-        },
+        "ceilings": results.ceilings.described(),
         "refused": results.refused.reasons,
         "left_out": results.left_out,
         "lora": [{**_lora_point(point), **measured.document()} for point, measured in results.lora.items()],

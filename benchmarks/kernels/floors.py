@@ -40,6 +40,13 @@ class Ceilings:
         """The larger of the two times."""
         return 1e6 * max(work.num_bytes / self.bytes_per_s, work.flops / self.flops_per_s)
 
+    def described(self) -> dict[str, float]:
+        """Rounded, for a file."""
+        return {
+            "copy_tb_per_s": round(self.bytes_per_s / 1e12, 3),
+            "bf16_tflop_per_s": round(self.flops_per_s / 1e12, 1),
+        }
+
 
 def measure_ceilings(copy_bytes: int = 4 << 30, width: int = 8192) -> Ceilings:
     """Copies and multiplies random data; the faster of the driver's copy and an elementwise kernel."""

@@ -21,7 +21,6 @@ from worker.memory.storage import page_size_bytes
 from worker.model.loader import LoadedModel, LoadFormat, load_model
 from worker.types import HostedAdapter
 
-_CONTEXT = 1024  # the longest request of the workloads
 _POOL_SHARE = 0.88  # of what the weights leave; the rest is for workspaces and graphs
 _CPU_POOL_BYTES = 1 << 28
 _WARM_REQUESTS = 64
@@ -78,7 +77,7 @@ def engine_config(bounds: Bounds, device: torch.device) -> EngineConfig:
     """As a worker has it on such a device."""
     on_cpu = device.type == "cpu"
     return EngineConfig(
-        context_length=_CONTEXT,
+        context_length=bounds.context_length,
         max_step_tokens=bounds.max_step_tokens,
         max_running=bounds.max_running,
         max_waiting=1 << 20,  # every workload's requests

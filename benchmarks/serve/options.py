@@ -22,11 +22,13 @@ class Bounds:
         max_running: Most sequences in a batch.
         max_step_tokens: Most tokens in a step.
         pool_bytes: Of KV and adapters; None: most of what the weights leave of a GPU.
+        context_length: Most tokens of a sequence; those of the workloads have fewer.
     """
 
     max_running: int = 512
     max_step_tokens: int = 1024
     pool_bytes: int | None = None
+    context_length: int = 1024
 
 
 @dataclass(frozen=True)

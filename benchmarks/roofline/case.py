@@ -1,0 +1,164 @@
+"""The step that is looked at, and the least that each of its parts has to move and compute."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from benchmarks.kernels.floors import ELEMENT, Work, attention_work
+from benchmarks.kernels.shapes import Model
+from benchmarks.serve.setups import Setup
+from worker.memory.layout import GROUPS, MODULES
+
+QKV, O, GATE_UP, DOWN = GROUPS  # noqa: E741 - the projection's name
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step.
+
+    Attributes:
+        setup: The model and its adapters.
+        rows: Sequences that decode.
+        adapters: Distinct adapters among them; 0: the base model alone.
+        context: Tokens of each.
+        chunk: Tokens of one more sequence's prompt; 0: none.
+    """
+
+    setup: Setup
+    rows: int
+    adapters: int
+    context: int
+    chunk: int = 0
+
+    @classmethod
+    def parse(cls, setup: Setup, words: str) -> Self:
+        """From `rows,adapters,context[,chunk]`. Raises ValueError for anything else."""
+        numbers = [int(word) for word in words.split(",")]
+        if len(numbers) not in (3, 4) or min(numbers) < 0 or numbers[0] < 1:
+            raise ValueError(f"{words!r} is no step: write rows,adapters,context or rows,adapters,context,chunk")
+        rows, adapters, *rest = numbers
+        return cls(setup, rows, min(adapters, rows), *rest)
+
+    def __str__(self) -> str:
+        adapters = f"{self.adapters} adapters" if self.adapters else "base only"
+        chunk = f", a prompt of {self.chunk} tokens" if self.chunk else ""
+        return f"{self.setup.name}, {self.rows} decodes of {self.context} tokens, {adapters}{chunk}"
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the batch."""
+        return self.rows + self.chunk
+
+    @property
+    def num_logits(self) -> int:
+        """Rows of logits."""
+        return self.rows + bool(self.chunk)
+
+    def adapter_of(self, row: int) -> int | None:
+        """The adapter of a decode, by number; the prompt has that of decode 0."""
+        return row % self.adapters if self.adapters else None
+
+    @property
+    def rows_of_adapters(self) -> Mapping[int, int]:
+        """Rows of each live adapter."""
+        counts: dict[int, int] = {}
+        for row in range(self.rows):
+            if (adapter := self.adapter_of(row)) is not None:
+                counts[adapter] = counts.get(adapter, 0) + 1
+        if self.adapters:
+            counts[0] += self.chunk
+        return counts
+
+
+def linear(group: Sequence[int]) -> Callable[[Case], Work]:
+    """A projection group's base weights, over all layers."""
+
+    def work(case: Case) -> Work:
+        shape = case.setup.shape
+        width_in, width_out = shape.in_features(group[0]), sum(map(shape.out_features, group))
+        num_bytes = ELEMENT * (width_in * width_out + case.num_rows * (width_in + width_out))
+        return _times(Work(num_bytes, 2 * case.num_rows * width_in * width_out), shape.num_layers)
+
+    return work
+
+
+def head(case: Case) -> Work:
+    """Logits of the last rows."""
+    hidden, vocab = case.setup.shape.hidden_size, case.setup.vocab_size
+    num_bytes = ELEMENT * (hidden * vocab + case.num_logits * (hidden + vocab))
+    return Work(num_bytes, 2 * case.num_logits * hidden * vocab)
+
+
+def attention(case: Case) -> Work:
+    """Keys and values read once."""
+    sequences = [(case.context, 1)] * case.rows + ([(case.chunk, case.chunk)] if case.chunk else [])
+    shape = case.setup.shape
+    return _times(attention_work(Model(case.setup.name, shape), sequences), shape.num_layers)
+
+
+def rope(case: Case) -> Work:
+    """q, k and v read; q written where it was and k and v to their pages."""
+    shape = case.setup.shape
+    return _rows(case, 2 * sum(map(shape.out_features, QKV)) * shape.num_layers)
+
+
+def norm(case: Case) -> Work:
+    """Residual and update read, residual and input of the next linear written, twice a layer."""
+    shape = case.setup.shape
+    return _rows(case, 4 * shape.hidden_size * 2 * shape.num_layers)
+
+
+def silu(case: Case) -> Work:
+    """Gate and up read, their product written."""
+    shape = case.setup.shape
+    return _rows(case, 3 * shape.intermediate_size * shape.num_layers)
+
+
+def shrink(case: Case) -> Work:
+    """Live adapters' A read at their true rank, and a group's input once."""
+    return _lora(case, is_expand=False)
+
+
+def expand(case: Case) -> Work:
+    """Live adapters' B read at their true rank, and outputs added to."""
+    return _lora(case, is_expand=True)
+
+
+def sampling(case: Case) -> Work:
+    """Logits read."""
+    return Work(ELEMENT * case.num_logits * case.setup.vocab_size)
+
+
+def embedding(case: Case) -> Work:
+    """Rows read and written."""
+    return _rows(case, 2 * case.setup.shape.hidden_size)
+
+
+def nothing(case: Case) -> Work:  # noqa: ARG001 - as the others
+    """What a perfect step would not do."""
+    return Work(0)
+
+
+def _lora(case: Case, *, is_expand: bool) -> Work:
+    setup = case.setup
+    shape = setup.shape
+    elements = flops = 0
+    for group in GROUPS:
+        targeted = [module for module in group if MODULES[module] in setup.targets]
+        if not targeted:
+            continue
+        width = sum(map(shape.out_features, targeted)) if is_expand else shape.in_features(group[0])
+        each = width if is_expand else width * len(targeted)
+        for adapter, count in case.rows_of_adapters.items():
+            rank = setup.ranks[adapter % len(setup.ranks)]
+            elements += rank * each + count * width * (2 if is_expand else 1)
+            flops += 2 * count * rank * each
+    return _times(Work(ELEMENT * elements, flops), shape.num_layers)
+
+
+def _rows(case: Case, elements: int) -> Work:
+    return Work(ELEMENT * case.num_rows * elements)
+
+
+def _times(work: Work, count: int) -> Work:
+    return Work(work.num_bytes * count, work.flops * count)

@@ -1,0 +1,83 @@
+"""Which kernel belongs to which part of a step. A new kernel gets its line here, and nowhere else."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.kernels.floors import Work
+from benchmarks.roofline import case
+from benchmarks.roofline.case import Case
+
+
+@dataclass(frozen=True)
+class Part:
+    """Kernels whose names a pattern finds, and the floor of their work in a step."""
+
+    name: str
+    pattern: str
+    floor: Callable[[Case], Work] = case.nothing
+
+
+# The linear layers run one kind of kernel, in this order in every layer, and the head after the last: they are told
+# apart by counting. What a split product is added up with belongs to the product before it.
+LINEARS = (
+    Part("qkv GEMM", "", case.linear(case.QKV)),
+    Part("o GEMM", "", case.linear(case.O)),
+    Part("gate_up GEMM", "", case.linear(case.GATE_UP)),
+    Part("down GEMM", "", case.linear(case.DOWN)),
+)
+HEAD = Part("head GEMM", "", case.head)
+PRODUCT = re.compile(r"nvjet|gemm|gemv|cutlass|xmma|matmul|linear", re.IGNORECASE)
+PRODUCT_TAIL = re.compile(r"splitKreduce|_add_splits", re.IGNORECASE)
+
+# The first whose pattern is found in the name counts.
+PARTS = (
+    Part("LoRA plan", r"_plan\b|_count_live|_store_starts"),
+    Part("LoRA shrink", r"shrink", case.shrink),
+    Part("LoRA expand", r"expand", case.expand),
+    Part("attention", r"^_?(decode|prefill|merge)\b|_attend", case.attention),
+    Part("rope, KV write", r"rotate|_angles|write_kv", case.rope),
+    Part("norm", r"norm", case.norm),
+    Part("SiLU", r"silu", case.silu),
+    Part("sampling", r"find_peaks|count_places|^weigh|^choose|penalise|^_count\b|argmax", case.sampling),
+    Part("adapter loads", r"copy_pages"),
+)
+EMBEDDING = Part("embedding, tables", r"gather|scatter|index|elementwise|fill|cat|copy", case.embedding)
+COPIES = Part("copies to and from the host", r"^Mem(cpy|set)")
+OTHER = Part("other", "")
+
+ALL = (*LINEARS, HEAD, *PARTS, EMBEDDING, COPIES, OTHER)
+
+
+def parts_of(names: Sequence[str], num_layers: int) -> list[Part]:
+    """The part of each kernel of whole steps, in the order in which they ran.
+
+    Raises:
+        ValueError: The linear layers cannot be told apart, because their number is not that of whole steps.
+    """
+    order = [*LINEARS * num_layers, HEAD]
+    num_products, last = 0, OTHER
+    found = []
+    for name in names:
+        part = _named(name)
+        if part is None and PRODUCT_TAIL.search(name):
+            part = last
+        elif part is None and PRODUCT.search(name):
+            part = last = order[num_products % len(order)]
+            num_products += 1
+        found.append(part or OTHER)
+    if num_products % len(order):
+        raise ValueError(
+            f"{num_products} products are not those of whole steps of {len(order)}: give kernels of linear layers, and "
+            "no others, a name that benchmarks/roofline/parts.py takes for a product"
+        )
+    return found
+
+
+def _named(name: str) -> Part | None:
+    for part in (COPIES, *PARTS):
+        if re.search(part.pattern, name):
+            return part
+    if PRODUCT.search(name) or PRODUCT_TAIL.search(name):
+        return None
+    return EMBEDDING if re.search(EMBEDDING.pattern, name, re.IGNORECASE) else OTHER

@@ -1,0 +1,115 @@
+"""A step's kernels are divided among its parts, times add up to the device's, and floors are those of the shapes."""
+
+import json
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from benchmarks.kernels.floors import Ceilings, Work
+from benchmarks.roofline import __main__ as command
+from benchmarks.roofline import case as floors
+from benchmarks.roofline.case import Case
+from benchmarks.roofline.parts import PARTS, parts_of
+from benchmarks.roofline.report import roofline
+from benchmarks.roofline.steady import steady_engines
+from benchmarks.roofline.trace import Kernel, spent_by_part
+from benchmarks.serve.setups import SETUPS
+
+TINY = SETUPS["tiny"]
+LAYER = [
+    "_norm_rows", "nvjet_tst_64x8_64x16_4x1_v_bz_TNT", "_shrink", "_expand", "_rotate_and_write", "decode", "_merge",
+    "void cutlass::Kernel<x>", "cublasLt::splitKreduce_kernel<32>", "_norm_rows", "gemvx::kernel", "_silu_mul",
+    "nvjet_tst",
+]  # fmt: skip
+STEP = [
+    "Memcpy HtoD (Pinned -> Device)", "void at::native::vectorized_gather_kernel<16>", "_angles", "_plan",
+    *LAYER, *LAYER, "_norm_rows", "nvjet_head", "find_peaks", "choose", "Memcpy DtoH (Device -> Pinned)",
+]  # fmt: skip
+
+
+def test_linear_layers_are_told_apart_by_their_order() -> None:
+    names = [part.name for part in parts_of(STEP + STEP, 2)]
+    layer = ["norm", "qkv GEMM", "LoRA shrink", "LoRA expand", "rope, KV write", "attention", "attention", "o GEMM",
+             "o GEMM", "norm", "gate_up GEMM", "SiLU", "down GEMM"]  # fmt: skip
+    step = ["copies to and from the host", "embedding, tables", "rope, KV write", "LoRA plan", *layer, *layer, "norm",
+            "head GEMM", "sampling", "sampling", "copies to and from the host"]  # fmt: skip
+    assert names == step + step
+
+
+def test_part_of_a_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="8 products are not those of whole steps of 9"):
+        parts_of([name for name in STEP if name != "nvjet_head"], 2)
+
+
+def test_kernels_that_run_beside_others_count_once() -> None:
+    gemm = [Kernel("nvjet", start, start + 10) for start in (0, 20, 40, 60, 80)]
+    beside = [Kernel("_shrink", 5, 12), Kernel("_expand", 42, 48)]
+    spent = spent_by_part(sorted(gemm + beside, key=lambda kernel: kernel.start), num_layers=1)
+    found = {part.name: (own.busy, own.alone, own.count) for part, own in spent.items()}
+    assert found["LoRA shrink"] == (2, 7, 1)
+    assert found["LoRA expand"] == (0, 6, 1)
+    assert sum(own.busy for own in spent.values()) == 52
+
+
+def test_floors_are_those_of_the_shapes() -> None:
+    s1 = Case(SETUPS["S1"], rows=256, adapters=256, context=512)
+    ceilings = Ceilings(4.3e12, 790e12)
+    linears = [floors.linear(group) for group in (floors.QKV, floors.O, floors.GATE_UP, floors.DOWN)]
+    flops = sum(linear(s1).flops for linear in linears)
+    assert 1e3 * flops / 790e12 == pytest.approx(4.28, abs=0.2), "the floor of 256 rows in ANCHORS, without the head"
+    weights = sum(linear(replace(s1, rows=0, adapters=0)).num_bytes for linear in linears)
+    assert weights == 2 * 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    read = floors.shrink(s1).num_bytes + floors.expand(s1).num_bytes
+    assert read == pytest.approx(256 * 16.8e6 + 2 * 32 * 256 * (2 * 4096 + 2 * 4 * 4096), rel=0.01)
+    assert floors.attention(s1).num_bytes == pytest.approx(256 * 512 * 0.524e6, rel=0.01)
+    assert ceilings.floor_us(floors.shrink(replace(s1, adapters=0))) == 0
+    assert floors.shrink(replace(s1, chunk=512)).flops == 3 * floors.shrink(s1).flops, "the chunk has an adapter"
+
+
+@pytest.mark.parametrize("words", ["5", "1,2", "0,0,8", "1,1,1,1,1", "a,b,c", "1,-1,8"])
+def test_bad_cases_are_refused(words: str) -> None:
+    with pytest.raises(ValueError, match=r"invalid literal|write rows,adapters"):
+        Case.parse(TINY, words)
+
+
+@pytest.mark.parametrize("chunk", [0, 24])
+def test_steps_stay_as_the_case_says(chunk: int) -> None:
+    cases = [Case(TINY, rows=12, adapters=3, context=40, chunk=chunk), Case(TINY, rows=2, adapters=0, context=9)]
+    for case, steady in steady_engines(cases, torch.device("cpu")):
+        seen = [step() for step in steady.steps(case, 4)]
+        outputs = [len(result.outputs) for result in seen]
+        assert outputs == [case.rows + bool(case.chunk)] * 4
+        lens = [s.num_tokens for s in steady.engine._sequences.values()]
+        assert all(abs(num_tokens - case.context) <= 3 for num_tokens in lens), "it is halfway"
+        prefilled = [result.stats.num_prefill_tokens for result in seen]
+        assert [after - one for one, after in pairwise(prefilled)] == [case.chunk] * 3
+
+
+def test_a_report_adds_up() -> None:
+    case = Case(TINY, 4, 2, 32)
+    kernels = [Kernel(name, 10 * place, 10 * place + 8) for place, name in enumerate(STEP + STEP)]
+    report = roofline(case, 0.5, spent_by_part(kernels, 2), 2, Ceilings(1e9, 1e9))
+    assert report.busy_ms == pytest.approx(len(STEP) * 0.008)
+    assert report.idle_share == pytest.approx(1 - report.busy_ms / 0.5)
+    lines = {line.part: line for line in report.lines}
+    assert lines["norm"].kernels == 5
+    assert lines["LoRA plan"].floor_ms == 0
+    assert lines["SiLU"].floor_ms == pytest.approx(2 * 4 * 3 * 128 * 2 / 1e9 * 1e3)
+    described = json.loads(json.dumps(report.described()))
+    assert {part["part"] for part in described["parts"]} == set(lines)
+    assert len(report.table().rows) == len(lines) + 2
+
+
+def test_every_part_has_a_floor_or_should_not_be() -> None:
+    case = Case(TINY, 4, 2, 32)
+    assert [part.name for part in PARTS if part.floor(case) == Work(0)] == ["LoRA plan", "adapter loads"]
+
+
+def test_it_says_that_it_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["roofline", "--setup", "tiny", "1,1,8"])
+    assert command.main() == 2
+    assert "NVIDIA GPU" in capsys.readouterr().err
