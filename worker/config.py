@@ -71,6 +71,7 @@ class EngineSection(Section):
     admission_window: PositiveInt = _ENGINE_DEFAULTS["admission_window"]
     watermark: float = Field(default=_ENGINE_DEFAULTS["watermark"], ge=0, lt=1)
     max_step_load_bytes: PositiveInt = _ENGINE_DEFAULTS["max_step_load_bytes"]
+    prefetch_window: int = Field(default=_ENGINE_DEFAULTS["prefetch_window"], ge=0)
     # These two on a GPU alone.
     max_graph_rows: int = Field(default=1024, ge=0)
     overlap: bool = True

@@ -24,6 +24,8 @@ class EngineMachine(RuleBasedStateMachine):
         max_waiting=st.integers(2, 12),
         max_skips=st.integers(0, 3),
         watermark=st.sampled_from([0.0, 0.1, 0.5]),
+        prefetch_window=st.integers(0, 6),
+        max_queued_pages=st.sampled_from([None, 1, 3]),
         overlap=st.booleans(),
     )
     def start(
@@ -34,6 +36,8 @@ class EngineMachine(RuleBasedStateMachine):
         max_waiting: int,
         max_skips: int,
         watermark: float,
+        prefetch_window: int,
+        max_queued_pages: int | None,
         overlap: bool,
     ) -> None:
         self.config = EngineConfig(
@@ -44,9 +48,10 @@ class EngineMachine(RuleBasedStateMachine):
             max_waiting=max_waiting,
             max_skips=max_skips,
             watermark=watermark,
+            prefetch_window=prefetch_window,
             overlap=overlap,
         )
-        self.harness = Harness(self.config, num_pages)
+        self.harness = Harness(self.config, num_pages, max_queued_pages)
         self.sent: dict[str, EngineRequest] = {}
         self.cancelled: set[str] = set()
 

@@ -1,7 +1,7 @@
 """The engine: requests in, one step at a time, tokens out."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from worker.types import (
     EngineRequest,
     EngineStats,
     FinishReason,
+    PoolResidency,
     PositionLogprobs,
     RequestFailure,
     SamplingParams,
@@ -47,7 +48,16 @@ class Loader(Protocol):
     """What the engine asks of the copies from host memory to the pool."""
 
     def perform(self, loads: Iterable[Load]) -> None:
-        """Do every copy before the next forward pass."""
+        """Begin every copy."""
+
+    def take_arrived(self) -> list[str]:
+        """The adapters whose last copies were done since the last call."""
+
+    def hold_step(self, needed: Callable[[], Collection[str]]) -> None:
+        """Let the next forward pass begin after the copies of these adapters; asked for if any is on its way."""
+
+    def finish(self, digest: str) -> None:
+        """Wait until the adapter's host pages are read no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,8 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._outputs: list[SequenceOutput] = []  # of the next result
         self._failures: list[RequestFailure] = []
+        self._moves: list[PoolResidency] = []
+        self._evicted: set[str] = set()  # adapters, since the last step was launched
         self._num_arrivals = 0
         self._num_output_tokens = 0
         self._num_prefill_tokens = 0
@@ -137,8 +149,10 @@ class Engine:
         started = self._clock()
         if self._in_flight is not None and self._in_flight.tokens.shape_next:
             self._land()
+        self._residency.note_arrived(self._loader.take_arrived())
         plan = self._scheduler.schedule()
         self._loader.perform(self._residency.take_loads())
+        self._note_moves()
         launched = self._launch(plan) if plan.sequences else None
         self._land()
         self._take_off(launched)
@@ -148,8 +162,19 @@ class Engine:
             self._check_integrity()
         return self._result(started)
 
+    def _note_moves(self) -> None:
+        """Keep what entered and left the pool for the result, and drop what is kept of those that left."""
+        for change in self._residency.take_changes():
+            self._moves.append(change)
+            if not change.resident:
+                self._evicted.add(change.digest)
+                self._batches.forget_adapter(change.digest)
+
     def _launch(self, plan: Plan) -> _InFlight:
         """Give a step to the device, and note what it will have computed."""
+        # Of those that were evicted, too: the step may write to pages that one of them was still copied to.
+        self._loader.hold_step(lambda: {sequence.group for sequence in plan.sequences} | self._evicted)
+        self._evicted.clear()
         pending = None if self._in_flight is None else self._in_flight.tokens.tokens
         batch = self._batches.build(plan, pending)
         logits = self._model.forward(batch.forward, self._storage.pages)
@@ -194,7 +219,10 @@ class Engine:
             self._end(sequence)
 
     def _end(self, sequence: Sequence) -> None:
+        """Take a sequence out; whoever hears of it may give its adapter's host pages to another."""
         self._scheduler.finish(sequence)
+        if sequence.adapter is not None:
+            self._loader.finish(sequence.group)
         del self._sequences[sequence.request.request_id]
 
     def _check_integrity(self) -> None:
@@ -203,13 +231,10 @@ class Engine:
         self._residency.check_integrity()
 
     def _result(self, started: float) -> StepResult:
-        changes = self._residency.take_changes()
-        for change in changes:
-            if not change.resident:
-                self._batches.forget_adapter(change.digest)
+        moves, self._moves = tuple(self._moves), []
         outputs, self._outputs = tuple(self._outputs), []
         failures, self._failures = tuple(self._failures), []
-        return StepResult(outputs, failures, changes, self._stats(started))
+        return StepResult(outputs, failures, moves, self._stats(started))
 
     def _stats(self, started: float) -> EngineStats:
         return EngineStats(

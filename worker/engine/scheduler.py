@@ -7,6 +7,10 @@ idle adapters leave the pool, and after them the youngest sequence of the lowest
 computed again later, its own output included, and never killed. One sequence always fits (`add` refuses any other),
 so the first in `running_order` always goes on.
 
+Adapters of waiting sequences are copied ahead of their turn, in the order of the queue, into room that nobody needs
+now. A sequence whose adapter is on its way starts at once if the copy is short enough to be hidden under the step in
+flight; one whose adapter takes longer starts when it has arrived, so that no other waits for the copy.
+
 Pure and deterministic: no clock, no random numbers, no tensors.
 """
 
@@ -22,6 +26,7 @@ from worker.engine.sequence import Sequence, SequenceState
 from worker.engine.waiting import WaitingQueue
 from worker.memory.errors import PoolTooSmall
 from worker.memory.pool import PageKind, PagePool
+from worker.types import HostedAdapter
 
 _RUNNING_ORDER = attrgetter("running_order")
 
@@ -35,10 +40,10 @@ class Plan:
 
 
 class _Verdict(Enum):
-    """What became of a waiting sequence; only where its adapter finds no room may those behind it go first."""
+    """What became of a waiting sequence; only where it waits for its adapter may those behind it go first."""
 
     STARTED = "started"
-    NO_ROOM_FOR_ADAPTER = "no room for its adapter"
+    WAITS_FOR_ADAPTER = "its adapter finds no room, or is on its way"
     NO_ROOM_FOR_KV = "no room for its KV"
 
 
@@ -99,12 +104,16 @@ class Scheduler:
     def schedule(self) -> Plan:
         """Decide the next step, and give its sequences the pages that they need."""
         num_preemptions = self._num_preemptions
+        wanted = self._wanted()
+        self._residency.touch(wanted)
         chunks = self._decodes()
         budget = self._config.max_step_tokens - len(chunks)
         prefills = self._prefills(budget)
         budget -= sum(num_tokens for _, num_tokens in prefills)
         if budget > 0 and self._num_preemptions == num_preemptions:
             prefills += self._admissions(budget)
+        if wanted and self._num_preemptions == num_preemptions:
+            self._residency.prefetch(wanted, self._reserve // 2)
         chunks += prefills
         chunks.sort(key=lambda chunk: chunk[0].group)
         return Plan([sequence for sequence, _ in chunks], [num_tokens for _, num_tokens in chunks])
@@ -116,6 +125,11 @@ class Scheduler:
         elif sequence.state is SequenceState.WAITING:
             self._waiting.remove(sequence)
         sequence.state = SequenceState.FINISHED
+
+    def _wanted(self) -> list[HostedAdapter]:
+        """The adapters of the first waiting sequences, in the order of the queue."""
+        head = self._waiting.head(self._config.prefetch_window)
+        return list({s.group: s.adapter for s in head if s.adapter is not None}.values())
 
     def _decodes(self) -> list[tuple[Sequence, int]]:
         block_size = self._config.block_size
@@ -176,15 +190,21 @@ class Scheduler:
         if adapter is None or adapter.digest in in_use:
             if room < 0:
                 return _Verdict.NO_ROOM_FOR_KV
-        elif room < len(adapter.host_pages):
-            return _Verdict.NO_ROOM_FOR_ADAPTER
+        elif room < len(adapter.host_pages) or self._is_awaited(adapter):
+            return _Verdict.WAITS_FOR_ADAPTER
         if adapter is not None and not self._residency.acquire(adapter):
-            return _Verdict.NO_ROOM_FOR_ADAPTER
+            return _Verdict.WAITS_FOR_ADAPTER
         self._residency.reclaim(count)
         sequence.pages.extend(self._pool.allocate(count, PageKind.KV))
         sequence.state = SequenceState.RUNNING
         insort(self._running, sequence, key=_RUNNING_ORDER)
         return _Verdict.STARTED
+
+    def _is_awaited(self, adapter: HostedAdapter) -> bool:
+        """Whether the copy of an adapter that nobody uses has to be done before a sequence may start with it."""
+        if not self._running or not self._config.prefetch_window:
+            return False
+        return self._residency.is_large(adapter) and not self._residency.has_arrived(adapter.digest)
 
     def _grow(self, sequence: Sequence) -> bool:
         """Give a decoding sequence its next page; False if it had to give up all it had instead."""

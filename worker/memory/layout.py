@@ -83,12 +83,12 @@ class AdapterLayout:
     @cached_property
     def offsets(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         """First element of A and of transposed B in the layer's stream, `[num_layers][len(MODULES)]`."""
-        return tuple(self._layer_offsets(ranks)[0] for ranks in self.ranks)
+        return tuple(self._of_ranks[ranks][0] for ranks in self.ranks)
 
     @cached_property
     def stream_elements(self) -> int:
         """Elements of the largest layer's stream."""
-        return max(self._layer_offsets(ranks)[1] for ranks in self.ranks)
+        return max(end for _, end in self._of_ranks.values())
 
     @property
     def max_rank(self) -> int:
@@ -98,6 +98,11 @@ class AdapterLayout:
     def num_pages(self, geometry: PageGeometry) -> int:
         """Pages that hold the adapter."""
         return ceil(self.stream_elements / geometry.page_elements)
+
+    @cached_property
+    def _of_ranks(self) -> dict[tuple[int, ...], tuple[tuple[tuple[int, int], ...], int]]:
+        """What `_layer_offsets` says of the ranks that some layer has; most adapters have the same in all."""
+        return {ranks: self._layer_offsets(ranks) for ranks in set(self.ranks)}
 
     def _layer_offsets(self, ranks: tuple[int, ...]) -> tuple[tuple[tuple[int, int], ...], int]:
         starts_a, starts_b = [0] * len(MODULES), [0] * len(MODULES)

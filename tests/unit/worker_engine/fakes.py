@@ -5,7 +5,7 @@ marker, as read back from the adapter's pages. So a page that was handed on too 
 adapters' rows swapped all give other tokens than `expected_tokens`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -103,21 +103,33 @@ class FakeLoader:
 
     def __init__(self, storage: PageStorage) -> None:
         self._storage = storage
+        self._arrived: list[str] = []
 
     def perform(self, loads: Iterable[Load]) -> None:
         for load in loads:
+            self._arrived.append(load.digest)
             for host_page, pool_page in zip(load.host_pages, load.pool_pages, strict=True):
                 self._storage.pages[0, pool_page] = float("nan")
                 self._storage.pages[0, pool_page, 0] = -1000 * (host_page // 1000) + host_page % 1000
+
+    def take_arrived(self) -> list[str]:
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def hold_step(self, needed: Callable[[], Collection[str]]) -> None:
+        pass
+
+    def finish(self, digest: str) -> None:
+        pass
 
 
 class Harness:
     """An engine around the fake model, and everything that its steps told."""
 
-    def __init__(self, config: EngineConfig, num_pages: int) -> None:
+    def __init__(self, config: EngineConfig, num_pages: int, max_queued_pages: int | None = None) -> None:
         self.config = config
         self.pool = PagePool(num_pages)
-        self.residency = Residency(self.pool, GEOMETRY)
+        self.residency = Residency(self.pool, GEOMETRY, max_queued_pages)
         self.storage = PageStorage(GEOMETRY, num_pages, torch.float32, "cpu")
         self.model = FakeModel(config)
         self.engine = Engine(

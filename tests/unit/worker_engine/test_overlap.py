@@ -1,11 +1,12 @@
 """The engine ahead of a device that runs each step as late, and copies as early or late, as its streams allow.
 
-What a step reads is read when it runs, not when it is launched. So a page that was handed on while a step could still
-write to it, or a host page given back before it was copied, gives wrong tokens or fails.
+What a step reads is read when it runs, not when it is launched, and copies are done when a step or the host waits for
+them, in their order. So a page that was handed on while a step or a copy could still write to it, a step that did not
+wait for its adapter, or a host page given back before it was copied, gives wrong tokens or fails.
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import pytest
@@ -44,18 +45,47 @@ class LateDevice:
         self._leases = leases
         self._copies_early = copies_early
         self._launched: Callable[[], None] | None = None
-        self._late: list[Load] = []
+        self._late: list[Load] = []  # copies that were not done yet
+        self._held: list[Load] = []  # those of them that the next step waits for
+        self._arrived: list[str] = []
 
     def perform(self, loads: Iterable[Load]) -> None:
-        loads = list(loads)
-        free, bound = [load for load in loads if not load.after_step], [load for load in loads if load.after_step]
+        loads = sorted(loads, key=lambda load: load.after_step)
         if self._copies_early:
-            self._copy(free)
+            self._copy([load for load in loads if not load.after_step])
         self._run()
         if self._copies_early:
-            self._copy(bound)
+            self._copy([load for load in loads if load.after_step])
         else:
             self._late += loads
+
+    def take_arrived(self) -> list[str]:
+        if self._rng.random() < 0.3:
+            self._copy_late(self._rng.randint(0, len(self._late)))
+        on_their_way = {load.digest for load in self._late}
+        arrived, self._arrived = self._arrived, []
+        return [digest for digest in arrived if digest not in on_their_way]
+
+    def hold_step(self, needed: Callable[[], Collection[str]]) -> None:
+        if self._late:
+            digests = needed()
+            last = max((i for i, load in enumerate(self._late) if load.digest in digests), default=-1)
+            self._held, self._late = self._late[: last + 1], self._late[last + 1 :]
+
+    def finish(self, digest: str) -> None:
+        if any(load.digest == digest for load in self._held):
+            self._copy_held()
+        self._copy_late(max((i + 1 for i, load in enumerate(self._late) if load.digest == digest), default=0))
+
+    def _copy_late(self, count: int) -> None:
+        copied, self._late = self._late[:count], self._late[count:]
+        if copied:
+            self._copy_held()
+        self._copy(copied)
+
+    def _copy_held(self) -> None:
+        held, self._held = self._held, []
+        self._copy(held)
 
     def forward(self, batch, pages) -> torch.Tensor:
         assert self._launched is None, "two steps at once"
@@ -63,12 +93,11 @@ class LateDevice:
         return torch.zeros(len(batch.logit_rows), VOCAB)
 
     def sample(self, logits, sequences) -> LateTokens:
-        batch, pages, late = self._batch, self._pages, self._late
-        self._late = []
+        batch, pages = self._batch, self._pages
         tokens = torch.zeros(len(sequences), dtype=torch.int64)
 
         def step() -> None:
-            self._copy(late)
+            self._copy_held()
             tokens.copy_(self._model.forward(batch, pages)[: len(sequences)].argmax(-1))
 
         def arrive() -> None:
@@ -87,6 +116,7 @@ class LateDevice:
         for load in loads:
             assert self._leases[load.digest] > 0, "host pages were given back before they were copied"
             self._loader.perform([load])
+            self._arrived.append(load.digest)
 
 
 def drawn(rng: random.Random, index: int) -> EngineRequest:
@@ -96,7 +126,7 @@ def drawn(rng: random.Random, index: int) -> EngineRequest:
     return request(f"r{index}", prompt, max_tokens, adapter=uses, stop_token_ids=stops, priority=priority)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("copies_early", [False, True])
 def test_a_late_device_gives_the_same_tokens(seed: int, copies_early: bool) -> None:
     rng = random.Random(seed)
@@ -106,9 +136,10 @@ def test_a_late_device_gives_the_same_tokens(seed: int, copies_early: bool) -> N
         max_step_tokens=rng.choice((8, 16, 40)),
         max_running=rng.choice((2, 4, 8)),
         watermark=rng.choice((0.0, 0.1)),
+        prefetch_window=rng.choice((0, 2, 8)),
         overlap=rng.random() < 0.85,
     )
-    harness = Harness(config, rng.choice((13, 16, 24)))
+    harness = Harness(config, rng.choice((13, 16, 24)), max_queued_pages=rng.choice((None, 2, 4)))
     leases: dict[str, int] = {}
     LateDevice(harness, rng, leases, copies_early=copies_early)
     sent: list[EngineRequest] = []

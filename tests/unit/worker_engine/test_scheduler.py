@@ -26,11 +26,12 @@ def adapter(name: str, num_pages: int) -> HostedAdapter:
 class World:
     """A scheduler and its pool, without a model: `run` computes a plan by appending token 0."""
 
-    def __init__(self, num_pages: int, **bounds: Any) -> None:
+    def __init__(self, num_pages: int, *, max_queued_pages: int | None = None, **bounds: Any) -> None:
         defaults = {"context_length": 64, "block_size": 4, "max_step_tokens": 8, "max_running": 4, "watermark": 0.0}
         self.config = EngineConfig(**(defaults | bounds))
         self.pool = PagePool(num_pages)
-        self.residency = Residency(self.pool, GEOMETRY)
+        self.residency = Residency(self.pool, GEOMETRY, max_queued_pages)
+        self.copied: list[str] = []
         self.scheduler = Scheduler(self.pool, self.residency, self.config)
         self.arrivals = 0
 
@@ -46,7 +47,7 @@ class World:
     def step(self) -> list[tuple[str, int]]:
         """Plan and compute a step; the plan as (request, number of tokens)."""
         plan = self.scheduler.schedule()
-        self.residency.take_loads()
+        self.copied += [load.digest for load in self.residency.take_loads()]
         self.compute(plan)
         self.pool.check_integrity()
         self.residency.check_integrity()
@@ -253,3 +254,81 @@ def test_pending_prefill_counts_running_and_waiting() -> None:
 def test_bounds_that_cannot_work_are_refused(bounds: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         EngineConfig(context_length=64, **bounds)
+
+
+def test_adapters_of_waiting_sequences_are_copied_ahead_in_the_order_of_the_queue() -> None:
+    world = World(64, max_running=1, max_queued_pages=4, prefetch_window=3)
+    for name, num_pages in (("now", 1), ("next", 3), ("second", 2), ("third", 2), ("beyond", 1)):
+        world.add(name, 4, max_tokens=12, uses=adapter(name, num_pages))
+    world.step()
+    assert world.copied == ["now", "next"], "copies before one step are bounded, and none is passed"
+    world.step()
+    assert world.copied == ["now", "next", "second", "third"]
+    world.step()
+    assert world.copied == ["now", "next", "second", "third"], "one is beyond the window"
+
+
+def test_nothing_is_copied_ahead_without_a_window() -> None:
+    world = World(64, max_running=1, prefetch_window=0)
+    for name in ("now", "next"):
+        world.add(name, 4, uses=adapter(name, 1))
+    world.step()
+    assert world.copied == ["now"]
+
+
+def test_a_copy_ahead_takes_no_page_of_one_in_use_or_more_urgent() -> None:
+    world = World(10, max_running=1)
+    world.add("now", 4, max_tokens=16, uses=adapter("now", 3))
+    world.add("next", 4, uses=adapter("next", 4))
+    world.add("second", 4, uses=adapter("second", 3))
+    world.step()
+    assert world.copied == ["now", "next"]
+    assert world.residency.is_resident("next")
+    assert world.pool.free_pages == 2
+
+
+def test_a_copy_ahead_leaves_half_of_what_admissions_leave() -> None:
+    world = World(20, max_running=1, watermark=0.2)
+    world.add("now", 4, max_tokens=16)
+    world.add("next", 4, max_tokens=1, uses=adapter("next", 18))
+    world.add("small", 4, uses=adapter("small", 1))
+    world.step()
+    assert world.copied == [], "one of 20 pages would be left, and the queue's order holds"
+    world = World(20, max_running=1, watermark=0.2)
+    world.add("now", 4, max_tokens=16)
+    world.add("next", 4, max_tokens=1, uses=adapter("next", 17))
+    world.step()
+    assert world.copied == ["next"]
+
+
+def test_what_was_copied_ahead_goes_before_a_running_sequence_does() -> None:
+    world = World(6, max_running=1)
+    old = world.add("old", 4, max_tokens=17)
+    world.add("next", 4, max_tokens=4, uses=adapter("next", 4))
+    world.step()
+    assert world.residency.is_resident("next")
+    while old.state is SequenceState.RUNNING:
+        world.step()
+    assert world.scheduler.num_preemptions == 0
+    assert old.state is SequenceState.FINISHED
+
+
+def test_a_sequence_starts_once_its_large_adapter_has_arrived_and_others_go_on() -> None:
+    world = World(64, max_queued_pages=2)
+    world.add("running", 2, max_tokens=30)
+    world.step()
+    world.add("large", 2, uses=adapter("large", 5))
+    world.add("small", 2, uses=adapter("small", 2))
+    assert world.step() == [("running", 1), ("small", 2)]
+    assert world.copied == ["small"], "the bus is taken"
+    assert world.step() == [("running", 1), ("small", 1)]
+    assert world.copied == ["small", "large"]
+    assert [name for name, _ in world.step()] == ["running", "small"]
+    world.residency.note_arrived(["large"])
+    assert ("large", 2) in world.step()
+
+
+def test_a_large_adapter_makes_nobody_wait_where_nobody_runs() -> None:
+    world = World(64, max_queued_pages=2)
+    world.add("large", 2, uses=adapter("large", 5))
+    assert world.step() == [("large", 2)]
