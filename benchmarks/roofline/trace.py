@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.roofline.parts import Part, parts_of
@@ -43,7 +44,7 @@ def profiled(steps: Iterable[Callable[[], object]]) -> list[Kernel]:
     kernels = [
         Kernel(event.name, event.time_range.start, event.time_range.end)
         for event in trace.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
+        if event.device_type == DeviceType.CUDA
     ]
     return sorted(kernels, key=lambda kernel: kernel.start)
 
