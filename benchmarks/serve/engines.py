@@ -12,16 +12,19 @@ from benchmarks.serve.options import Bounds, Options
 from benchmarks.serve.outcome import Run
 from benchmarks.serve.run import run
 from benchmarks.serve.setups import Setup
+from benchmarks.serve.variants import Unified
 from benchmarks.serve.workload import Item, touched
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
 from worker.engine.offline import OfflineEngine
 from worker.memory.layout import PageGeometry
 from worker.memory.storage import page_size_bytes
-from worker.model.loader import LoadedModel, LoadFormat, load_model
+from worker.model.config import read_config
+from worker.model.dummy import DummyCheckpoint
+from worker.model.loader import LoadedModel
+from worker.model.weights import expected_shapes, read_weights
 from worker.types import HostedAdapter
 
-_POOL_SHARE = 0.88  # of what the weights leave; the rest is for workspaces and graphs
 _CPU_POOL_BYTES = 1 << 28
 _WARM_REQUESTS = 64
 
@@ -41,16 +44,19 @@ class EngineServer:
 @contextmanager
 def engine_server(options: Options, items: Sequence[Item]) -> Iterator[EngineServer]:
     """An engine with the adapters that `items` use, warm."""
-    with engine_of(options.setup, options.device, touched(items), options.bounds) as server:
+    with engine_of(options.setup, options.device, touched(items), options.bounds, options.variant) as server:
         server.run([Item(item.adapter, item.prompt, item.num_output) for item in items[:_WARM_REQUESTS]])
         yield server
 
 
 @contextmanager
-def engine_of(setup: Setup, device: torch.device, adapters: Sequence[int], bounds: Bounds) -> Iterator[EngineServer]:
+def engine_of(
+    setup: Setup, device: torch.device, adapters: Sequence[int], bounds: Bounds, variant: Unified | None = None
+) -> Iterator[EngineServer]:
     """An engine with these adapters in host memory."""
-    model = dummy_model(setup, device)
-    config = engine_config(bounds, device)
+    variant = variant or Unified()
+    model = dummy_model(setup, device, variant)
+    config = variant.configure(engine_config(bounds, device))
     dtype = model.decoder.dtype
     geometry = PageGeometry(setup.shape, config.block_size)
     layouts = {number: setup.layout(number) for number in adapters}
@@ -58,19 +64,22 @@ def engine_of(setup: Setup, device: torch.device, adapters: Sequence[int], bound
     with OfflineEngine(
         model,
         config,
-        pool_bytes=bounds.pool_bytes or _default_pool_bytes(device),
+        pool_bytes=bounds.pool_bytes or _default_pool_bytes(device, variant.pool_share),
         host_bytes=num_pages * page_size_bytes(geometry, dtype),
+        build=variant.build,
     ) as offline:
         hosted = {number: offline.host_dummy(f"dummy-{number}", layout) for number, layout in layouts.items()}
         yield EngineServer(offline.engine, hosted)
 
 
-def dummy_model(setup: Setup, device: torch.device) -> LoadedModel:
+def dummy_model(setup: Setup, device: torch.device, variant: Unified) -> LoadedModel:
     """The setup's model with dummy weights."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     with tempfile.TemporaryDirectory() as directory:
         setup.write_config(Path(directory))
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        return load_model(Path(directory), dtype, device, LoadFormat.DUMMY)
+        config = read_config(Path(directory))
+    weights = read_weights(DummyCheckpoint(expected_shapes(config), dtype, device), config, dtype, device)
+    return LoadedModel(config, variant.decoder(config, weights))
 
 
 def engine_config(bounds: Bounds, device: torch.device) -> EngineConfig:
@@ -86,5 +95,5 @@ def engine_config(bounds: Bounds, device: torch.device) -> EngineConfig:
     )
 
 
-def _default_pool_bytes(device: torch.device) -> int:
-    return _CPU_POOL_BYTES if device.type == "cpu" else int(torch.cuda.mem_get_info(device)[0] * _POOL_SHARE)
+def _default_pool_bytes(device: torch.device, share: float) -> int:
+    return _CPU_POOL_BYTES if device.type == "cpu" else int(torch.cuda.mem_get_info(device)[0] * share)

@@ -2,15 +2,17 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.serve.setups import SETUPS, Setup
+from benchmarks.serve.variants import NoPrefetch, PaddedBmm, StaticSplit, Unified
 from benchmarks.serve.workload import SATURATE, Arrivals, Workloads, decode, open_loop, saturate
 
 GIB = 1 << 30
+_VARIANTS = {"unified": Unified(), "static": StaticSplit(), "bmm": PaddedBmm(), "no-prefetch": NoPrefetch()}
 _USUAL_REQUESTS = 1000  # the workload file's; other numbers are part of a run's name
 
 
@@ -41,6 +43,7 @@ class Options:
     arrivals: Arrivals | None
     decode: Sequence[int]
     bounds: Bounds
+    variant: Unified
     device: torch.device
     out: Path | None
     commit: str | None
@@ -68,12 +71,14 @@ class Options:
             "max_running": self.bounds.max_running,
             "max_step_tokens": self.bounds.max_step_tokens,
             "pool_bytes": self.bounds.pool_bytes,
+            "variant": asdict(self.variant),
         }
 
     def _name(self, workload: str) -> str:
         """A run's name tells what is not as usual."""
         pool = self.bounds.pool_bytes
-        return workload + (f", pool {pool / GIB:g} GiB" if pool else "")
+        parts = [workload, f"pool {pool / GIB:g} GiB" if pool else "", self.variant.name]
+        return ", ".join(part for part in parts if part)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -92,6 +97,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--max-running", type=int, default=Bounds.max_running)
     parser.add_argument("--max-step-tokens", type=int, default=Bounds.max_step_tokens)
     parser.add_argument("--pool-gib", type=float, metavar="GIB", help="a page pool of this size")
+    parser.add_argument("--variant", choices=list(_VARIANTS), default="unified", help="the engine without an idea")
+    parser.add_argument("--adapter-share", type=float, help="of the pool, for the variant static")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results' file is, or goes")
     parser.add_argument("--commit", help="of the tree, where there is no git")
@@ -104,10 +111,18 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         arrivals=Arrivals(given.rate, given.cv, given.alpha, given.duration) if given.rate else None,
         decode=given.decode,
         bounds=Bounds(given.max_running, given.max_step_tokens, pool_bytes),
+        variant=_variant(given.variant, given.adapter_share),
         device=torch.device(given.device),
         out=given.out,
         commit=given.commit,
     )
+
+
+def _variant(word: str, adapter_share: float | None) -> Unified:
+    variant = _VARIANTS[word]
+    if adapter_share is None or not isinstance(variant, StaticSplit):
+        return variant
+    return replace(variant, adapter_share=adapter_share)
 
 
 def _counted(count: int, noun: str) -> str:

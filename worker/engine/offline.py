@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from worker.adapters.packing import pack_weights
 from worker.adapters.weights import parse_weights
 from worker.engine.build import build_engine
 from worker.engine.config import EngineConfig
+from worker.engine.engine import Engine
 from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import AdapterLayout, PageGeometry
@@ -28,6 +29,13 @@ from worker.types import (
     SequenceOutput,
     StepResult,
 )
+
+
+class BuildEngine(Protocol):
+    """`build_engine`, or what makes another engine of the same."""
+
+    def __call__(self, model: LoadedModel, arena: HostArena, config: EngineConfig, *, pool_bytes: int) -> Engine:
+        """See `build_engine`."""
 
 
 @dataclass(slots=True)
@@ -49,8 +57,16 @@ class Generation:
 class OfflineEngine:
     """An engine in this process, whose adapters come from memory and stay in a host arena until `close`."""
 
-    def __init__(self, model: LoadedModel, config: EngineConfig, *, pool_bytes: int, host_bytes: int) -> None:
-        """Allocates the pool and the arena.
+    def __init__(
+        self,
+        model: LoadedModel,
+        config: EngineConfig,
+        *,
+        pool_bytes: int,
+        host_bytes: int,
+        build: BuildEngine = build_engine,
+    ) -> None:
+        """Allocates the pool and the arena; `build` puts the engine together.
 
         Raises:
             PoolTooSmall, HostArenaUnusable: a budget does not hold what it must.
@@ -64,7 +80,7 @@ class OfflineEngine:
         self._num_hosted_pages = 0
         self._hosted: dict[str, HostedAdapter] = {}
         self._dummy: Tensor | None = None  # what a page of a dummy adapter holds
-        self.engine = build_engine(model, self._arena, config, pool_bytes=pool_bytes)
+        self.engine = build(model, self._arena, config, pool_bytes=pool_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -93,10 +109,11 @@ class OfflineEngine:
         return self._hosted[digest]
 
     def host_dummy(self, name: str, layout: AdapterLayout) -> HostedAdapter:
-        """An adapter of small numbers that mean nothing, for measuring speed; once for each name."""
+        """An adapter of small numbers that mean nothing, the same in every engine; once for each name."""
         if name not in self._hosted:
             if self._dummy is None:
-                self._dummy = torch.empty_like(self._arena.page(0)).normal_(0.0, 0.02)
+                generator = torch.Generator().manual_seed(0)
+                self._dummy = torch.empty_like(self._arena.page(0)).normal_(0.0, 0.02, generator=generator)
             pages = self._next_host_pages(layout)
             self._arena.reserve(pages)
             for page in pages:

@@ -1,0 +1,40 @@
+"""Adapters are copied when a sequence is about to start with them, and everybody waits until they are there."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+
+from benchmarks.serve.variants.unified import Altered
+from worker.adapters.loader import DeviceLoader, loader_for
+from worker.adapters.residency import Load
+from worker.engine.config import EngineConfig
+from worker.engine.engine import Loader
+from worker.memory.host_arena import HostArena
+from worker.memory.storage import PageStorage
+
+
+@dataclass(frozen=True)
+class NoPrefetch(Altered):
+    """No look ahead, and no copy beside a step."""
+
+    name: str = "no prefetch"
+
+    def configure(self, config: EngineConfig) -> EngineConfig:
+        """Without a look at who waits."""
+        return replace(config, prefetch_window=0)
+
+    def loader(self, arena: HostArena, storage: PageStorage) -> Loader:
+        """One that blocks; on a CPU every loader does."""
+        return loader_for(arena, storage) if storage.pages.device.type == "cpu" else BlockingLoader(arena, storage)
+
+
+class BlockingLoader(DeviceLoader):
+    """Copies while nothing else runs on the GPU."""
+
+    def perform(self, loads: Iterable[Load]) -> None:
+        """Waits for the step in flight, copies, and waits for the copies."""
+        if waiting := list(loads):
+            torch.cuda.synchronize()
+            super().perform(waiting)
+            torch.cuda.synchronize()
