@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Self
+from typing import NamedTuple, Self
 
 from worker.errors import Code, WorkerError
 from worker.memory.layout import AdapterLayout
@@ -111,11 +111,11 @@ class PositionLogprobs:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceOutput:
+class SequenceOutput(NamedTuple):
     """New tokens of one sequence from one step; `finish_reason` is set on its last output.
 
-    A stop token that ended the sequence is not among `token_ids`.
+    A stop token that ended the sequence is not among `token_ids`. A tuple, because every step makes and pickles one for
+    each sequence: 512 take 0.5 ms so, and 1.0 ms as dataclasses (Intel Xeon).
     """
 
     request_id: str

@@ -18,7 +18,7 @@ class AttentionBatch:
     Attributes:
         query_start: `[num_seqs + 1]` int32.
         context_lens: `[num_seqs]` int32; tokens of the sequence in the pool, this step's included.
-        block_table: `[num_seqs, max_blocks]` int32; its pages in order; the rest is -1.
+        block_table: `[num_seqs, max_blocks]` int32; its pages in order; what is behind them is not read.
         kv_slots: `[num_rows]` int64; where each row's key and value go: `page * block_size + offset`.
         max_query_len: No sequence owns more rows, as the host knows without asking the device; None: not known.
         derived: What an op made of the tables, kept so that it is made once a step and not in every layer.

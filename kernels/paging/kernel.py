@@ -26,8 +26,11 @@ def _write_kv(
     tl.store(target + BLOCK_SIZE * width, tl.load(value + row * value_stride + columns, inside), inside)
 
 
-# One compilation for adapters of any number of pages, wherever their ids begin.
-@triton.jit(do_not_specialize=["num_copied", "num_items"], do_not_specialize_on_alignment=["page_ids", "source_ids"])
+# One compilation for adapters of any number of pages, wherever they lie and their ids begin.
+@triton.jit(
+    do_not_specialize=["num_copied", "num_items", "num_sources"],
+    do_not_specialize_on_alignment=["page_ids", "source_ids"],
+)
 def _copy_pages(
     pages,
     page_ids,

@@ -44,28 +44,29 @@ class _Arrays:
     positions: NDArray[np.int64]
     query_start: NDArray[np.int32]
     context_lens: NDArray[np.int32]
-    block_table: NDArray[np.int32]
     kv_slots: NDArray[np.int64]
     logit_rows: NDArray[np.int64]
     row_start: NDArray[np.int32]
     lora_slots: NDArray[np.int32]
+    block_table: NDArray[np.int32]  # behind those whose sizes are fixed
 
-    def padded(self, size: BatchSize, num_blocks: int) -> "_Arrays":
-        """The same in a batch of fixed size: the sequences and adapters that were added own no row and no token."""
+    def padded(self, size: BatchSize) -> "_Arrays":
+        """The same in a batch of fixed size: the sequences and adapters that were added own no row and no token.
+
+        The block table stays as it is.
+        """
         rows, last_row = size.num_rows - len(self.token_ids), self.query_start[-1]
         seqs = size.num_seqs - len(self.context_lens)
-        table = np.full((size.num_seqs, num_blocks), -1, dtype=np.int32)
-        table[: len(self.block_table), : self.block_table.shape[1]] = self.block_table
         return _Arrays(
             token_ids=_extended(self.token_ids, rows, 0),
             positions=_extended(self.positions, rows, 0),
             query_start=_extended(self.query_start, seqs, last_row),
             context_lens=_extended(self.context_lens, seqs, 0),
-            block_table=table,
             kv_slots=_extended(self.kv_slots, rows, -1),
             logit_rows=_extended(self.logit_rows, size.num_seqs - len(self.logit_rows), 0),
             row_start=_extended(self.row_start, size.num_seqs + 1 - len(self.row_start), last_row),
             lora_slots=_extended(self.lora_slots, size.num_seqs - len(self.lora_slots), 0),
+            block_table=self.block_table,
         )
 
     def as_list(self) -> list[NDArray[Any]]:
@@ -77,7 +78,8 @@ class BatchBuilder:
     """Builds batches for one device.
 
     If `config` has graph sizes, a batch is filled up to the next of them and lies at the same addresses every time, so
-    that what the device does with it can be recorded once and replayed.
+    that what the device does with it can be recorded once and replayed. Its block table is as wide as the longest
+    sequence may need; only the columns in use are sent, and what is left in the others is of earlier steps.
     """
 
     def __init__(self, config: EngineConfig, residency: Residency, device: torch.device) -> None:
@@ -87,11 +89,12 @@ class BatchBuilder:
         self._decode_sizes = config.decode_sizes
         self._chunk_sizes = config.chunk_sizes
         self._tables = LoraTables(residency, device)
-        self._memory: Tensor | None = None  # of batches of fixed size
         if sizes := self.sizes:
-            largest = max(staged_bytes(_nobody(size, self._max_blocks).as_list()) for size in sizes)
+            # What batches of fixed size lie in, and their block table.
+            self._table = torch.full((config.max_running, self._max_blocks), -1, dtype=torch.int32, device=device)
+            largest = max(staged_bytes(_nobody(size).as_list()) for size in sizes)
             feed = 2 * config.max_running * np.dtype(np.int64).itemsize + 64
-            self._memory = torch.zeros(largest + feed, dtype=torch.uint8, device=device)
+            self._memory = torch.zeros(largest + self._table.nbytes + feed, dtype=torch.uint8, device=device)
 
     @property
     def sizes(self) -> tuple[BatchSize, ...]:
@@ -111,7 +114,7 @@ class BatchBuilder:
         arrays = replace(arrays, row_start=row_start, lora_slots=self._tables.slots(live))
         size = self._size(plan, len(arrays.token_ids), all_sampled=bool(is_sampled.all()))
         if size is not None:
-            arrays = arrays.padded(size, self._max_blocks)
+            arrays = arrays.padded(size)
 
         fed = [row for row, s in enumerate(sequences) if s.pending_row is not None]
         sources = np.array([sequences[row].pending_row for row in fed], dtype=np.int64)
@@ -124,9 +127,9 @@ class BatchBuilder:
         if size is not None:
             forward = self._forward(tensors, size, with_adapters=bool(live))
         else:
-            *tables, first_rows, slots = tensors
+            *tables, first_rows, slots, block_table = tensors
             lora = self._tables.batch(live, slots, first_rows) if live else None
-            forward = _batch(tables, lora, max(plan.num_tokens))
+            forward = _batch(tables, block_table, lora, max(plan.num_tokens))
         return StepBatch(forward, [s for s, ends in zip(sequences, is_sampled.tolist(), strict=True) if ends])
 
     def nobodys(self) -> Iterator[ForwardBatch]:
@@ -136,16 +139,18 @@ class BatchBuilder:
         """
         self._tables.reserve()
         for size in sorted(self.sizes, key=lambda size: size.num_rows, reverse=True):
-            arrays = _nobody(size, self._max_blocks).as_list()
+            arrays = _nobody(size).as_list()
             for with_adapters in (False, True):
                 tensors = to_device(arrays, self._device, self._memory)
                 yield self._forward(tensors, size, with_adapters=with_adapters)
 
     def _forward(self, tensors: list[Tensor], size: BatchSize, *, with_adapters: bool) -> ForwardBatch:
         """The batch of a fixed size whose tables are these."""
-        *tables, first_rows, slots = tensors
+        *tables, first_rows, slots, sent = tensors
+        block_table = self._table[: size.num_seqs]
+        block_table[: sent.shape[0], : sent.shape[1]].copy_(sent)
         lora = self._tables.fixed(slots, first_rows) if with_adapters else None
-        return _batch(tables, lora, 1 if size.is_decode else None, size)
+        return _batch(tables, block_table, lora, 1 if size.is_decode else None, size)
 
     def _size(self, plan: Plan, num_rows: int, *, all_sampled: bool) -> BatchSize | None:
         """The fixed size for a plan, if one is large enough."""
@@ -172,11 +177,11 @@ class BatchBuilder:
             positions=positions,
             query_start=query_start,
             context_lens=context_lens.astype(np.int32),
-            block_table=block_table,
             kv_slots=pages * self._block_size + positions % self._block_size,
             logit_rows=(query_start[1:] - 1)[is_sampled].astype(np.int64),
             row_start=query_start[-1:],
             lora_slots=np.zeros(0, dtype=np.int32),
+            block_table=block_table,
         )
         return arrays, is_sampled
 
@@ -186,17 +191,21 @@ class BatchBuilder:
 
 
 def _batch(
-    tables: list[Tensor], lora: LoraBatch | None, max_query_len: int | None, size: BatchSize | None = None
+    tables: list[Tensor],
+    block_table: Tensor,
+    lora: LoraBatch | None,
+    max_query_len: int | None,
+    size: BatchSize | None = None,
 ) -> ForwardBatch:
-    token_ids, positions, query_start, context_lens, block_table, kv_slots, logit_rows = tables
+    token_ids, positions, query_start, context_lens, kv_slots, logit_rows = tables
     attention = AttentionBatch(query_start, context_lens, block_table, kv_slots, max_query_len)
     return ForwardBatch(token_ids, positions, attention, lora, logit_rows, size)
 
 
-def _nobody(size: BatchSize, num_blocks: int) -> _Arrays:
-    none, no_row = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int32)
-    table, nothing = np.zeros((0, num_blocks), dtype=np.int32), np.zeros(0, dtype=np.int32)
-    return _Arrays(none, none, no_row, nothing, table, none, none, no_row, nothing).padded(size, num_blocks)
+def _nobody(size: BatchSize) -> _Arrays:
+    none, no_row, nothing = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int32), np.zeros(0, dtype=np.int32)
+    no_table = np.zeros((0, 0), dtype=np.int32)
+    return _Arrays(none, none, no_row, nothing, none, none, no_row, nothing, no_table).padded(size)
 
 
 def _extended(array: NDArray[Any], count: int, value: int) -> NDArray[Any]:
@@ -225,8 +234,9 @@ def _live_adapters(
     first: list[int] = []
     group = ""
     for index, sequence in enumerate(sequences):
-        if sequence.group != group and sequence.adapter is not None:
-            group = sequence.group
-            live.append(sequence.adapter)
+        if sequence.group != group:  # "", the base model's, comes first
+            group, adapter = sequence.group, sequence.adapter
+            assert adapter is not None, "the base model's rows come first"
+            live.append(adapter)
             first.append(index)
     return live, query_start[[*first, len(sequences)]]

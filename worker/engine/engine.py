@@ -190,7 +190,7 @@ class Engine:
         self._in_flight = launched
         for row, sequence in enumerate(launched.sampled if launched else ()):
             if sequence.state is not SequenceState.FINISHED:
-                sequence.pending_row = row
+                sequence.await_token(row)
 
     def _land(self) -> None:
         """Wait for the tokens in flight, and give each to its sequence, unless that has ended meanwhile."""
@@ -210,12 +210,11 @@ class Engine:
             self._outputs.append(SequenceOutput(request.request_id, finish_reason=FinishReason.STOP))
             self._end(sequence)
             return
-        sequence.pending_row = None
-        sequence.token_ids.append(token_id)
+        sequence.append(token_id)
         self._num_output_tokens += 1
         finish_reason = FinishReason.LENGTH if sequence.is_full else None
         self._outputs.append(SequenceOutput(request.request_id, (token_id,), logprobs, finish_reason))
-        if sequence.is_full:
+        if finish_reason is not None:
             self._end(sequence)
 
     def _end(self, sequence: Sequence) -> None:

@@ -50,11 +50,12 @@ class LoraTables:
 
     def slots(self, live: list[HostedAdapter]) -> NDArray[np.int32]:
         """The slots of the live adapters; those that are new or moved are written, in one copy."""
-        moved = [a for a in live if self._needs_write(a.digest)]
+        entries, pages_of = self._entries, self._residency.pages_of
+        moved = [a for a in live if a.digest not in entries or entries[a.digest].pages != pages_of(a.digest)]
         if moved:
             self._write(moved)
             self._last = None
-        return np.array([self._entries[adapter.digest].slot for adapter in live], dtype=np.int32)
+        return np.array([entries[adapter.digest].slot for adapter in live], dtype=np.int32)
 
     def batch(self, live: list[HostedAdapter], slots: Tensor, row_start: Tensor) -> LoraBatch:
         """The batch in which live adapter `i`, in `slots[i]`, owns rows `[row_start[i], row_start[i + 1])`."""
@@ -77,10 +78,6 @@ class LoraTables:
         entry = self._entries.pop(digest, None)
         if entry is not None:
             self._free.append(entry.slot)
-
-    def _needs_write(self, digest: str) -> bool:
-        entry = self._entries.get(digest)
-        return entry is None or entry.pages != self._residency.pages_of(digest)
 
     def _write(self, adapters: list[HostedAdapter]) -> None:
         for adapter in adapters:

@@ -77,7 +77,8 @@ class Scheduler:
     @property
     def pending_prefill_tokens(self) -> int:
         """Tokens to compute before every sequence decodes."""
-        return self._waiting.num_tokens + sum(s.num_uncomputed for s in self._running if s.num_uncomputed > 1)
+        uncomputed = [s.num_tokens - s.num_computed for s in self._running]
+        return self._waiting.num_tokens + sum(count for count in uncomputed if count > 1)
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait for its turn.
@@ -134,22 +135,24 @@ class Scheduler:
     def _decodes(self) -> list[tuple[Sequence, int]]:
         block_size = self._config.block_size
         chunks = []
-        for sequence in tuple(self._running):
-            if sequence.num_uncomputed != 1 or sequence.state is not SequenceState.RUNNING:
+        for sequence in tuple(self._running):  # runs for every sequence in every step: no call that can be spared
+            num_tokens = sequence.num_tokens
+            if num_tokens - sequence.num_computed != 1 or sequence.state is not SequenceState.RUNNING:
                 continue
-            if sequence.is_full:  # its last token is pending
+            if num_tokens >= sequence.max_length:  # its last token is pending
                 continue
-            if sequence.num_tokens <= len(sequence.pages) * block_size or self._grow(sequence):
+            if num_tokens <= len(sequence.pages) * block_size or self._grow(sequence):
                 chunks.append((sequence, 1))
         return chunks
 
     def _prefills(self, budget: int) -> list[tuple[Sequence, int]]:
         chunks = []
-        for sequence in self._running:
-            if budget > 0 and sequence.num_uncomputed > 1:
-                num_tokens = min(budget, sequence.num_uncomputed)
-                budget -= num_tokens
-                chunks.append((sequence, num_tokens))
+        for sequence in [s for s in self._running if s.num_tokens - s.num_computed > 1]:
+            num_tokens = min(budget, sequence.num_uncomputed)
+            if num_tokens == 0:
+                break
+            budget -= num_tokens
+            chunks.append((sequence, num_tokens))
         return chunks
 
     def _admissions(self, budget: int) -> list[tuple[Sequence, int]]:

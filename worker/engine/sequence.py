@@ -18,11 +18,13 @@ class Sequence:
     """A request's tokens and the pages that hold their KV. The scheduler alone changes `state` and `pages`.
 
     Token and page ids are machine arrays, so that a step joins those of many sequences without touching single ids.
+    Tokens are added by `await_token` and `append` alone.
 
     Attributes:
         arrival: Place in the order of arrival; breaks every tie.
         group: What sequences are grouped by in a batch: the adapter's digest, "" for the base model.
         token_ids: Prompt, resumed output, then own output.
+        num_tokens: Tokens so far, the pending one included.
         num_prompt: Tokens of the prompt.
         max_length: Tokens at which the sequence ends, prompt included.
         pending_row: While the sequence's newest token is on the device alone: its row among the tokens of the step in
@@ -40,6 +42,7 @@ class Sequence:
         "num_computed",
         "num_passed",
         "num_prompt",
+        "num_tokens",
         "pages",
         "pending_row",
         "request",
@@ -53,6 +56,7 @@ class Sequence:
         self.arrival = arrival
         self.group = "" if request.adapter is None else request.adapter.digest
         self.token_ids = array("q", request.prompt_token_ids + request.resumed_token_ids)
+        self.num_tokens = len(self.token_ids)
         self.num_prompt = len(request.prompt_token_ids)
         self.max_length = min(self.num_prompt + request.max_tokens, context_length)
         self.pending_row: int | None = None
@@ -61,6 +65,18 @@ class Sequence:
         self.state = SequenceState.WAITING
         self.was_preempted = False
         self.num_passed = 0
+
+    def await_token(self, row: int) -> None:
+        """Its next token is in this row of the step in flight."""
+        assert self.pending_row is None, "one token at a time"
+        self.pending_row = row
+        self.num_tokens += 1
+
+    def append(self, token_id: int) -> None:
+        """Its next token, the pending one if there is one."""
+        self.token_ids.append(token_id)
+        self.num_tokens = len(self.token_ids)
+        self.pending_row = None
 
     @property
     def adapter(self) -> HostedAdapter | None:
@@ -81,11 +97,6 @@ class Sequence:
     def waiting_order(self) -> tuple[int, bool, int]:
         """Sorts waiting sequences; within a priority, those that ran before go first."""
         return -self.request.priority, not self.was_preempted, self.arrival
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens so far, the pending one included."""
-        return len(self.token_ids) + (self.pending_row is not None)
 
     @property
     def num_output(self) -> int:

@@ -26,7 +26,7 @@ def decoding(prompt_lens: list[int]) -> tuple[Plan, Residency]:
         scheduler.add(Sequence(EngineRequest(str(index), tuple(range(1, length + 1)), 9), index, 40))
     for sequence in scheduler.schedule().sequences:
         sequence.num_computed = sequence.num_tokens
-        sequence.token_ids.append(99)
+        sequence.append(99)
     return scheduler.schedule(), residency
 
 
@@ -57,8 +57,19 @@ def test_a_batch_is_filled_up_with_sequences_that_own_nothing() -> None:
     assert torch.equal(ours.context_lens, torch.tensor([4, 9, 6, 0], dtype=torch.int32))
     assert torch.equal(ours.kv_slots, torch.cat((theirs.kv_slots, torch.tensor([-1]))))
     assert ours.block_table.shape == (4, 10), "as many blocks as the longest sequence may have"
-    assert torch.equal(ours.block_table[:3, : theirs.block_table.shape[1]], theirs.block_table)
-    assert (ours.block_table[3] == -1).all()
+    for held, pages in zip(ours.block_table, (s.pages for s in plan.sequences), strict=False):
+        assert held[: len(pages)].tolist() == list(pages)
+
+
+def test_a_block_table_lies_where_the_last_did_and_tells_the_present_pages() -> None:
+    long, residency = decoding([3, 21, 5])
+    builder = BatchBuilder(CONFIG, residency, CPU)
+    before = builder.build(long).forward.attention.block_table
+    short, _ = decoding([2, 8, 9])
+    after = builder.build(short).forward.attention.block_table
+    assert (after.data_ptr(), after.shape, after.stride()) == (before.data_ptr(), before.shape, before.stride())
+    for held, sequence in zip(after, short.sequences, strict=False):
+        assert held[: len(sequence.pages)].tolist() == list(sequence.pages)
 
 
 def test_a_batch_with_a_prompt_has_room_for_every_sequence() -> None:

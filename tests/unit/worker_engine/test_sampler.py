@@ -122,7 +122,7 @@ def test_the_next_position_draws_another_number() -> None:
     drawn = []
     for _ in range(10):
         drawn += sampler.sample(logits, [s]).token_ids
-        s.token_ids.append(drawn[-1])
+        s.append(drawn[-1])
     assert len(set(drawn)) > 3
 
 

@@ -57,7 +57,7 @@ class World:
         for sequence, num_tokens in zip(plan.sequences, plan.num_tokens, strict=True):
             sequence.num_computed += num_tokens
             if sequence.num_uncomputed == 0:
-                sequence.token_ids.append(0)
+                sequence.append(0)
                 if sequence.num_tokens == sequence.max_length:
                     self.scheduler.finish(sequence)
 
