@@ -1,5 +1,6 @@
 """`python -m benchmarks.serve`: serves workloads with dummy weights, prints what they came to, and can write it."""
 
+import gc
 import json
 import sys
 
@@ -7,8 +8,9 @@ import torch
 from rich.console import Console
 
 from benchmarks import gpu, result
-from benchmarks.serve.engines import engine_server
+from benchmarks.serve.contenders import Contender, contenders
 from benchmarks.serve.options import Options, parse
+from benchmarks.serve.peers.vllm import NotInstalled
 from benchmarks.serve.record import Record
 
 
@@ -16,7 +18,11 @@ def main() -> int:
     """One line of JSON for each run, then what has a goal beside it."""
     options = parse()
     torch.set_num_threads(1)
-    record = measure(options)
+    try:
+        record = measure(options)
+    except NotInstalled as error:
+        print(error, file=sys.stderr)
+        return 2
     goals = record.goals()
     if options.out:
         print(record.write(options.out))
@@ -27,20 +33,27 @@ def main() -> int:
 
 def measure(options: Options) -> Record:
     """Serves every workload; the file is written as it grows."""
-    on_gpu = options.device.type == "cuda"
-    record = Record(options.setup.name, "engine", gpu.word() if on_gpu else "cpu")
-    machine = gpu.machine(options.commit) if on_gpu else result.this_machine()
+    record = Record(options.setup.name, "engine", gpu.word() if options.device.type == "cuda" else "cpu")
+    for contender in contenders(options):
+        _measure(options, contender, record)
+        gc.collect()
+        if options.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return record
+
+
+def _measure(options: Options, contender: Contender, record: Record) -> None:
+    machine = gpu.machine(options.commit) if options.device.type == "cuda" else result.this_machine()
     works = options.workloads()
-    everything = [item for items in works.values() for item in items]
-    with engine_server(options, everything) as server:
-        for name, items in works.items():
+    with contender.start([item for items in works.values() for item in items]) as server:
+        for workload, items in works.items():
+            name = ", ".join(part for part in (workload, contender.name) if part)
             run = server.run(items)
             summary = run.summary()
             print(f"{options.setup.name} {name}: {json.dumps(summary)}", flush=True)
             record.add(name, summary, machine=machine, options=options.described(), timeline=run.timeline())
             if options.out:
                 record.write(options.out)
-    return record
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ class EngineServer:
 
 
 @contextmanager
-def engine_server(options: Options, items: Sequence[Item]) -> Iterator[EngineServer]:
+def engine_server(options: Options, variant: Unified, items: Sequence[Item]) -> Iterator[EngineServer]:
     """An engine with the adapters that `items` use, warm."""
-    with engine_of(options.setup, options.device, touched(items), options.bounds, options.variant) as server:
+    with engine_of(options.setup, options.device, touched(items), options.bounds, variant) as server:
         server.run([Item(item.adapter, item.prompt, item.num_output) for item in items[:_WARM_REQUESTS]])
         yield server
 

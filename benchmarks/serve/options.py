@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,7 +43,9 @@ class Options:
     arrivals: Arrivals | None
     decode: Sequence[int]
     bounds: Bounds
-    variant: Unified
+    variants: Sequence[Unified]
+    peers: Sequence[str]
+    peft_seconds: float
     device: torch.device
     out: Path | None
     commit: str | None
@@ -71,14 +73,12 @@ class Options:
             "max_running": self.bounds.max_running,
             "max_step_tokens": self.bounds.max_step_tokens,
             "pool_bytes": self.bounds.pool_bytes,
-            "variant": asdict(self.variant),
         }
 
     def _name(self, workload: str) -> str:
         """A run's name tells what is not as usual."""
         pool = self.bounds.pool_bytes
-        parts = [workload, f"pool {pool / GIB:g} GiB" if pool else "", self.variant.name]
-        return ", ".join(part for part in parts if part)
+        return workload + (f", pool {pool / GIB:g} GiB" if pool else "")
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -97,8 +97,12 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--max-running", type=int, default=Bounds.max_running)
     parser.add_argument("--max-step-tokens", type=int, default=Bounds.max_step_tokens)
     parser.add_argument("--pool-gib", type=float, metavar="GIB", help="a page pool of this size")
-    parser.add_argument("--variant", choices=list(_VARIANTS), default="unified", help="the engine without an idea")
+    parser.add_argument(
+        "--variant", choices=list(_VARIANTS), nargs="*", default=["unified"], help="one after the other"
+    )
     parser.add_argument("--adapter-share", type=float, help="of the pool, for the variant static")
+    parser.add_argument("--peer", choices=("peft", "vllm"), nargs="*", default=[], help="who serves the same, too")
+    parser.add_argument("--peft-seconds", type=float, default=60.0, help="after which PEFT begins no batch")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results' file is, or goes")
     parser.add_argument("--commit", help="of the tree, where there is no git")
@@ -111,7 +115,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         arrivals=Arrivals(given.rate, given.cv, given.alpha, given.duration) if given.rate else None,
         decode=given.decode,
         bounds=Bounds(given.max_running, given.max_step_tokens, pool_bytes),
-        variant=_variant(given.variant, given.adapter_share),
+        variants=[_variant(word, given.adapter_share) for word in given.variant],
+        peers=given.peer,
+        peft_seconds=given.peft_seconds,
         device=torch.device(given.device),
         out=given.out,
         commit=given.commit,

@@ -60,6 +60,22 @@ def test_a_call_leaves_a_file_that_the_next_adds_to(
     assert "tiny n = 3, 4 requests" in capsys.readouterr().out
 
 
+def test_variants_and_peers_serve_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "--setup tiny --device cpu --adapters 3 --requests 3 --variant unified static bmm --peer peft"
+    monkeypatch.setattr(sys, "argv", ["serve", *words.split(), "--peft-seconds", "0.001", "--out", str(tmp_path)])
+    assert command.main() == 0
+    runs = Record.read(tmp_path / "serve-tiny-engine-cpu.json").runs
+    name = "n = 3, 3 requests"
+    assert list(runs) == [name, f"{name}, static split", f"{name}, padded bmm", f"{name}, Hugging Face PEFT"]
+    assert runs[f"{name}, Hugging Face PEFT"]["figures"]["num_left_out"] > 0
+
+
+def test_a_peer_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["serve", "--setup", "tiny", "--device", "cpu", "--variant", "--peer", "vllm"])
+    assert command.main() == 2
+    assert "pip install vllm" in capsys.readouterr().err
+
+
 def _record(*runs: tuple[str, float, str]) -> Record:
     record = Record("S1", "engine", "h200")
     for name, rate, time in runs:
