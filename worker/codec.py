@@ -1,6 +1,7 @@
 """Protobuf to the worker's own types and back; nothing behind this module knows of protobuf."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from multitude.v1 import sampling_pb2, worker_pb2
 from worker.errors import InternalError, WorkerError
 from worker.types import (
     AdapterRef,
+    EngineStats,
     FinishReason,
     OutputPiece,
     PositionLogprobs,
@@ -151,7 +153,21 @@ def status_to_proto(status: WorkerStatus) -> worker_pb2.DispatchResponse:
             is_residency_snapshot=status.is_residency_snapshot,
             labels=status.labels,
             tenants=status.tenants,
+            resident_adapter_count=stats.num_resident_adapters,
+            loading_adapter_count=stats.num_loading_adapters,
+            adapter_load_count=stats.num_loads,
+            adapter_load_bytes=stats.loaded_bytes,
+            step=_step_to_proto(stats),
         )
+    )
+
+
+def _step_to_proto(stats: EngineStats) -> worker_pb2.EngineStep:
+    return worker_pb2.EngineStep(
+        sequence_count=stats.num_sequences,
+        prefill_token_count=stats.num_prefill_rows,
+        decode_token_count=stats.num_rows - stats.num_prefill_rows,
+        **asdict(stats.times),
     )
 
 

@@ -168,8 +168,49 @@ class RequestFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Where a step's time went on the host, in ms.
+
+    Attributes:
+        plan_ms: Who runs, and the adapters' copies begun.
+        pack_ms: The plan as tables, on their way to the device.
+        launch_ms: Forward pass and sampling given to the device, where that is the host itself also done.
+        wait_ms: For tokens; on a GPU those of the step before.
+        emit_ms: Tokens given to their sequences.
+    """
+
+    plan_ms: float = 0.0
+    pack_ms: float = 0.0
+    launch_ms: float = 0.0
+    wait_ms: float = 0.0
+    emit_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
-    """The engine's state after a step; counters run from its start."""
+    """The engine's state after a step; counters run from its start.
+
+    Attributes:
+        total_pages: Of the pool; they are free, hold KV, or hold adapters.
+        free_pages: See `total_pages`.
+        kv_pages: See `total_pages`.
+        adapter_pages: See `total_pages`.
+        num_running: Sequences in the batch.
+        num_waiting: Sequences not in the batch.
+        pending_prefill_tokens: Tokens to compute before every sequence decodes.
+        step_ms: How long the step took.
+        num_output_tokens: Counter: tokens produced.
+        num_prefill_tokens: Counter: prompt tokens computed, those of preempted sequences again.
+        num_preemptions: Counter: sequences that lost their pages.
+        num_sequences: In the batch that the step gave to the device.
+        num_rows: Tokens computed for them.
+        num_prefill_rows: Those of them that are of prompts; the others are decodes.
+        num_resident_adapters: In the pool.
+        num_loading_adapters: Those of them that are still being copied.
+        num_loads: Counter: copies of adapters to the pool.
+        loaded_bytes: Counter: bytes of these.
+        times: Where the step's time went.
+    """
 
     total_pages: int = 0
     free_pages: int = 0
@@ -182,6 +223,14 @@ class EngineStats:
     num_output_tokens: int = 0
     num_prefill_tokens: int = 0
     num_preemptions: int = 0
+    num_sequences: int = 0
+    num_rows: int = 0
+    num_prefill_rows: int = 0
+    num_resident_adapters: int = 0
+    num_loading_adapters: int = 0
+    num_loads: int = 0
+    loaded_bytes: int = 0
+    times: StepTimes = StepTimes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ def sample(logits: Tensor, choices: Choices, uniforms: Tensor | None, penalties:
        below p (arXiv 1904.09751); min-p those with P at least `min_p` times the first one's (arXiv 2407.01082).
     5. The first token, in the order of ids, at which the sum of P over what is kept exceeds `u` times their total.
 
+    A row in which some l' is NaN or the largest infinite has no distribution: its token is -1.
+
     A row's token depends on its own logits, parameters and uniform alone. Implementations differ where a sum of
     probabilities lies within rounding of what it is compared with.
 

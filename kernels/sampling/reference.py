@@ -11,9 +11,10 @@ from kernels.sampling.truncation import scale, truncate
 def sample(logits: Tensor, choices: Choices, uniforms: Tensor | None, penalties: Penalties | None = None) -> Tensor:
     """As `kernels.sampling.sample`."""
     scores = logits.float() if penalties is None else penalised(logits.float(), penalties)
-    tokens = scores.argmax(dim=-1)
+    best = scores.max(dim=-1)  # NaN if one of the row is
+    tokens, is_no_distribution = best.indices, ~best.values.isfinite()
     if uniforms is None:
-        return tokens
+        return tokens.masked_fill_(is_no_distribution, -1)
     for rows in (choices.whole_rows, choices.truncated_rows):
         if rows.shape[0]:
             scaled = scale(scores.index_select(0, rows), choices.temperature.index_select(0, rows))
@@ -21,4 +22,4 @@ def sample(logits: Tensor, choices: Choices, uniforms: Tensor | None, penalties:
                 limits = (choices.top_k, choices.top_p, choices.min_p)
                 scaled = truncate(scaled, *(limit.index_select(0, rows) for limit in limits))
             tokens.index_copy_(0, rows, draw(scaled, uniforms.index_select(0, rows)))
-    return tokens
+    return tokens.masked_fill_(is_no_distribution, -1)

@@ -162,7 +162,7 @@ class Residency(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., tier: _Optional[_Union[ResidencyTier, str]] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("worker_id", "base_model", "request_window", "total_page_count", "free_page_count", "kv_page_count", "adapter_page_count", "page_size_bytes", "block_size_tokens", "running_count", "waiting_count", "pending_prefill_token_count", "step_ms", "output_token_count", "prefill_token_count", "preemption_count", "residency", "is_residency_snapshot", "labels", "tenants")
+    __slots__ = ("worker_id", "base_model", "request_window", "total_page_count", "free_page_count", "kv_page_count", "adapter_page_count", "page_size_bytes", "block_size_tokens", "running_count", "waiting_count", "pending_prefill_token_count", "step_ms", "output_token_count", "prefill_token_count", "preemption_count", "residency", "is_residency_snapshot", "labels", "tenants", "resident_adapter_count", "loading_adapter_count", "adapter_load_count", "adapter_load_bytes", "step")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +190,11 @@ class WorkerStatus(_message.Message):
     IS_RESIDENCY_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     TENANTS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_ADAPTER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LOADING_ADAPTER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_LOAD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_LOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     base_model: str
     request_window: int
@@ -210,7 +215,32 @@ class WorkerStatus(_message.Message):
     is_residency_snapshot: bool
     labels: _containers.ScalarMap[str, str]
     tenants: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, worker_id: _Optional[str] = ..., base_model: _Optional[str] = ..., request_window: _Optional[int] = ..., total_page_count: _Optional[int] = ..., free_page_count: _Optional[int] = ..., kv_page_count: _Optional[int] = ..., adapter_page_count: _Optional[int] = ..., page_size_bytes: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., running_count: _Optional[int] = ..., waiting_count: _Optional[int] = ..., pending_prefill_token_count: _Optional[int] = ..., step_ms: _Optional[float] = ..., output_token_count: _Optional[int] = ..., prefill_token_count: _Optional[int] = ..., preemption_count: _Optional[int] = ..., residency: _Optional[_Iterable[_Union[Residency, _Mapping]]] = ..., is_residency_snapshot: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., tenants: _Optional[_Iterable[str]] = ...) -> None: ...
+    resident_adapter_count: int
+    loading_adapter_count: int
+    adapter_load_count: int
+    adapter_load_bytes: int
+    step: EngineStep
+    def __init__(self, worker_id: _Optional[str] = ..., base_model: _Optional[str] = ..., request_window: _Optional[int] = ..., total_page_count: _Optional[int] = ..., free_page_count: _Optional[int] = ..., kv_page_count: _Optional[int] = ..., adapter_page_count: _Optional[int] = ..., page_size_bytes: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., running_count: _Optional[int] = ..., waiting_count: _Optional[int] = ..., pending_prefill_token_count: _Optional[int] = ..., step_ms: _Optional[float] = ..., output_token_count: _Optional[int] = ..., prefill_token_count: _Optional[int] = ..., preemption_count: _Optional[int] = ..., residency: _Optional[_Iterable[_Union[Residency, _Mapping]]] = ..., is_residency_snapshot: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., tenants: _Optional[_Iterable[str]] = ..., resident_adapter_count: _Optional[int] = ..., loading_adapter_count: _Optional[int] = ..., adapter_load_count: _Optional[int] = ..., adapter_load_bytes: _Optional[int] = ..., step: _Optional[_Union[EngineStep, _Mapping]] = ...) -> None: ...
+
+class EngineStep(_message.Message):
+    __slots__ = ("sequence_count", "prefill_token_count", "decode_token_count", "plan_ms", "pack_ms", "launch_ms", "wait_ms", "emit_ms")
+    SEQUENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DECODE_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PLAN_MS_FIELD_NUMBER: _ClassVar[int]
+    PACK_MS_FIELD_NUMBER: _ClassVar[int]
+    LAUNCH_MS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    EMIT_MS_FIELD_NUMBER: _ClassVar[int]
+    sequence_count: int
+    prefill_token_count: int
+    decode_token_count: int
+    plan_ms: float
+    pack_ms: float
+    launch_ms: float
+    wait_ms: float
+    emit_ms: float
+    def __init__(self, sequence_count: _Optional[int] = ..., prefill_token_count: _Optional[int] = ..., decode_token_count: _Optional[int] = ..., plan_ms: _Optional[float] = ..., pack_ms: _Optional[float] = ..., launch_ms: _Optional[float] = ..., wait_ms: _Optional[float] = ..., emit_ms: _Optional[float] = ...) -> None: ...
 
 class WorkerLease(_message.Message):
     __slots__ = ("worker_id", "address", "base_model", "context_length", "start_time_ms", "labels", "tenants")

@@ -246,12 +246,16 @@ def test_any_parameters(seed: int, vocab: int, spread: float, rows: list[Row]) -
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU; the interpreter refuses rows of NaN")
 @pytest.mark.parametrize("vocab", [1000, 32000, 128256])
-def test_a_row_of_nan_has_a_token_and_harms_no_other(vocab: int) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_row_without_a_distribution_has_no_token_and_harms_no_other(vocab: int, value: float, is_whole: bool) -> None:
     logits = draw_logits(2 * len(ROWS), vocab)
-    logits[: len(ROWS)] = float("nan")
+    if is_whole:
+        logits[: len(ROWS)] = value
+    else:
+        logits[range(len(ROWS)), [place * 7919 % vocab for place in range(len(ROWS))]] = value
     tokens = sample(logits, ROWS * 2)
-    assert min(tokens) >= 0
-    assert max(tokens) < vocab
+    assert tokens[: len(ROWS)] == [-1] * len(ROWS)
     assert_judged(tokens[len(ROWS) :], logits[len(ROWS) :], ROWS)
 
 

@@ -53,8 +53,6 @@ class Residency:
         self._copying: set[str] = set()
         self._changes: list[PoolResidency] = []
         self._evictable_pages = 0
-        self._num_loads = 0
-        self._num_loaded_pages = 0
 
     @property
     def geometry(self) -> PageGeometry:
@@ -75,16 +73,6 @@ class Residency:
     def num_copying(self) -> int:
         """Adapters whose copies are not known to be done."""
         return len(self._queued) + len(self._copying)
-
-    @property
-    def num_loads(self) -> int:
-        """Copies that left so far."""
-        return self._num_loads
-
-    @property
-    def num_loaded_pages(self) -> int:
-        """Pages of these copies."""
-        return self._num_loaded_pages
 
     def is_resident(self, digest: str) -> bool:
         """Whether the adapter has pages in the pool."""
@@ -190,8 +178,6 @@ class Residency:
         """The queued copies, which the caller does in this order: each before a forward pass that uses its adapter."""
         loads = tuple(self._queued.values())
         self._copying.update(self._queued)
-        self._num_loads += len(loads)
-        self._num_loaded_pages += self._queued_pages
         self._queued.clear()
         self._queued_pages = 0
         self._changes.extend(PoolResidency(load.digest, resident=True) for load in loads)

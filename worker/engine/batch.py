@@ -123,7 +123,8 @@ class BatchBuilder:
         *tensors, source, target = to_device([*arrays.as_list(), sources, targets], self._device, memory)
         if fed:
             assert pending is not None, "a sequence waits for a token that is not in flight"
-            tensors[0].index_copy_(0, target, pending.index_select(0, source))
+            # A sequence that got no token fails when the host hears of it; until then any will do.
+            tensors[0].index_copy_(0, target, pending.index_select(0, source).clamp_(min=0))
         if size is not None:
             forward = self._forward(tensors, size, with_adapters=bool(live))
         else:

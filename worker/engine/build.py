@@ -5,11 +5,12 @@ from worker.adapters.residency import Residency
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
 from worker.memory.host_arena import HostArena
-from worker.memory.layout import PageGeometry
+from worker.memory.layout import MODULES, AdapterLayout, PageGeometry
 from worker.memory.pool import PagePool
 from worker.memory.storage import PageStorage, page_size_bytes, pages_in_budget
 from worker.model.graphs import GraphedDecoder
 from worker.model.loader import LoadedModel
+from worker.types import HostedAdapter
 
 
 def build_engine(model: LoadedModel, arena: HostArena, config: EngineConfig, *, pool_bytes: int) -> Engine:
@@ -39,6 +40,14 @@ def build_engine(model: LoadedModel, arena: HostArena, config: EngineConfig, *, 
         loader_for(arena, storage),
         config,
     )
-    if config.max_graph_rows:
-        engine.warm_up()
+    if decoder.device.type != "cpu":
+        engine.warm_up(_any_adapter(geometry, arena))
     return engine
+
+
+def _any_adapter(geometry: PageGeometry, arena: HostArena) -> HostedAdapter | None:
+    """An adapter of rank 1 on q, in the arena's first pages whatever they hold; None: the arena is too small for it."""
+    ranks, scales = (1, *[0] * (len(MODULES) - 1)), (1.0,) * len(MODULES)
+    layout = AdapterLayout(geometry.shape, (ranks,) * geometry.shape.num_layers, (scales,) * geometry.shape.num_layers)
+    num_pages = layout.num_pages(geometry)
+    return HostedAdapter("warm-up", layout, tuple(range(num_pages))) if num_pages <= arena.num_pages else None

@@ -11,7 +11,9 @@ from torch import Tensor
 from worker.adapters.residency import Load, Residency
 from worker.engine.batch import BatchBuilder
 from worker.engine.config import EngineConfig
-from worker.engine.sampler import SampledTokens, Sampler
+from worker.engine.errors import LogitsNotFinite
+from worker.engine.meter import Meter, Part
+from worker.engine.sampler import NO_TOKEN, SampledTokens, Sampler
 from worker.engine.scheduler import Plan, Scheduler
 from worker.engine.sequence import Sequence, SequenceState
 from worker.errors import MaxTokensOutOfRangeError, PromptEmptyError, PromptTooLongError, WorkerError
@@ -20,8 +22,8 @@ from worker.memory.storage import PageStorage
 from worker.model.batch import ForwardBatch
 from worker.types import (
     EngineRequest,
-    EngineStats,
     FinishReason,
+    HostedAdapter,
     PoolResidency,
     PositionLogprobs,
     RequestFailure,
@@ -96,7 +98,7 @@ class Engine:
         self._residency = residency
         self._loader = loader
         self._config = config
-        self._clock = clock
+        self._meter = Meter(storage.page_bytes, clock)
         self._scheduler = Scheduler(pool, residency, config)
         self._batches = BatchBuilder(config, residency, device)
         self._sampler = Sampler(device)
@@ -107,8 +109,6 @@ class Engine:
         self._moves: list[PoolResidency] = []
         self._evicted: set[str] = set()  # adapters, since the last step was launched
         self._num_arrivals = 0
-        self._num_output_tokens = 0
-        self._num_prefill_tokens = 0
 
     @property
     def has_work(self) -> bool:
@@ -135,24 +135,30 @@ class Engine:
             self._outputs.append(SequenceOutput(request_id, finish_reason=FinishReason.CANCELLED))
 
     @torch.inference_mode()
-    def warm_up(self) -> None:
-        """Let the model record its steps, and the sampler compile its ways, so that no request waits for that."""
+    def warm_up(self, adapter: HostedAdapter | None = None) -> None:
+        """Let the model record its steps, and do once all that a step does, so that no request pays for a first time.
+
+        Args:
+            adapter: One whose host pages may be read, whatever they hold; None: steps with adapters are recorded alone.
+        """
         for batch in self._batches.nobodys():  # the largest first: what the others need on their way fits in its memory
-            logits = self._model.forward(batch, self._storage.pages)
-        for params in _WAYS_TO_SAMPLE:
-            request = EngineRequest("", (0,), 2, params)
-            self._sampler.sample(logits[:1], [Sequence(request, 0, self._config.context_length)])
+            self._model.forward(batch, self._storage.pages)
+        for uses, params in ((adapter, _WAYS_TO_SAMPLE[0]), *((None, params) for params in _WAYS_TO_SAMPLE)):
+            self.add(EngineRequest("", (0, 0), 4, params, uses))
+            while self.has_work:
+                self.step()
+        self._residency.reclaim(self._pool.total_pages)
+        self._note_moves()
+        self._moves.clear()
+        self._meter.reset()
 
     @torch.inference_mode()
     def step(self) -> StepResult:
         """Compute the next tokens of as many sequences as the bounds allow."""
-        started = self._clock()
+        self._meter.begin()
         if self._in_flight is not None and self._in_flight.tokens.shape_next:
             self._land()
-        self._residency.note_arrived(self._loader.take_arrived())
-        plan = self._scheduler.schedule()
-        self._loader.perform(self._residency.take_loads())
-        self._note_moves()
+        plan = self._plan()
         launched = self._launch(plan) if plan.sequences else None
         self._land()
         self._take_off(launched)
@@ -160,7 +166,18 @@ class Engine:
             self._land()
         if not self._sequences and self._in_flight is None:
             self._check_integrity()
-        return self._result(started)
+        return self._result()
+
+    def _plan(self) -> Plan:
+        """Decide who runs, and begin the copies of adapters."""
+        self._residency.note_arrived(self._loader.take_arrived())
+        plan = self._scheduler.schedule()
+        loads = self._residency.take_loads()
+        self._loader.perform(loads)
+        self._note_moves()
+        self._meter.count_loads(loads)
+        self._meter.lap(Part.PLAN)
+        return plan
 
     def _note_moves(self) -> None:
         """Keep what entered and left the pool for the result, and drop what is kept of those that left."""
@@ -177,12 +194,16 @@ class Engine:
         self._evicted.clear()
         pending = None if self._in_flight is None else self._in_flight.tokens.tokens
         batch = self._batches.build(plan, pending)
+        self._meter.lap(Part.PACK)
         logits = self._model.forward(batch.forward, self._storage.pages)
         tokens = self._sampler.sample(logits[: len(batch.sampled)], batch.sampled)
+        num_prefill_rows = 0
         for sequence, num_tokens in zip(plan.sequences, plan.num_tokens, strict=True):
             if sequence.num_computed < sequence.num_prompt:
-                self._num_prefill_tokens += min(num_tokens, sequence.num_prompt - sequence.num_computed)
+                num_prefill_rows += min(num_tokens, sequence.num_prompt - sequence.num_computed)
             sequence.num_computed += num_tokens
+        self._meter.count_batch(plan, num_prefill_rows)
+        self._meter.lap(Part.LAUNCH)
         return _InFlight(batch.sampled, tokens)
 
     def _take_off(self, launched: _InFlight | None) -> None:
@@ -199,19 +220,25 @@ class Engine:
         sampled, tokens = self._in_flight.sampled, self._in_flight.tokens
         self._in_flight = None
         token_ids = tokens.token_ids
+        self._meter.lap(Part.WAIT)
         self._pool.settle()
         for row, (sequence, token_id) in enumerate(zip(sampled, token_ids, strict=True)):
             if sequence.state is not SequenceState.FINISHED:
                 self._emit(sequence, token_id, (tokens.logprobs[row],) if row in tokens.logprobs else ())
+        self._meter.lap(Part.EMIT)
 
     def _emit(self, sequence: Sequence, token_id: int, logprobs: tuple[PositionLogprobs, ...]) -> None:
         request = sequence.request
+        if token_id == NO_TOKEN:
+            self._failures.append(RequestFailure.of(request.request_id, _no_distribution(sequence)))
+            self._end(sequence)
+            return
         if token_id in request.stop_token_ids:
             self._outputs.append(SequenceOutput(request.request_id, finish_reason=FinishReason.STOP))
             self._end(sequence)
             return
         sequence.append(token_id)
-        self._num_output_tokens += 1
+        self._meter.num_output_tokens += 1
         finish_reason = FinishReason.LENGTH if sequence.is_full else None
         self._outputs.append(SequenceOutput(request.request_id, (token_id,), logprobs, finish_reason))
         if finish_reason is not None:
@@ -229,26 +256,19 @@ class Engine:
         self._pool.check_integrity()
         self._residency.check_integrity()
 
-    def _result(self, started: float) -> StepResult:
+    def _result(self) -> StepResult:
         moves, self._moves = tuple(self._moves), []
         outputs, self._outputs = tuple(self._outputs), []
         failures, self._failures = tuple(self._failures), []
-        return StepResult(outputs, failures, moves, self._stats(started))
+        return StepResult(outputs, failures, moves, self._meter.stats(self._pool, self._residency, self._scheduler))
 
-    def _stats(self, started: float) -> EngineStats:
-        return EngineStats(
-            total_pages=self._pool.total_pages,
-            free_pages=self._pool.free_pages,
-            kv_pages=self._pool.kv_pages,
-            adapter_pages=self._pool.adapter_pages,
-            num_running=self._scheduler.num_running,
-            num_waiting=self._scheduler.num_waiting,
-            pending_prefill_tokens=self._scheduler.pending_prefill_tokens,
-            step_ms=(self._clock() - started) * 1000,
-            num_output_tokens=self._num_output_tokens,
-            num_prefill_tokens=self._num_prefill_tokens,
-            num_preemptions=self._scheduler.num_preemptions,
-        )
+
+def _no_distribution(sequence: Sequence) -> LogitsNotFinite:
+    what = "the base model's" if sequence.adapter is None else f"adapter {sequence.group}'s"
+    return LogitsNotFinite(
+        f"after {sequence.num_output} tokens {what} logits are NaN or infinite: the weights are too large for the type "
+        f"that this worker computes in, as those of an adapter with a huge lora_alpha are"
+    )
 
 
 def _check(request: EngineRequest, context_length: int) -> None:

@@ -1,4 +1,4 @@
-"""Why the engine refuses a request, besides a pool that is too small for it (`worker.memory.errors`)."""
+"""Why the engine refuses or fails a request, besides a pool that is too small for it (`worker.memory.errors`)."""
 
 from worker.errors import Code, WorkerError
 
@@ -9,3 +9,10 @@ class WaitingQueueFull(WorkerError):
     reason = "WAITING_QUEUE_FULL"
     code = Code.RESOURCE_EXHAUSTED
     retryable = True
+
+
+class LogitsNotFinite(WorkerError):
+    """The model's answer is no distribution: NaN, or infinite."""
+
+    reason = "LOGITS_NOT_FINITE"
+    code = Code.FAILED_PRECONDITION

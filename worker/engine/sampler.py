@@ -13,10 +13,12 @@ from worker.engine.sequence import Sequence
 from worker.engine.staging import HostCopy, joined, to_device
 from worker.types import PositionLogprobs, SamplingParams
 
+NO_TOKEN = -1  # the token of a row whose logits are no distribution
+
 
 @dataclass(frozen=True)
 class SampledTokens:
-    """One token a row. Asking for what the host knows of them waits for the device.
+    """One token a row, `NO_TOKEN` for one whose logits are not finite. Asking what the host knows waits for the device.
 
     Attributes:
         tokens: `[num_rows]` int64 on the model's device; what the next step is fed.
@@ -133,7 +135,7 @@ def _logprobs(logits: Tensor, tokens: Tensor, table: _Table) -> _Logprobs:
     rows = table.logprob_rows
     logprobs = logits[rows].float().log_softmax(dim=-1)
     counts = [min(table.sequences[row].request.logprob_count or 0, logits.shape[-1]) for row in rows]
-    chosen = logprobs.gather(1, tokens[rows][:, None])
+    chosen = logprobs.gather(1, tokens[rows][:, None].clamp(min=0))
     top = logprobs.topk(max(counts), dim=-1)
     return _Logprobs(rows, counts, HostCopy(chosen), HostCopy(top.values), HostCopy(top.indices))
 

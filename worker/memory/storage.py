@@ -57,6 +57,11 @@ class PageStorage:
             self.pages = torch.zeros(size, dtype=dtype, device=device)
 
     @property
+    def page_bytes(self) -> int:
+        """Bytes of one page id over all layers."""
+        return page_size_bytes(self.geometry, self.pages.dtype)
+
+    @property
     def num_pages(self) -> int:
         """Page ids that are valid."""
         return self.pages.shape[1]

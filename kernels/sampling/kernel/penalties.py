@@ -48,7 +48,8 @@ def _penalise(
     score = tl.where(noted != 0, repeated, score)
     score = score - tl.load(frequencies + index) * count
     score = score - tl.where(count > 0, tl.load(presences + index), 0.0)
-    score = tl.minimum(tl.maximum(score, -LIMIT), LIMIT)
+    score = tl.maximum(score, -LIMIT, propagate_nan=tl.PropagateNan.ALL)
+    score = tl.minimum(score, LIMIT, propagate_nan=tl.PropagateNan.ALL)
     tl.store(scores + index * vocab + tokens, score, inside)
 
 

@@ -42,7 +42,7 @@ def choose(
     SPLITS: tl.constexpr,
     CANDIDATES: tl.constexpr,
 ):
-    """The token of a row."""
+    """The token of a row, -1 if its largest score is not finite."""
     row = tl.program_id(0)
     lanes = tl.arange(0, SPLITS)
     highest = tl.load(peaks + row * num_splits + lanes, lanes < num_splits, other=-float("inf"))
@@ -74,8 +74,7 @@ def choose(
                 scores = load_scores(logits, stride, penalised, copies, row, tokens, vocab, HAS_PENALTIES)
                 reached = tl.cumsum(weights_of(scaled_scores(scores, peak, temperature), min_p), 0)
                 token = tl.minimum(split * SPLIT + tl.sum((reached <= share).to(tl.int32), 0), vocab - 1)
-    # Of a row of NaN any token will do that is one.
-    token = tl.minimum(tl.maximum(token, 0), vocab - 1)
+    token = tl.where(tl.abs(peak) < float("inf"), tl.minimum(tl.maximum(token, 0), vocab - 1), -1)
     tl.store(chosen + row, token.to(tl.int64))
 
 

@@ -28,12 +28,14 @@ def find_peaks(
     HAS_PENALTIES: tl.constexpr,
     SPLIT: tl.constexpr,
 ):
-    """The largest score of a split, and the first token that has it."""
+    """The largest score of a split, infinite if one is NaN, and the first token that has it."""
     row = tl.program_id(0) // num_splits
     split = tl.program_id(0) % num_splits
     tokens = split * SPLIT + tl.arange(0, SPLIT)
     scores = load_scores(logits, stride, penalised, copies, row, tokens, vocab, HAS_PENALTIES)
     peak, place = tl.max(scores, 0, return_indices=True, return_indices_tie_break_left=True)
+    # A maximum passes over NaN. An infinite peak tells the row's last launch that there is no distribution.
+    peak = tl.where(tl.max((scores != scores).to(tl.int32), 0) > 0, float("inf"), peak)
     tl.store(peaks + row * num_splits + split, peak)
     tl.store(tops + row * num_splits + split, split * SPLIT + place)
 

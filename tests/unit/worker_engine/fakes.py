@@ -24,6 +24,7 @@ BLOCK_SIZE = 4
 VOCAB = 24
 SHAPE = ModelShape(num_layers=1, hidden_size=4, num_heads=1, num_kv_heads=1, head_dim=4, intermediate_size=4)
 GEOMETRY = PageGeometry(SHAPE, BLOCK_SIZE)  # 32 elements: an adapter of q takes a page for each 4 ranks
+BROKEN = 999  # marker of an adapter whose logits are NaN
 _MODULUS = 1_000_003
 
 
@@ -36,6 +37,8 @@ def adapter(marker: int, num_pages: int = 1) -> HostedAdapter:
 
 def next_logits(context: Sequence[int], marker: int) -> list[float]:
     """The fake model's logits after a context."""
+    if marker == BROKEN:
+        return [float("nan")] * VOCAB
     state = marker + 1
     for token in context:
         state = (state * 31 + token + 7) % _MODULUS
@@ -126,14 +129,20 @@ class FakeLoader:
 class Harness:
     """An engine around the fake model, and everything that its steps told."""
 
-    def __init__(self, config: EngineConfig, num_pages: int, max_queued_pages: int | None = None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        num_pages: int,
+        max_queued_pages: int | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.config = config
         self.pool = PagePool(num_pages)
         self.residency = Residency(self.pool, GEOMETRY, max_queued_pages)
         self.storage = PageStorage(GEOMETRY, num_pages, torch.float32, "cpu")
         self.model = FakeModel(config)
         self.engine = Engine(
-            self.model, self.storage, self.pool, self.residency, FakeLoader(self.storage), config, clock=lambda: 0.0
+            self.model, self.storage, self.pool, self.residency, FakeLoader(self.storage), config, clock=clock
         )
         self.tokens: dict[str, list[int]] = {}
         self.endings: dict[str, list[FinishReason | str]] = {}

@@ -1,13 +1,15 @@
 """The engine around a model that can be computed by hand."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
+import torch
 
-from tests.unit.worker_engine.fakes import VOCAB, Harness, adapter, expected_tokens
+from tests.unit.worker_engine.fakes import BROKEN, GEOMETRY, VOCAB, Harness, adapter, expected_tokens
 from worker.engine.config import EngineConfig
 from worker.memory.pool import PageKind
-from worker.types import EngineRequest, FinishReason, PoolResidency, SamplingParams
+from worker.memory.storage import page_size_bytes
+from worker.types import EngineRequest, EngineStats, FinishReason, PoolResidency, SamplingParams, StepTimes
 
 GREEDY = SamplingParams(temperature=0.0)
 CONFIG = EngineConfig(context_length=64, block_size=4, max_step_tokens=16, max_running=8)
@@ -176,6 +178,25 @@ def test_what_cannot_run_fails_at_once_and_harms_nobody(bad: EngineRequest, reas
     assert harness.endings["bad"] == [reason]
 
 
+@OVERLAP
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_logits_that_are_no_distribution_fail_their_request_alone(overlap: bool, temperature: float) -> None:
+    harness = Harness(replace(CONFIG, overlap=overlap), num_pages=100)
+    params = SamplingParams(temperature=temperature, repetition_penalty=1.2)
+    broken = [
+        request("greedy", adapter=adapter(BROKEN)),
+        request("penalised", adapter=adapter(BROKEN), sampling=params),
+        request("told", adapter=adapter(BROKEN), logprob_count=2),
+    ]
+    others = [request(f"r{i}", adapter=(None, RED)[i % 2]) for i in range(4)]
+    harness.run([*others[:2], *broken, *others[2:]])
+    check(harness, others)
+    for sent in broken:
+        assert harness.endings[sent.request_id] == ["LOGITS_NOT_FINITE"]
+        assert harness.tokens.get(sent.request_id, []) == []
+    assert harness.pool.kv_pages == 0
+
+
 def test_waiting_beyond_the_bound_is_a_retryable_failure() -> None:
     harness = Harness(replace(CONFIG, max_waiting=2), num_pages=20)
     for name in "abc":
@@ -211,6 +232,40 @@ def test_stats_add_up() -> None:
     assert (stats.num_running, stats.num_waiting) == (2, 8)
     assert stats.num_prefill_tokens == 16
     assert stats.pending_prefill_tokens == 4 + 80
+    assert (stats.num_sequences, stats.num_rows, stats.num_prefill_rows) == (2, 16, 16)
+    assert (stats.num_resident_adapters, stats.num_loads, stats.num_loading_adapters) == (1, 1, 1)
+    assert stats.loaded_bytes == 2 * page_size_bytes(GEOMETRY, torch.float32)
+    later = harness.step().stats
+    assert (later.num_loads, later.num_loading_adapters) == (1, 0)
+    assert (later.num_sequences, later.num_rows, later.num_prefill_rows) == (4, 16, 15)
+    assert later.num_prefill_tokens == 31
+
+
+def test_the_parts_of_a_step_are_all_of_its_time() -> None:
+    harness = Harness(CONFIG, num_pages=50, clock=map(float, range(1000)).__next__)
+    harness.engine.add(request("r"))
+    for _ in range(3):
+        stats = harness.step().stats
+        parts = astuple(stats.times)
+        assert all(part > 0 for part in parts)
+        # Before the last look at the clock no part is counted.
+        assert stats.step_ms == sum(parts) + 1000
+
+
+def test_warming_up_leaves_no_trace() -> None:
+    harness, cold = Harness(CONFIG, num_pages=50), Harness(CONFIG, num_pages=50)
+    harness.engine.warm_up(RED)
+    requests = [request(f"r{i}", adapter=(None, RED)[i % 2]) for i in range(4)]
+    for sent in requests:
+        harness.engine.add(sent)
+        cold.engine.add(sent)
+    while cold.engine.has_work:
+        warm_result, cold_result = harness.step(), cold.step()
+        assert replace(warm_result, stats=EngineStats()) == replace(cold_result, stats=EngineStats())
+        assert replace(warm_result.stats, step_ms=0, times=StepTimes()) == replace(
+            cold_result.stats, step_ms=0, times=StepTimes()
+        )
+    check(harness, requests)
 
 
 def test_a_leak_is_found_when_the_engine_goes_idle() -> None:

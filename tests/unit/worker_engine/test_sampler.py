@@ -1,5 +1,6 @@
 """The sampler over rows with different parameters, against the reference row by row."""
 
+import math
 import random
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from kernels.sampling.naive import reference_draw, reference_penalties, reference_probabilities
 from worker.engine.noise import uniforms
-from worker.engine.sampler import Sampler
+from worker.engine.sampler import NO_TOKEN, Sampler
 from worker.engine.sequence import Sequence
 from worker.types import EngineRequest, SamplingParams
 
@@ -42,6 +43,10 @@ def random_params(rng: random.Random) -> SamplingParams:
 
 def logits_of(num_rows: int, seed: int = 0) -> Tensor:
     return torch.randn(num_rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def has_penalty(params: SamplingParams) -> bool:
+    return (params.repetition_penalty, params.presence_penalty, params.frequency_penalty) != (1.0, 0.0, 0.0)
 
 
 def reference_token(logits: Tensor, s: Sequence) -> int:
@@ -155,3 +160,19 @@ def test_logprobs_are_the_models_own() -> None:
         best = sorted(range(VOCAB), key=lambda token, row=row: (-float(expected[row, token]), token))[:num_top]
         assert [token for token, _ in found.top] == best
         assert [value for _, value in found.top] == pytest.approx([float(expected[row, t]) for t in best], abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_that_is_no_distribution_gets_no_token_and_changes_no_other(value: float, device: torch.device) -> None:
+    rng = random.Random(3)
+    sequences = [sequence(random_params(rng), seed=i, logprob_count=(2, None, None)[i % 3]) for i in range(30)]
+    logits = logits_of(30)
+    spoilt = logits.clone()
+    spoilt[::2, 17] = value
+    whole, partly = (Sampler(device).sample(rows.to(device), sequences) for rows in (logits, spoilt))
+    for row, s in enumerate(sequences):
+        if row % 2:
+            assert partly.token_ids[row] == whole.token_ids[row]
+            assert partly.logprobs.get(row) == whole.logprobs.get(row)
+        elif math.isnan(value) or not has_penalty(s.sampling):  # penalties leave nothing infinite
+            assert partly.token_ids[row] == NO_TOKEN

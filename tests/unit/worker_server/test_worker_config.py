@@ -10,7 +10,7 @@ from worker.codec import lease_to_json, status_to_proto
 from worker.config import load_config
 from worker.engine.config import EngineConfig
 from worker.errors import ConfigInvalidError
-from worker.types import WorkerStatus
+from worker.types import EngineStats, StepTimes, WorkerStatus
 
 MODEL = ("--set", "model.path=/models/tiny")
 
@@ -41,6 +41,17 @@ def test_labels_and_tenants_are_told_to_control_planes() -> None:
     assert (dict(told.labels), list(told.tenants)) == ({"zone": "a"}, ["t", "u"])
     lease = json.loads(lease_to_json(status, address="h:1", context_length=64, start_time_ms=1))
     assert (lease["labels"], lease["tenants"]) == ({"zone": "a"}, ["t", "u"])
+
+
+def test_the_newest_step_is_told_to_control_planes() -> None:
+    times = StepTimes(plan_ms=1.5, wait_ms=2.5)
+    stats = EngineStats(
+        num_sequences=3, num_rows=10, num_prefill_rows=8, num_resident_adapters=2, loaded_bytes=2**40, times=times
+    )
+    told = status_to_proto(WorkerStatus("w", "base", 1, 1, 16, stats=stats)).status
+    assert (told.step.sequence_count, told.step.prefill_token_count, told.step.decode_token_count) == (3, 8, 2)
+    assert (told.step.plan_ms, told.step.pack_ms, told.step.wait_ms) == (1.5, 0.0, 2.5)
+    assert (told.resident_adapter_count, told.adapter_load_bytes) == (2, 2**40)
 
 
 def test_a_context_beyond_the_models_is_not_served() -> None:
