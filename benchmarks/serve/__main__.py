@@ -3,13 +3,17 @@
 import gc
 import json
 import sys
+from collections.abc import Mapping
 
 import torch
 from rich.console import Console
 
 from benchmarks import gpu, result
+from benchmarks.serve.cold import ColdTest, measure_cold
 from benchmarks.serve.contenders import Contender, contenders
+from benchmarks.serve.engines import engine_of
 from benchmarks.serve.options import Options, parse
+from benchmarks.serve.outcome import Summary
 from benchmarks.serve.peers.vllm import NotInstalled
 from benchmarks.serve.record import Record
 
@@ -34,6 +38,9 @@ def main() -> int:
 def measure(options: Options) -> Record:
     """Serves every workload; the file is written as it grows."""
     record = Record(options.setup.name, "engine", gpu.word() if options.device.type == "cuda" else "cpu")
+    if options.cold:
+        _measure_cold(options, record)
+        return record
     for contender in contenders(options):
         _measure(options, contender, record)
         gc.collect()
@@ -43,17 +50,27 @@ def measure(options: Options) -> Record:
 
 
 def _measure(options: Options, contender: Contender, record: Record) -> None:
-    machine = gpu.machine(options.commit) if options.device.type == "cuda" else result.this_machine()
     works = options.workloads()
     with contender.start([item for items in works.values() for item in items]) as server:
         for workload, items in works.items():
             name = ", ".join(part for part in (workload, contender.name) if part)
             run = server.run(items)
-            summary = run.summary()
-            print(f"{options.setup.name} {name}: {json.dumps(summary)}", flush=True)
-            record.add(name, summary, machine=machine, options=options.described(), timeline=run.timeline())
-            if options.out:
-                record.write(options.out)
+            _keep(options, record, name, run.summary(), run.timeline())
+
+
+def _measure_cold(options: Options, record: Record) -> None:
+    test = ColdTest()
+    others, coming = test.adapters(options.setup)
+    with engine_of(options.setup, options.device, others + coming, options.bounds) as server:
+        _keep(options, record, "cold adapter", measure_cold(server, options.setup, test), {})
+
+
+def _keep(options: Options, record: Record, name: str, summary: Summary, timeline: Mapping[str, list[float]]) -> None:
+    print(f"{options.setup.name} {name}: {json.dumps(summary)}", flush=True)
+    machine = gpu.machine(options.commit) if options.device.type == "cuda" else result.this_machine()
+    record.add(name, summary, machine=machine, options=options.described(), timeline=timeline)
+    if options.out:
+        record.write(options.out)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,22 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from benchmarks.serve.host import Bringer, Present, host_memory
 from benchmarks.serve.options import Bounds, Options
 from benchmarks.serve.outcome import Run
-from benchmarks.serve.run import run
+from benchmarks.serve.run import Host, run
 from benchmarks.serve.setups import Setup
 from benchmarks.serve.variants import Unified
 from benchmarks.serve.workload import Item, touched
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
-from worker.engine.offline import OfflineEngine
 from worker.memory.layout import PageGeometry
-from worker.memory.storage import page_size_bytes
 from worker.model.config import read_config
 from worker.model.dummy import DummyCheckpoint
 from worker.model.loader import LoadedModel
@@ -31,14 +30,21 @@ _WARM_REQUESTS = 64
 
 @dataclass(frozen=True)
 class EngineServer:
-    """An engine, and its adapters by number, all in host memory."""
+    """An engine and its adapters.
+
+    Attributes:
+        engine: It.
+        host: Where requests wait for their adapters.
+        adapters: Those that are in host memory for good, by number.
+    """
 
     engine: Engine
+    host: Host
     adapters: Mapping[int, HostedAdapter]
 
     def run(self, items: Sequence[Item]) -> Run:
         """Serves a workload."""
-        return run(self.engine, items, self.adapters)
+        return run(self.engine, items, self.host)
 
 
 @contextmanager
@@ -53,23 +59,21 @@ def engine_server(options: Options, variant: Unified, items: Sequence[Item]) -> 
 def engine_of(
     setup: Setup, device: torch.device, adapters: Sequence[int], bounds: Bounds, variant: Unified | None = None
 ) -> Iterator[EngineServer]:
-    """An engine with these adapters in host memory."""
+    """An engine with these adapters in host memory, or, if that is bounded, with them behind it."""
     variant = variant or Unified()
     model = dummy_model(setup, device, variant)
     config = variant.configure(engine_config(bounds, device))
-    dtype = model.decoder.dtype
     geometry = PageGeometry(setup.shape, config.block_size)
     layouts = {number: setup.layout(number) for number in adapters}
-    num_pages = 1 + sum(layout.num_pages(geometry) for layout in layouts.values())
-    with OfflineEngine(
-        model,
-        config,
-        pool_bytes=bounds.pool_bytes or _default_pool_bytes(device, variant.pool_share),
-        host_bytes=num_pages * page_size_bytes(geometry, dtype),
-        build=variant.build,
-    ) as offline:
-        hosted = {number: offline.host_dummy(f"dummy-{number}", layout) for number, layout in layouts.items()}
-        yield EngineServer(offline.engine, hosted)
+    with host_memory(layouts, geometry, model.decoder.dtype, bounds.host_bytes) as memory:
+        hosted = memory.fill() if bounds.host_bytes is None else {}
+        pool_bytes = bounds.pool_bytes or _default_pool_bytes(device, variant.pool_share)
+        engine = variant.build(model, memory.arena, config, pool_bytes=pool_bytes)
+        if bounds.host_bytes is None:
+            yield EngineServer(engine, Present(hosted), hosted)
+        else:
+            with closing(Bringer(memory)) as bringer:
+                yield EngineServer(engine, bringer, {})
 
 
 def dummy_model(setup: Setup, device: torch.device, variant: Unified) -> LoadedModel:

@@ -24,12 +24,14 @@ class Bounds:
         max_running: Most sequences in a batch.
         max_step_tokens: Most tokens in a step.
         pool_bytes: Of KV and adapters; None: most of what the weights leave of a GPU.
+        host_bytes: Of adapters in host memory; None: as many as all of them need.
         context_length: Most tokens of a sequence; those of the workloads have fewer.
     """
 
     max_running: int = 512
     max_step_tokens: int = 1024
     pool_bytes: int | None = None
+    host_bytes: int | None = None
     context_length: int = 1024
 
 
@@ -42,6 +44,7 @@ class Options:
     requests: int
     arrivals: Arrivals | None
     decode: Sequence[int]
+    cold: bool
     bounds: Bounds
     variants: Sequence[Unified]
     peers: Sequence[str]
@@ -73,12 +76,18 @@ class Options:
             "max_running": self.bounds.max_running,
             "max_step_tokens": self.bounds.max_step_tokens,
             "pool_bytes": self.bounds.pool_bytes,
+            "host_bytes": self.bounds.host_bytes,
         }
 
     def _name(self, workload: str) -> str:
         """A run's name tells what is not as usual."""
-        pool = self.bounds.pool_bytes
-        return workload + (f", pool {pool / GIB:g} GiB" if pool else "")
+        pool, host = self.bounds.pool_bytes, self.bounds.host_bytes
+        parts = [workload]
+        if pool is not None:
+            parts.append(f"pool {pool / GIB:g} GiB")
+        if host is not None:
+            parts.append(f"host cache {host / GIB:g} GiB")
+        return ", ".join(parts)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -94,9 +103,11 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--alpha", type=float, default=1.0, help="below 1: some adapters are asked for more often")
     parser.add_argument("--duration", type=float, default=120.0, metavar="S", help="of an open loop")
     parser.add_argument("--decode", type=int, nargs="*", default=[], metavar="ROWS", help="decode batches instead")
+    parser.add_argument("--cold", action="store_true", help="first tokens of adapters in host memory alone, instead")
     parser.add_argument("--max-running", type=int, default=Bounds.max_running)
     parser.add_argument("--max-step-tokens", type=int, default=Bounds.max_step_tokens)
     parser.add_argument("--pool-gib", type=float, metavar="GIB", help="a page pool of this size")
+    parser.add_argument("--host-gib", type=float, metavar="GIB", help="a host cache of this size, smaller than all")
     parser.add_argument(
         "--variant", choices=list(_VARIANTS), nargs="*", default=["unified"], help="one after the other"
     )
@@ -107,14 +118,15 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results' file is, or goes")
     parser.add_argument("--commit", help="of the tree, where there is no git")
     given = parser.parse_args(arguments)
-    pool_bytes = int(given.pool_gib * GIB) if given.pool_gib else None
+    pool_bytes, host_bytes = (int(gib * GIB) if gib else None for gib in (given.pool_gib, given.host_gib))
     return Options(
         setup=SETUPS[given.setup],
         adapters=given.adapters,
         requests=given.requests,
         arrivals=Arrivals(given.rate, given.cv, given.alpha, given.duration) if given.rate else None,
         decode=given.decode,
-        bounds=Bounds(given.max_running, given.max_step_tokens, pool_bytes),
+        cold=given.cold,
+        bounds=Bounds(given.max_running, given.max_step_tokens, pool_bytes, host_bytes),
         variants=[_variant(word, given.adapter_share) for word in given.variant],
         peers=given.peer,
         peft_seconds=given.peft_seconds,

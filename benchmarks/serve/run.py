@@ -2,7 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from benchmarks.serve.outcome import Moment, Run, Stream
 from benchmarks.serve.workload import Item
@@ -10,6 +11,26 @@ from worker.engine.engine import Engine
 from worker.types import EngineRequest, EngineStats, HostedAdapter, SamplingParams, StepResult
 
 _GREEDY = SamplingParams(temperature=0.0)
+_PAUSE_S = 0.0005  # while there is nothing to compute
+
+
+class Host(Protocol):
+    """Where requests wait until their adapters are in host memory."""
+
+    def ask(self, name: str, item: Item) -> None:
+        """A request came."""
+
+    def take_ready(self) -> Iterable[EngineRequest]:
+        """Requests that may start, and have not been taken."""
+        ...
+
+    def end(self, name: str) -> None:
+        """A request ended."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request may still become ready."""
+        ...
 
 
 def request_of(name: str, item: Item, adapters: Mapping[int, HostedAdapter]) -> EngineRequest:
@@ -18,33 +39,36 @@ def request_of(name: str, item: Item, adapters: Mapping[int, HostedAdapter]) -> 
     return EngineRequest(name, item.prompt, item.num_output, _GREEDY, adapter=adapter)
 
 
-def run(engine: Engine, items: Sequence[Item], adapters: Mapping[int, HostedAdapter]) -> Run:
+def run(engine: Engine, items: Sequence[Item], host: Host) -> Run:
     """Serves a workload to its end."""
-    coming = deque(
-        (item.arrival_s, request_of(str(index), item, adapters))
-        for index, item in enumerate(sorted(items, key=lambda item: item.arrival_s))
-    )
+    coming = deque(sorted(items, key=lambda item: item.arrival_s))
     streams: dict[str, Stream] = {}
     moments: list[Moment] = []
     first, last = EngineStats(), EngineStats()
     started = time.perf_counter()
-    while coming or engine.has_work:
+    while coming or host.has_work or engine.has_work:
         now = time.perf_counter() - started
-        while coming and coming[0][0] <= now:
-            arrival_s, request = coming.popleft()
-            streams[request.request_id] = Stream(arrival_s)
+        while coming and coming[0].arrival_s <= now:
+            item = coming.popleft()
+            name = str(len(streams))
+            streams[name] = Stream(item.arrival_s)
+            host.ask(name, item)
+        for request in host.take_ready():
             engine.add(request)
         if not engine.has_work:
-            time.sleep(min(0.001, coming[0][0] - now))
+            time.sleep(_PAUSE_S)
             continue
         result = engine.step()
         now = time.perf_counter() - started
         note(result, streams, now)
+        for output in result.outputs:
+            if output.finish_reason is not None:
+                host.end(output.request_id)
         first, last = first if moments else result.stats, result.stats
         moments.append(moment(last, now))
-    preemptions = {"num_preemptions": last.num_preemptions - first.num_preemptions}
+    extra = {"num_preemptions": last.num_preemptions - first.num_preemptions}
     num_prompt_tokens = sum(len(item.prompt) for item in items)
-    return Run(time.perf_counter() - started, list(streams.values()), num_prompt_tokens, moments, {**preemptions})
+    return Run(time.perf_counter() - started, list(streams.values()), num_prompt_tokens, moments, {**extra})
 
 
 def note(result: StepResult, streams: Mapping[str, Stream], now: float) -> None:

@@ -5,16 +5,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
-
-import torch
-from torch import Tensor
+from typing import Self
 
 from worker.adapters.packing import pack_weights
 from worker.adapters.weights import parse_weights
 from worker.engine.build import build_engine
 from worker.engine.config import EngineConfig
-from worker.engine.engine import Engine
 from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import AdapterLayout, PageGeometry
@@ -29,13 +25,6 @@ from worker.types import (
     SequenceOutput,
     StepResult,
 )
-
-
-class BuildEngine(Protocol):
-    """`build_engine`, or what makes another engine of the same."""
-
-    def __call__(self, model: LoadedModel, arena: HostArena, config: EngineConfig, *, pool_bytes: int) -> Engine:
-        """See `build_engine`."""
 
 
 @dataclass(slots=True)
@@ -64,9 +53,8 @@ class OfflineEngine:
         *,
         pool_bytes: int,
         host_bytes: int,
-        build: BuildEngine = build_engine,
     ) -> None:
-        """Allocates the pool and the arena; `build` puts the engine together.
+        """Allocates the pool and the arena.
 
         Raises:
             PoolTooSmall, HostArenaUnusable: a budget does not hold what it must.
@@ -79,8 +67,7 @@ class OfflineEngine:
         self._arena = HostArena.create(self._file, num_host_pages, self._geometry, dtype)
         self._num_hosted_pages = 0
         self._hosted: dict[str, HostedAdapter] = {}
-        self._dummy: Tensor | None = None  # what a page of a dummy adapter holds
-        self.engine = build(model, self._arena, config, pool_bytes=pool_bytes)
+        self.engine = build_engine(model, self._arena, config, pool_bytes=pool_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -107,19 +94,6 @@ class OfflineEngine:
             layout = pack_weights(parsed, self._arena, pages)
             self._hosted[digest] = HostedAdapter(digest, layout, pages)
         return self._hosted[digest]
-
-    def host_dummy(self, name: str, layout: AdapterLayout) -> HostedAdapter:
-        """An adapter of small numbers that mean nothing, the same in every engine; once for each name."""
-        if name not in self._hosted:
-            if self._dummy is None:
-                generator = torch.Generator().manual_seed(0)
-                self._dummy = torch.empty_like(self._arena.page(0)).normal_(0.0, 0.02, generator=generator)
-            pages = self._next_host_pages(layout)
-            self._arena.reserve(pages)
-            for page in pages:
-                self._arena.page(page).copy_(self._dummy)
-            self._hosted[name] = HostedAdapter(name, layout, pages)
-        return self._hosted[name]
 
     def _next_host_pages(self, layout: AdapterLayout) -> tuple[int, ...]:
         first = self._num_hosted_pages

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.serve import __main__ as command
 from benchmarks.serve import merge
+from benchmarks.serve.cold import ColdTest
 from benchmarks.serve.goals import figures
 from benchmarks.serve.outcome import Moment, Run, Stream
 from benchmarks.serve.record import Record
@@ -68,6 +69,15 @@ def test_variants_and_peers_serve_in_one_call(tmp_path: Path, monkeypatch: pytes
     name = "n = 3, 3 requests"
     assert list(runs) == [name, f"{name}, static split", f"{name}, padded bmm", f"{name}, Hugging Face PEFT"]
     assert runs[f"{name}, Hugging Face PEFT"]["figures"]["num_left_out"] > 0
+
+
+def test_cold_adapters_are_a_run_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["serve", "--setup", "tiny", "--device", "cpu", "--cold", "--out", str(tmp_path)])
+    monkeypatch.setattr(command, "ColdTest", lambda: ColdTest(others=2, arrivals=1, spacing=8))
+    assert command.main() == 0
+    (run,) = Record.read(tmp_path / "serve-tiny-engine-cpu.json").runs.items()
+    assert run[0] == "cold adapter"
+    assert run[1]["figures"]["first_token_cold_ms"] > 0
 
 
 def test_a_peer_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
