@@ -1,11 +1,12 @@
 """One workload through one engine."""
 
+import statistics
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from benchmarks.serve.outcome import Moment, Run, Stream
+from benchmarks.serve.outcome import Moment, Run, Stream, Summary
 from benchmarks.serve.workload import Item
 from worker.engine.engine import Engine
 from worker.types import EngineRequest, EngineStats, HostedAdapter, SamplingParams, StepResult
@@ -44,7 +45,7 @@ def run(engine: Engine, items: Sequence[Item], host: Host) -> Run:
     coming = deque(sorted(items, key=lambda item: item.arrival_s))
     streams: dict[str, Stream] = {}
     moments: list[Moment] = []
-    first, last = EngineStats(), EngineStats()
+    steps: list[EngineStats] = []
     started = time.perf_counter()
     while coming or host.has_work or engine.has_work:
         now = time.perf_counter() - started
@@ -64,11 +65,26 @@ def run(engine: Engine, items: Sequence[Item], host: Host) -> Run:
         for output in result.outputs:
             if output.finish_reason is not None:
                 host.end(output.request_id)
-        first, last = first if moments else result.stats, result.stats
-        moments.append(moment(last, now))
-    extra = {"num_preemptions": last.num_preemptions - first.num_preemptions}
+        steps.append(result.stats)
+        moments.append(moment(result.stats, now))
     num_prompt_tokens = sum(len(item.prompt) for item in items)
-    return Run(time.perf_counter() - started, list(streams.values()), num_prompt_tokens, moments, {**extra})
+    seconds = time.perf_counter() - started
+    return Run(seconds, list(streams.values()), num_prompt_tokens, moments, engine_figures(steps))
+
+
+def engine_figures(steps: Sequence[EngineStats]) -> Summary:
+    """What the engine says of its steps: counts, and the host's mean time a step with and without its waiting."""
+    if not steps:
+        return {}
+    first, last = steps[0], steps[-1]
+    return {
+        "num_steps": len(steps),
+        "num_preemptions": last.num_preemptions - first.num_preemptions,
+        "num_adapter_loads": last.num_loads - first.num_loads,
+        "max_resident_adapters": max(stats.num_resident_adapters for stats in steps),
+        "step_mean_ms": round(statistics.fmean(stats.step_ms for stats in steps), 3),
+        "step_wait_mean_ms": round(statistics.fmean(stats.times.wait_ms for stats in steps), 3),
+    }
 
 
 def note(result: StepResult, streams: Mapping[str, Stream], now: float) -> None:

@@ -62,6 +62,7 @@ _LLAMA_3_8B = ModelShape(
     num_layers=32, hidden_size=4096, num_heads=32, num_kv_heads=8, head_dim=128, intermediate_size=14336
 )
 _TINY = ModelShape(num_layers=2, hidden_size=64, num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=128)
+_SMALL = ModelShape(num_layers=4, hidden_size=1024, num_heads=8, num_kv_heads=2, head_dim=128, intermediate_size=2816)
 
 SETUPS: Mapping[str, Setup] = {
     setup.name: setup
@@ -71,6 +72,7 @@ SETUPS: Mapping[str, Setup] = {
         Setup("S2", _LLAMA_7B, 32000, (8, 16, 32, 64), _QKVO),
         Setup("S4", _LLAMA_13B, 32000, (16, 32, 64), _QKVO),
         Setup("M2", _LLAMA_3_8B, 128256, (8, 16, 32, 64), MODULES),
+        Setup("small", _SMALL, 32000, (8, 16, 32, 64), MODULES),
         Setup("tiny", _TINY, 256, (2, 8), MODULES, context_length=1024),
     )
 }
