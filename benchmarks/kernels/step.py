@@ -1,6 +1,6 @@
 """What else a step needs: each op checked and timed beside its byte floor and the same in torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.kernels.correctness import Refused, check_result
 from benchmarks.kernels.floors import Work, tensor_work
+from benchmarks.kernels.linears import LAYERS, LOGITS, linear_data
 from benchmarks.kernels.lora_case import DTYPE, ROTATION_BYTES
 from benchmarks.kernels.sampling import sampling_data
 from benchmarks.kernels.shapes import BLOCK_SIZE, MODELS, Model
@@ -23,7 +24,7 @@ from kernels.paging import reference as torch_paging
 from kernels.rope import reference as torch_rope
 
 EPSILON = 1e-5
-LAYERS = 32  # of a pool whose pages are copied
+POOL_LAYERS = 32  # of a pool whose pages are copied
 MAX_SETS = 256
 CALLS = 48  # of one graph
 
@@ -58,8 +59,16 @@ def all_points() -> list[StepPoint]:
 
 SAMPLED = (("llama-3-8b", 1), ("llama-3-8b", 64), ("llama-3-8b", 256), ("llama-7b", 256))
 ADAPTERS = (("llama-3-8b", 41), ("llama-3-8b", 656))  # pages of one adapter of rank 16, and of 16
-SIZES_OF = {"sample, greedy": SAMPLED, "sample, top-p": SAMPLED, "copy_pages": ADAPTERS}
-VOCABULARIES = {"llama-7b": 32_000}
+LINEAR_SIZES = [
+    (model, rows) for model in ("llama-7b", "llama-3-8b", "llama-70b/tp8") for rows in (1, 8, 16, 32, 64, 128)
+]
+SIZES_OF: Mapping[str, Sequence[tuple[str, int]]] = {
+    "sample, greedy": SAMPLED,
+    "sample, top-p": SAMPLED,
+    "copy_pages": ADAPTERS,
+    **{f"linear, {layer}": LINEAR_SIZES for layer in (*LAYERS, LOGITS)},
+}
+VOCABULARIES = {"llama-7b": 32_000, "llama-70b/tp8": 128_256 // 8}
 VOCABULARY = 128_256  # of the others
 SIZES = (("llama-3-8b", 1), ("llama-3-8b", 64), ("llama-3-8b", 256), ("llama-3-8b", 8192), ("llama-7b", 256))
 
@@ -156,8 +165,8 @@ def _write_kv(model: Model, num_rows: int, device: Device) -> Data:
 
 def _copy_pages(model: Model, num_pages: int, device: Device) -> Data:
     """A row is a page here, of every layer."""
-    source = _draw(device, LAYERS, num_pages, model.geometry.page_elements)
-    pages = torch.zeros(LAYERS, 2 * num_pages, model.geometry.page_elements, dtype=DTYPE, device=device)
+    source = _draw(device, POOL_LAYERS, num_pages, model.geometry.page_elements)
+    pages = torch.zeros(POOL_LAYERS, 2 * num_pages, model.geometry.page_elements, dtype=DTYPE, device=device)
     page_ids = torch.randperm(2 * num_pages, device=device)[:num_pages]
     run = {
         "ours": lambda: copy_pages(pages, page_ids, source),
@@ -172,6 +181,12 @@ def _sample_greedy(model: Model, num_rows: int, device: Device) -> Data:
 
 def _sample_top_p(model: Model, num_rows: int, device: Device) -> Data:
     return sampling_data(VOCABULARIES.get(model.name, VOCABULARY), num_rows, device, greedy=False)
+
+
+def _linear(layer: str) -> Callable[[Model, int, Device], Data]:
+    return lambda model, num_rows, device: linear_data(
+        model, layer, VOCABULARIES.get(model.name, VOCABULARY), num_rows, device
+    )
 
 
 def _pool(model: Model, num_rows: int, device: Device) -> tuple[Tensor, Tensor]:
@@ -194,4 +209,5 @@ OPS: Mapping[str, Callable[[Model, int, Device], Data]] = {
     "copy_pages": _copy_pages,
     "sample, greedy": _sample_greedy,
     "sample, top-p": _sample_top_p,
+    **{f"linear, {layer}": _linear(layer) for layer in (*LAYERS, LOGITS)},
 }

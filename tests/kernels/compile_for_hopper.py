@@ -1,4 +1,4 @@
-"""Compiles the Hopper attention kernels for sm_90 where there is no GPU, and prints what came out as JSON.
+"""Compiles the Hopper kernels for sm_90 where there is no GPU, and prints what came out as JSON.
 
 A process of its own: Triton decides when it is imported whether it compiles or interprets.
 """
@@ -13,18 +13,25 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from kernels.attention.kernel import hopper
 from kernels.attention.kernel.hopper_decode import decode
 from kernels.attention.kernel.hopper_prefill import prefill
+from kernels.linear.kernel.hopper_linear import linear
+from kernels.linear.kernel.tiles import HEIGHT, WIDTH, Tiles
 
 POINTERS = {
-    **dict.fromkeys(("output", "query"), "*bf16"),
+    **dict.fromkeys(("output", "query", "out", "bias"), "*bf16"),
     **dict.fromkeys(("query_start", "context_lens", "block_table", "counts"), "*i32"),
     **dict.fromkeys(("partial", "stats"), "*fp32"),
 }
-STRIDES = ("output_stride", "query_stride", "query_head_stride")
+STRIDES = ("output_stride", "query_stride", "query_head_stride", "out_stride", "out_features")
+PAGES = {"desc": (16, 64)}
 
 
-def compile_kernel(kernel, constants: dict[str, int | bool], max_registers: int) -> dict[str, int | bool]:
+def compile_kernel(
+    kernel, constants: dict[str, int | bool], max_registers: int, boxes: dict[str, tuple[int, int]] = PAGES
+) -> dict[str, int | bool]:
+    """`boxes` are what TMA brings at once, by the names of descriptors."""
     layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    types = {**POINTERS, "desc": f"tensordesc<bf16[16, 64],{layout!r}>", "scale_log2": "fp32"}
+    descriptors = {name: f"tensordesc<bf16[{rows}, {width}],{layout!r}>" for name, (rows, width) in boxes.items()}
+    types = {**POINTERS, **descriptors, "scale_log2": "fp32"}
     names = kernel.arg_names
     source = GluonASTSource(
         kernel,
@@ -40,7 +47,16 @@ def compile_kernel(kernel, constants: dict[str, int | bool], max_registers: int)
         "shared_bytes": compiled.metadata.shared,
         "has_wgmma": "wgmma.mma_async" in ptx,
         "has_tma": "cp.async.bulk.tensor" in ptx,
+        "is_chained": "griddepcontrol.wait" in ptx and "griddepcontrol.launch_dependents" in ptx,
     }
+
+
+def compile_linear(num_rows: int, out_features: int) -> dict[str, int | bool]:
+    tiles = Tiles.of(num_rows, out_features)
+    assert tiles is not None
+    constants = {"ROWS": tiles.rows, "PARTS": tiles.parts, "STAGES": tiles.stages, "HAS_BIAS": True}
+    boxes = {"weight_desc": (HEIGHT, WIDTH), "x_desc": (tiles.rows * tiles.parts, WIDTH)}
+    return compile_kernel(linear, constants, 168, boxes)
 
 
 def main() -> None:
@@ -52,6 +68,10 @@ def main() -> None:
             {
                 "decode": compile_kernel(decode, {**shape, **split}, 128),
                 "prefill": compile_kernel(prefill, {**shape, **chunk}, 168),
+                "linear, 1 row": compile_linear(1, 12288),
+                "linear, 32 rows": compile_linear(32, 12288),
+                "linear, 32 rows, narrow": compile_linear(32, 1280),
+                "linear, 64 rows": compile_linear(64, 12288),
             }
         )
     )

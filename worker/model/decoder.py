@@ -6,6 +6,7 @@ from torch.nn.functional import embedding
 
 from kernels.activation import silu_mul
 from kernels.attention import paged_attention
+from kernels.linear import linear
 from kernels.lora import mbgmm
 from kernels.norm import add_rms_norm, gather_rms_norm, rms_norm
 from kernels.rope import rotate_and_write
@@ -67,7 +68,8 @@ class Decoder:
                 if layer + 1 < len(layers):
                     x = add_rms_norm(hidden, update, layers[layer + 1].input_norm, epsilon, buffers.x)
             wanted = gather_rms_norm(hidden, update, batch.logit_rows, self._weights.norm, epsilon)
-            return torch.mm(wanted, self._weights.output.t(), out=logits)
+            logits = self.new_logits(wanted.shape[0]) if logits is None else logits
+            return linear(wanted, self._weights.output, logits, chained=True)
 
     def _attention(
         self,

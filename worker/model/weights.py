@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels.linear import linear
 from worker.model.checkpoint import listed
 from worker.model.config import ModelConfig
 from worker.model.errors import ModelWeightsInvalid
@@ -39,9 +40,7 @@ class Projection:
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """`[num_rows, in]` to `out`, `[num_rows, out]`, which is returned."""
-        if self.bias is None:
-            return torch.mm(x, self.weight.t(), out=out)
-        return torch.addmm(self.bias, x, self.weight.t(), out=out)
+        return linear(x, self.weight, out, self.bias, chained=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,14 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, in
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize(("kernel", "programs"), [("decode", 2), ("prefill", 1)])
+LINEARS = [f"linear, {rows}" for rows in ("1 row", "32 rows", "32 rows, narrow", "64 rows")]
+
+
+@pytest.mark.parametrize(("kernel", "programs"), [("decode", 2), ("prefill", 1), *((name, 1) for name in LINEARS)])
 def test_compiles_to_hopper_instructions(
     kernel: str, programs: int, compiled: dict[str, dict[str, int | bool]]
 ) -> None:
     assert compiled[kernel]["has_wgmma"]
     assert compiled[kernel]["has_tma"]
+    assert compiled[kernel]["is_chained"] == (kernel in LINEARS)
     assert programs * (compiled[kernel]["shared_bytes"] + 1024) <= MULTIPROCESSOR_BYTES

@@ -1,0 +1,67 @@
+"""Launch of the Hopper kernel, and what it takes."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from kernels.linear.kernel.hopper_linear import linear as kernel
+from kernels.linear.kernel.tiles import HEIGHT, SLABS, WIDTH, Tiles
+
+ALIGNMENT = 16  # bytes, of where TMA's rows begin
+
+
+def suits(x: Tensor, weight: Tensor, tiles: Tiles) -> bool:
+    """Whether the kernel takes these."""
+    return (
+        x.device.type == "cuda"
+        and _is_hopper(x.device)
+        and x.dtype in (torch.bfloat16, torch.float16)
+        and x.is_contiguous()
+        and weight.shape[1] * weight.element_size() % (ALIGNMENT * tiles.parts) == 0
+        and x.data_ptr() % ALIGNMENT == 0
+        and weight.data_ptr() % ALIGNMENT == 0
+    )
+
+
+def launch(x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None, tiles: Tiles, *, chained: bool) -> None:
+    """`kernels.linear.linear` for at least one row."""
+    out_features, in_features = weight.shape
+    num_tiles = -(-out_features * tiles.parts // HEIGHT)
+    kernel[(min(num_tiles, _num_processors(x.device)),)](
+        out,
+        _describe(weight, tiles.parts, HEIGHT),
+        _describe(x, tiles.parts, tiles.rows * tiles.parts),
+        out if bias is None else bias,
+        x.shape[0],
+        num_tiles,
+        -(-in_features // (tiles.parts * SLABS * WIDTH)),
+        out_features,
+        out.stride(0),
+        ROWS=tiles.rows,
+        PARTS=tiles.parts,
+        STAGES=tiles.stages,
+        HAS_BIAS=bias is not None,
+        num_warps=4,
+        maxnreg=168,
+        launch_pdl=chained,
+    )
+
+
+def _describe(matrix: Tensor, parts: int, rows: int) -> TensorDescriptor:
+    """A matrix with its rows cut in parts, so many of which are fetched at once."""
+    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    width = matrix.shape[1] // parts
+    return TensorDescriptor(matrix, [matrix.shape[0] * parts, width], [width, 1], [rows, WIDTH], layout)
+
+
+@cache
+def _is_hopper(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device)[0] == 9
+
+
+@cache
+def _num_processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
