@@ -72,8 +72,19 @@ down: ## Stop what `make up` started
 bench: $(STAMP)-dev ## Run the CPU benchmarks into benchmarks/results
 	@$(BIN)/python -m benchmarks
 
-bench-gpu: ## Time the kernels on a GPU, beside PEERS=dir, with PYTHON's own torch and Triton
-	@PYTHONPATH=. $(PYTHON) -m benchmarks.kernels $(if $(PEERS),--peers $(PEERS)) $(BENCH)
+bench-gpu: ## Measure on a GPU, with PYTHON's own torch and Triton: kernels (beside PEERS=dir), serving, rooflines
+	@status=0; \
+	run() { echo "benchmarks.$$*"; PYTHONPATH=. $(PYTHON) -m benchmarks.$$* || status=1; }; \
+	run kernels $(if $(PEERS),--peers $(PEERS)) $(BENCH); \
+	run serve --setup S1 --adapters 0 100 2000 --out benchmarks/results; \
+	run serve --setup S1 --adapters 100 --variant --peer peft --out benchmarks/results; \
+	run serve --setup S1 --adapters 0 256 --decode 1 32 256 --out benchmarks/results; \
+	run serve --setup M2 --adapters 0 200 --out benchmarks/results; \
+	run serve --setup M2 --cold --out benchmarks/results; \
+	run serve --setup S1 --level stack --adapters 100 --out benchmarks/results; \
+	run roofline --setup S1 --out benchmarks/results; \
+	run roofline --setup M2 --out benchmarks/results; \
+	exit $$status
 
 demo-model: $(STAMP)-dev ## Train the demo model and its adapters again
 	@$(BIN)/python -m examples.demo_model.train

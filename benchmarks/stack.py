@@ -64,14 +64,14 @@ async def _through_the_stack(stack: LocalStack, works: Sequence[Work]) -> tuple[
         for directory in adapter_directories():
             await client.adapters.create(f"demo/{directory.name}", directory)
         await _round(client, works)
-        before = _cpu_seconds(stack)
+        before = cpu_seconds(stack)
         rates, total = [], 0
         for _ in range(ROUNDS):
             begin = time.perf_counter()
             num_tokens = await _round(client, works)
             rates.append(num_tokens / (time.perf_counter() - begin))
             total += num_tokens
-        spent = {name: seconds - before[name] for name, seconds in _cpu_seconds(stack).items()}
+        spent = {name: seconds - before[name] for name, seconds in cpu_seconds(stack).items()}
     return rates, spent, total
 
 
@@ -89,7 +89,7 @@ async def _round(client: AsyncClient, works: Sequence[Work]) -> int:
     return sum(await asyncio.gather(*(ask(work) for work in works)))
 
 
-def _cpu_seconds(stack: LocalStack) -> dict[str, float]:
+def cpu_seconds(stack: LocalStack) -> dict[str, float]:
     """CPU time so far of each process, by its part in the stack."""
     seconds = {"client": _own(psutil.Process())}
     for name, pid in stack.pids.items():

@@ -4,6 +4,7 @@ import gc
 import json
 import sys
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -11,11 +12,13 @@ from rich.console import Console
 from benchmarks import gpu, result
 from benchmarks.serve.cold import ColdTest, measure_cold
 from benchmarks.serve.contenders import Contender, contenders
-from benchmarks.serve.engines import engine_of
+from benchmarks.serve.engines import engine_of, engine_server
 from benchmarks.serve.options import Options, parse
 from benchmarks.serve.outcome import Summary
 from benchmarks.serve.peers.vllm import NotInstalled
 from benchmarks.serve.record import Record
+from benchmarks.serve.stack import stack_server
+from benchmarks.serve.variants import Unified
 
 
 def main() -> int:
@@ -23,39 +26,54 @@ def main() -> int:
     options = parse()
     torch.set_num_threads(1)
     try:
-        record = measure(options)
+        records = measure(options)
     except NotInstalled as error:
         print(error, file=sys.stderr)
         return 2
-    goals = record.goals()
-    if options.out:
-        print(record.write(options.out))
+    goals = [goal for record in records for goal in record.goals()]
     if goals:
         Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(result.goal_table(goals))
     return 0 if all(figure.is_met for figure in goals) else 1
 
 
-def measure(options: Options) -> Record:
-    """Serves every workload; the file is written as it grows."""
-    record = Record(options.setup.name, "engine", gpu.word() if options.device.type == "cuda" else "cpu")
+def measure(options: Options) -> list[Record]:
+    """Serves every workload; files are written as they grow."""
+    alone = _record(options, "engine")
     if options.cold:
-        _measure_cold(options, record)
-        return record
+        _measure_cold(options, alone)
+        return [alone]
+    if options.level == "stack":
+        whole = _record(options, "stack")
+        _measure_stack(options, whole, alone)
+        return [whole, alone]
     for contender in contenders(options):
-        _measure(options, contender, record)
-        gc.collect()
-        if options.device.type == "cuda":
-            torch.cuda.empty_cache()
-    return record
+        _serve(options, contender, alone)
+        _free_memory(options)
+    return [alone]
 
 
-def _measure(options: Options, contender: Contender, record: Record) -> None:
+def _serve(options: Options, contender: Contender, record: Record) -> None:
     works = options.workloads()
     with contender.start([item for items in works.values() for item in items]) as server:
         for workload, items in works.items():
             name = ", ".join(part for part in (workload, contender.name) if part)
             run = server.run(items)
             _keep(options, record, name, run.summary(), run.timeline())
+
+
+def _measure_stack(options: Options, whole: Record, alone: Record) -> None:
+    """The stack, then the engine alone with the same requests in the same call."""
+    works = options.workloads()
+    with stack_server(options, [item for items in works.values() for item in items]) as server:
+        summaries = {name: server.run(items).summary() for name, items in works.items()}
+    _serve(options, Contender("", partial(engine_server, options, Unified())), alone)
+    for name, summary in summaries.items():
+        engine_rate = alone.runs[name]["figures"]["requests_per_s"]
+        by_engine = {
+            "engine_requests_per_s": engine_rate,
+            "by_engine": round(summary["requests_per_s"] / engine_rate, 3),
+        }
+        _keep(options, whole, name, summary | by_engine, {})
 
 
 def _measure_cold(options: Options, record: Record) -> None:
@@ -65,12 +83,23 @@ def _measure_cold(options: Options, record: Record) -> None:
         _keep(options, record, "cold adapter", measure_cold(server, options.setup, test), {})
 
 
+def _record(options: Options, level: str) -> Record:
+    return Record(options.setup.name, level, gpu.word() if options.device.type == "cuda" else "cpu")
+
+
 def _keep(options: Options, record: Record, name: str, summary: Summary, timeline: Mapping[str, list[float]]) -> None:
-    print(f"{options.setup.name} {name}: {json.dumps(summary)}", flush=True)
+    print(f"{record.setup} {record.level} {name}: {json.dumps(summary)}", flush=True)
     machine = gpu.machine(options.commit) if options.device.type == "cuda" else result.this_machine()
     record.add(name, summary, machine=machine, options=options.described(), timeline=timeline)
     if options.out:
         record.write(options.out)
+
+
+def _free_memory(options: Options) -> None:
+    """What a contender had, for the next."""
+    gc.collect()
+    if options.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

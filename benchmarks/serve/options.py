@@ -45,6 +45,9 @@ class Options:
     arrivals: Arrivals | None
     decode: Sequence[int]
     cold: bool
+    level: str
+    clients: int
+    scratch: Path | None
     bounds: Bounds
     variants: Sequence[Unified]
     peers: Sequence[str]
@@ -96,6 +99,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         prog="python -m benchmarks.serve", description="Serve workloads with dummy weights, and tell what they came to."
     )
     parser.add_argument("--setup", choices=list(SETUPS), default="S1")
+    parser.add_argument("--level", choices=("engine", "stack"), default="engine", help="stack: over gRPC, then alone")
+    parser.add_argument("--clients", type=int, default=4, help="client processes of a stack (default: %(default)s)")
+    parser.add_argument("--scratch", type=Path, help="folder for a stack's adapters (default: that of temporary files)")
     parser.add_argument("--adapters", type=int, nargs="+", default=[0], metavar="N", help="how many, for each run")
     parser.add_argument("--requests", type=int, default=_USUAL_REQUESTS, help="all at once (default: %(default)s)")
     parser.add_argument("--rate", type=float, metavar="R", help="open loop instead: R requests a second")
@@ -126,6 +132,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         arrivals=Arrivals(given.rate, given.cv, given.alpha, given.duration) if given.rate else None,
         decode=given.decode,
         cold=given.cold,
+        level=given.level,
+        clients=given.clients,
+        scratch=given.scratch,
         bounds=Bounds(given.max_running, given.max_step_tokens, pool_bytes, host_bytes),
         variants=[_variant(word, given.adapter_share) for word in given.variant],
         peers=given.peer,

@@ -58,7 +58,7 @@ def test_a_call_leaves_a_file_that_the_next_adds_to(
     assert 0 < max(run["timeline"]["adapters"]) < 1
     assert run["machine"]["commit"]
     assert written["figures"] == [], "the small model has no goal"
-    assert "tiny n = 3, 4 requests" in capsys.readouterr().out
+    assert "tiny engine n = 3, 4 requests" in capsys.readouterr().out
 
 
 def test_variants_and_peers_serve_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
