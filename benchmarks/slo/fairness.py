@@ -16,7 +16,7 @@ from control_plane.simulation.trace import GammaArrivals, Trace
 NUM_POLITE, POLITE_RATE, FLOOD_RATE, DURATION_S = 9, 0.1, 10.0, 300.0
 SEEDS = (1, 2, 3)
 WEIGHTS = {"one": 1.0, "two": 1.0, "half": 0.5}
-FLEET = FleetModel(service=A10G_S2.service)
+FLEET = FleetModel(service=A10G_S2.fleet.service)
 DEFAULT = Policy("default")
 
 

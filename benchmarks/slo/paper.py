@@ -1,17 +1,22 @@
-"""What the S-LoRA paper measured of its schedulers, and a service that behaves like its servers.
+"""What the S-LoRA paper measured of its schedulers, and servers that behave like its own.
 
 Source: the result files beside the paper's program (github.com/S-LoRA/S-LoRA, benchmarks/paper/synthetic). A first
 token is in time if it comes in less than 6 s, satisfaction is 1 - (t / 6)^2, aborted requests count 0. Each cell is one
 run of 300 s at its generator's seed, 42, so the traces here are the paper's own.
 
-The services are fitted to the FCFS column alone, one for each setting whatever the coefficient of variation: `fit.py`.
+The servers are fitted to the FCFS column alone, one for each setting whatever the coefficient of variation: `fit.py`.
 What is not fitted is known: tokens in the pool and in a batch of prompts from the launch commands, bytes of an adapter
-and a token from the model, adapters in host memory and loaded before the prompts that need them, as in its program.
+and a token from the model, and from its program that ten steps follow a batch of prompts before the next, that
+adapters are in host memory, are loaded before the prompts that need them, each copied twice, for its A and for its B,
+and leave with the last sequence that uses them.
+
+Its front end takes requests in one after the other, some in each step of the model, so that of a burst the last wait
+seconds before the scheduler knows of them and counts their age. Without it simulated bursts are served too well.
 """
 
 from dataclasses import dataclass
 
-from control_plane.simulation.service import ServiceModel
+from control_plane.simulation.service import FleetModel, ServiceModel
 from control_plane.simulation.trace import GammaArrivals, Trace
 
 SEED = 42
@@ -29,7 +34,7 @@ class Setting:
     requests_per_s: float
     ranks: tuple[int, ...]
     bytes_per_rank: int
-    service: ServiceModel
+    fleet: FleetModel
     attainment: dict[str, tuple[float, ...]]
     satisfaction: dict[str, tuple[float, ...]]
     fcfs_duration_s: tuple[float, ...]
@@ -49,7 +54,7 @@ class Setting:
         return arrivals.draw(f"{self.name}, cv {variation:g}", seed)
 
 
-def _service(
+def _server(
     *,
     pool_tokens: int,
     bytes_per_token: int,
@@ -58,9 +63,10 @@ def _service(
     step_s: float,
     sequence_s: float,
     token_s: float,
-) -> ServiceModel:
-    """S-LoRA's server: what starts is decided between steps, and every step stops for adapters and prompts."""
-    return ServiceModel(
+    front_end_s: float,
+) -> FleetModel:
+    """S-LoRA's server: what starts is decided between steps, which stop for adapters and prompts."""
+    service = ServiceModel(
         step_s=step_s,
         sequence_s=sequence_s,
         context_s=context_s,
@@ -75,7 +81,10 @@ def _service(
         load_s_per_gb=load_s_per_gb,
         is_host_warm=True,
         is_load_blocking=True,
+        keeps_idle_adapters=False,
+        steps_between=10,
     )
+    return FleetModel(service=service, front_end_s=front_end_s)
 
 
 # A and B of q, k, v and o, 2 bytes a number.
@@ -88,14 +97,15 @@ A100_S4 = Setting(
     requests_per_s=6.0,
     ranks=(64, 32, 16),
     bytes_per_rank=_LLAMA_13B_RANK,
-    service=_service(
+    fleet=_server(
         pool_tokens=65_000,
         bytes_per_token=40 * 2 * 5120 * 2,
         context_s=3.0e-7,
-        load_s_per_gb=0.05,
-        step_s=0.036423,
-        sequence_s=0.000186,
-        token_s=0.000114,
+        load_s_per_gb=0.10,
+        step_s=0.048688,
+        sequence_s=0.000161,
+        token_s=0.000135,
+        front_end_s=0.048502,
     ),
     attainment={
         "fcfs": (0.101, 0.101, 0.099, 0.279, 0.136),
@@ -117,14 +127,15 @@ A10G_S2 = Setting(
     requests_per_s=2.0,
     ranks=(64, 32, 16, 8),
     bytes_per_rank=_LLAMA_7B_RANK,
-    service=_service(
+    fleet=_server(
         pool_tokens=14_500,
         bytes_per_token=32 * 2 * 4096 * 2,
         context_s=8.7e-7,
-        load_s_per_gb=0.08,
-        step_s=0.027138,
-        sequence_s=0.000423,
-        token_s=0.000356,
+        load_s_per_gb=0.16,
+        step_s=0.033707,
+        sequence_s=0.000276,
+        token_s=0.000251,
+        front_end_s=0.049849,
     ),
     attainment={
         "fcfs": (0.270, 0.263, 0.433, 0.408, 0.315),
@@ -146,14 +157,15 @@ A10G_S1 = Setting(
     requests_per_s=2.0,
     ranks=(8,),
     bytes_per_rank=_LLAMA_7B_RANK,
-    service=_service(
+    fleet=_server(
         pool_tokens=14_500,
         bytes_per_token=32 * 2 * 4096 * 2,
         context_s=8.7e-7,
-        load_s_per_gb=0.08,
-        step_s=0.024079,
-        sequence_s=0.000305,
-        token_s=0.000425,
+        load_s_per_gb=0.16,
+        step_s=0.0288,
+        sequence_s=0.000233,
+        token_s=0.000364,
+        front_end_s=0.05,
     ),
     attainment={
         "fcfs": (0.517, 0.477, 0.562, 0.518, 0.480),

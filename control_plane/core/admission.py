@@ -123,6 +123,7 @@ class Admission:
                 heapq.heappush(again, (latest, number, request_id))
         for each in again:
             heapq.heappush(self._deadlines, each)
+        self._paper.dropped(len(found))
         for tracked in found.values():
             if tracked.prediction is not None:
                 self._predictor.dropped(tracked.prediction, now - tracked.arrived_at, self.settings.smoothing)
@@ -142,10 +143,10 @@ class Admission:
         """Look at the queue after it changed, and as time passes."""
         self._drain.observe(now, is_empty=not len(queue))
 
-    def is_newest_first(self, queue: WaitingQueue, now: float) -> bool:
-        """Whether the newest requests go first in the batch that may be made now."""
+    def is_newest_first(self, queue: WaitingQueue, fleet: Fleet, now: float) -> bool:
+        """Whether the newest requests go first in the batch that may be made now, if a worker has room."""
         if self.settings.mode is AdmissionMode.PAPER_ABORT:
-            return self._paper.begin(len(queue), now)
+            return self._paper.begin(len(queue), now) if fleet.has_open_worker else self._paper.is_newest_first
         return self.settings.mode is AdmissionMode.LCFS
 
     def dispatched(self, tracked: TrackedRequest, worker: Worker, num_left: int) -> None:

@@ -110,11 +110,11 @@ class Director:
         if not self._may_place:
             return effects
         self._may_place = False
+        effects += self._abort_overdue(now)
+        self._queue.reorder(newest_first=self._admission.is_newest_first(self._queue, self._fleet, now))
         if not len(self._queue):
             self._admission.observe(self._queue, now)
             return effects + self._dispatcher.flush()
-        effects += self._abort_overdue(now)
-        self._queue.reorder(newest_first=self._admission.is_newest_first(self._queue, now))
         self._placer.unpark(now)
         misses = 0
         while misses < self._policy.dispatch.lookahead:

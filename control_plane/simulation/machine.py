@@ -198,7 +198,8 @@ class Machine:
     def _evict(self) -> None:
         """Let go of adapters that nothing runs with, least recently used first, until there is room for the rest."""
         in_use = {sequence.adapter.digest for sequence in self._running if sequence.adapter}
-        room = self._model.pool_tokens - sum(sequence.num_context for sequence in self._running)
+        num_context = sum(sequence.num_context for sequence in self._running)
+        room = self._model.pool_tokens - num_context if self._model.keeps_idle_adapters else 0
         for digest, adapter in list(self._pool.items()):
             if self._pool_tokens <= room:
                 return
@@ -214,7 +215,6 @@ class Machine:
             self._num_prefilled += sequence.num_context
             self._produced(sequence, 1)
         self._tell(batch)
-        self._drop_ended()
         if self._running:
             self._decode(self._model.steps_between)
         else:
@@ -234,7 +234,6 @@ class Machine:
         for sequence in self._running:
             self._produced(sequence, num_steps)
         self._tell([each for each in self._running if each.num_left == 0] if num_more else self._running)
-        self._drop_ended()
         if num_more and self._running:
             self._decode(num_more)
         else:
@@ -247,6 +246,8 @@ class Machine:
         self.num_tokens += num_tokens
 
     def _tell(self, sequences: list[_Sequence]) -> None:
+        """Report what was produced, and let go of what ended."""
+        self._drop_ended()
         outputs = []
         for sequence in sequences:
             reason = None if sequence.num_left else FinishReason.LENGTH
@@ -256,7 +257,15 @@ class Machine:
             self._send(TokensProduced(self.worker_id, tuple(outputs)))
 
     def _drop_ended(self) -> None:
+        num_before = len(self._running)
         self._running = [sequence for sequence in self._running if sequence.num_left]
+        if len(self._running) == num_before:
+            return
+        if not self._model.keeps_idle_adapters:
+            self._evict()
+        if not self._model.window:
+            # What ended frees no place before the next batch is formed.
+            self.report()
 
     def _fetch(self, adapter: AdapterRef) -> float:
         """Bring an adapter to host memory, if it is not there; returns when it will be."""
@@ -290,7 +299,7 @@ class Machine:
         changes, self._changes = self._changes, {}
         if is_snapshot:
             changes = dict.fromkeys(self._host, ResidencyTier.HOST) | dict.fromkeys(self._pool, ResidencyTier.POOL)
-        num_held = len(self._running) + len(self._waiting)
+        num_held = len(self._running) + len(self._forming) + len(self._waiting)
         kv_pages = sum(sequence.num_context for sequence in self._running) // _BLOCK_SIZE
         total_pages = self._model.pool_tokens // _BLOCK_SIZE
         return WorkerStatus(

@@ -54,6 +54,7 @@ class Run:
         self._num_open = 0
         self._ended_at = 0.0
         self._next = 0
+        self._front_end_free_at = 0.0
 
     def play(self) -> Outcome:
         """Runs to the end, when every request ended."""
@@ -86,7 +87,12 @@ class Run:
         deadline_s = found.first_token_deadline_s or self._policy.admission.default_first_token_deadline_s or math.inf
         self._fates[request_id] = Fate(found.tenant, deadline_s, found.prompt_tokens)
         self._plan_arrival()
-        self._deliver(RequestArrived(_request(request_id, found)))
+        arrived = RequestArrived(_request(request_id, found))
+        if not self._fleet.front_end_s:
+            self._deliver(arrived)
+            return
+        self._front_end_free_at = max(self._now, self._front_end_free_at) + self._fleet.front_end_s
+        self._at(self._front_end_free_at, lambda: self._deliver(arrived))
 
     def _plan_losses(self) -> None:
         end_s = self._trace.requests[-1].at_s

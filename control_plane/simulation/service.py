@@ -40,6 +40,8 @@ class ServiceModel:
     """Whether host memory holds every adapter from the start."""
     is_load_blocking: bool = False
     """Whether the worker computes nothing as an adapter comes from host memory."""
+    keeps_idle_adapters: bool = True
+    """Whether an adapter stays in the pool once nothing runs with it, until its room is needed."""
 
     def decode_s(self, num_sequences: int, num_context_tokens: int, sum_ranks: int) -> float:
         """Time of one decode step."""
@@ -94,6 +96,9 @@ class FleetModel:
     service: ServiceModel = ServiceModel()
     latency_s: float = 0.0
     """One way between control plane and worker."""
+    front_end_s: float = 0.0
+    """What stands before the control plane takes so long for each request, one after the other. Clients wait for it
+    too, and the control plane knows nothing of it."""
     status_s: float = 0.25
     losses: int = 0
     loss_s: float = 5.0

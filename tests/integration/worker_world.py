@@ -109,6 +109,7 @@ class WorkerProcess:
             "redis.url": "",
             "store_address": "",
             "threads": 1,
+            "status_interval_s": 60.0,  # so that what a test waits for comes next
             "pool_bytes": 1 << 20,
             "host_cache_bytes": 1 << 20,
             "fetch.backoff_s": 0.01,

@@ -32,7 +32,7 @@ def test_the_default_is_above_every_order_of_the_paper(variation: int, seed: int
 
 
 def test_the_simulated_rule_of_the_paper_does_what_the_papers_did() -> None:
-    (outcome,) = compare(A10G_S2.trace(2), [policy_of("paper-abort")], FLEET).outcomes
+    (outcome,) = compare(A10G_S2.trace(2), [policy_of("paper-abort")], A10G_S2.fleet).outcomes
     assert outcome.attainment == pytest.approx(A10G_S2.attainment["paper-abort"][1], abs=0.05)
 
 

@@ -21,3 +21,15 @@ def test_a_batch_admits_at_least_one() -> None:
         rule.begin(0, float(now))
         rule.dispatched(0)
     assert not rule.begin(0, 9.0)
+
+
+def test_what_is_dropped_came_before_the_next_batch() -> None:
+    """The paper's program counts arrivals, then drops what is too old, and knows of it only a batch later."""
+    rule = PaperAbort()
+    rule.dropped(9)
+    # int(0.7 * (1 + 9) + 0.3 * 1) = 7 came, of which 1 still waits.
+    assert rule.begin(1, 1.0)
+    # int(0.7 * 1 + 0.3 * 7) = 2, then int(0.7 * 0 + 0.3 * 2) = 0.
+    assert rule.begin(1, 2.0)
+    assert not rule.begin(0, 3.0)
+    assert not rule.is_newest_first

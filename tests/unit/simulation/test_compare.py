@@ -57,6 +57,27 @@ def test_the_pool_bounds_what_runs_together() -> None:
     assert two == pytest.approx(4 * all_together, rel=0.2)
 
 
+ONE_AT_A_TIME = ServiceModel(window=0, step_s=0.1, sequence_s=0.0, context_s=0.0, prefill_s=1.0, token_s=0.0)
+
+
+def test_a_worker_that_takes_what_starts_forms_whole_batches() -> None:
+    """The first is alone, for it came first; after its prompt and ten steps, the other five start as one batch."""
+    service = replace(ONE_AT_A_TIME, steps_between=10)
+    requests = (TraceRequest(0.0, 10, 50), *(TraceRequest(0.5, 10, 5) for _ in range(5)))
+    (outcome,) = compare(Trace("t", requests), [FCFS], FleetModel(1, service)).outcomes
+    first, *others = (fate.first_token_s for fate in outcome.fates)
+    assert first == pytest.approx(1.0)
+    assert others == [pytest.approx(0.5 + 10 * 0.1 + 1.0)] * 5
+
+
+@pytest.mark.parametrize(("is_kept", "num_loads"), [(True, 1), (False, 2)])
+def test_an_adapter_stays_in_the_pool_if_the_worker_keeps_it(is_kept: bool, num_loads: int) -> None:
+    service = replace(ONE_AT_A_TIME, keeps_idle_adapters=is_kept, is_host_warm=True)
+    requests = tuple(TraceRequest(at_s, 10, 5, "a", size_bytes=1000) for at_s in (0.0, 5.0))
+    (outcome,) = compare(Trace("t", requests), [FCFS], FleetModel(1, service)).outcomes
+    assert outcome.adapter_loads == num_loads
+
+
 def test_the_generator_draws_the_papers_trace() -> None:
     """The first arrivals of the S-LoRA paper's generator at its seed, computed with its own three lines of numpy."""
     trace = GammaArrivals(2.0, 1.0, 300.0, 200, ranks=(64, 32, 16, 8)).draw("paper", 42)
