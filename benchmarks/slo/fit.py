@@ -1,7 +1,7 @@
 """Fits a server to the paper's FCFS column: `python -m benchmarks.slo.fit "A10G S2"`, some minutes.
 
-Four numbers are sought, the times of a step, of a sequence in it, of a prompt's token and of a request in the front end,
-by trying numbers near the best so far. What counts is how far attainment, satisfaction, the run's duration and the mean
+Four numbers are sought, the times of a step, a sequence in it, a prompt's token and a request in the front end, by
+trying numbers near the best so far. What counts is how far attainment, satisfaction, the run's duration and the mean
 first token are from the paper's under FCFS, over the five coefficients of variation; no other column is looked at.
 """
 

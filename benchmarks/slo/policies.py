@@ -17,5 +17,5 @@ def policy_of(mode: str) -> Policy:
     return replace(
         policy,
         clustering=ClusteringSettings(max_adapters_per_worker=1_000_000, max_run=1),
-        dispatch=replace(policy.dispatch, lookahead=1, prefetch_depth=0),
+        dispatch=replace(policy.dispatch, lookahead=1, prefetch_depth=0, max_promised=0.0),
     )

@@ -27,8 +27,9 @@ _MAX_RELATIVE_COST = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Appraisal:
-    """What a request that may wait costs, where that puts it in the order, and when its first token is expected."""
+    """What a request that may wait costs, where that puts it in the order, and what is expected of it."""
 
+    num_output_tokens: float
     cost: float
     turn: float
     prediction: Prediction
@@ -88,6 +89,7 @@ class Admission:
         """Watch a request that begins to wait, if it still has to produce its first token."""
         if appraisal is not None:
             tracked.cost, tracked.turn, tracked.prediction = appraisal.cost, appraisal.turn, appraisal.prediction
+            tracked.num_expected_tokens = appraisal.num_output_tokens
             self._cost.arrived(appraisal.cost, self.settings.smoothing)
         if self._is_watched(tracked):
             self._push(tracked, Outlook(fleet.columns))
@@ -203,7 +205,8 @@ class Admission:
         num_tokens = len(request.prompt_token_ids)
         prefill_s = outlook.prefill_s(num_tokens, is_alone=raw_wait_s > 0)
         service_s = self._predictor.service_s(request, prefill_s, outlook.tier(digest))
-        return Appraisal(cost, turn, self._predictor.predict(raw_wait_s, service_s, least_wait_s))
+        prediction = self._predictor.predict(raw_wait_s, service_s, least_wait_s)
+        return Appraisal(self._cost.num_output_tokens(request), cost, turn, prediction)
 
     def _turn(self, cost: float, arrived_at: float) -> float:
         if self.settings.mode is not AdmissionMode.EARLY_ABORT:

@@ -72,7 +72,7 @@ class FleetColumns:
     is_draining: Bools
     """An operator marked the worker, or it takes itself out of service: its own window is 0."""
     has_room: Bools
-    """A place is free, the lease is there, and the worker is not draining."""
+    """A place is free, not all of the pool is promised, the lease is there, and the worker is not draining."""
     is_restricted: Bools
     """Only some tenants may use the worker."""
     window: Ints

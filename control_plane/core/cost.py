@@ -1,6 +1,6 @@
 """What a request costs to serve: a share of a worker, for as long as its output takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from control_plane.core.estimators import Ewma
 from control_plane.core.types import Request
@@ -14,6 +14,10 @@ class Room:
     tokens: float = 0.0
     """Tokens of KV that the pool holds; 0 if not known."""
     token_bytes: float = 0.0
+
+    def promised(self, max_promised: float) -> "Room":
+        """The same with a pool that is promised so many times; 0 for any number of times."""
+        return replace(self, tokens=self.tokens * max_promised)
 
     def share(self, num_tokens: float) -> float:
         """The share of a worker that a request takes: of its places or of its pool, the scarcer counts."""
@@ -40,10 +44,13 @@ class ServiceCost:
         """Mean cost of what arrived; 0 before anything did."""
         return self._mean.value or 0.0
 
+    def num_output_tokens(self, request: Request) -> float:
+        """The output that a request is expected to produce."""
+        return max(1.0, request.max_tokens * (self._output_share.value or 1.0))
+
     def of(self, request: Request, room: Room, *, prefill_tokens_per_s: float, is_resident: bool) -> float:
         """A request's expected cost; above 0."""
-        num_output = max(1.0, request.max_tokens * (self._output_share.value or 1.0))
-        num_prompt = len(request.prompt_token_ids)
+        num_output, num_prompt = self.num_output_tokens(request), len(request.prompt_token_ids)
         num_tokens = num_prompt + num_output / 2
         if request.adapter is not None and not is_resident and room.token_bytes > 0:
             num_tokens += request.adapter.size_bytes / room.token_bytes

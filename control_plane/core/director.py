@@ -12,6 +12,7 @@ from control_plane.core.errors import RequestError
 from control_plane.core.fairness import fairness_of
 from control_plane.core.fleet import Fleet
 from control_plane.core.ledger import Ledger, RequestState, TrackedRequest
+from control_plane.core.outlook import Outlook
 from control_plane.core.placement.explanation import Explanation
 from control_plane.core.placement.plugin import PlacementRequest, Rng
 from control_plane.core.placing import Placer
@@ -20,6 +21,7 @@ from control_plane.core.queue import WaitingQueue
 from control_plane.core.quotas import TokenQuotas
 from control_plane.core.replication import Replicator
 from control_plane.core.reports import in_range
+from control_plane.core.shares import TenantShares
 from control_plane.core.sharing import TenantSharing
 from control_plane.core.snapshot import DirectorSnapshot, WorkerSnapshot, snapshot_of
 from control_plane.core.types import (
@@ -60,15 +62,21 @@ class Director:
         self._fairness = fairness_of(policy.fairness)
         self._quotas = TokenQuotas(policy.fairness)
         self._sharing = TenantSharing(self._quotas)
+        self._shares = TenantShares(policy.fairness)
         self._now = -math.inf
         self._num_faulty_reports = 0
         self._ledger = Ledger()
-        self._fleet = Fleet()
+        self._fleet = Fleet(policy.dispatch.max_promised)
         self._queue = self._new_queue()
         self._admission = Admission(policy.admission, self._quotas, self._fleet.columns.predictor)
         self._clustering = Clustering(policy.clustering, self._queue)
         self._dispatcher = Dispatcher(
-            policy.dispatch, queue=self._queue, fleet=self._fleet, ledger=self._ledger, admission=self._admission
+            policy.dispatch,
+            queue=self._queue,
+            fleet=self._fleet,
+            ledger=self._ledger,
+            admission=self._admission,
+            shares=self._shares,
         )
         self._placer = Placer(policy, rng, fleet=self._fleet, dispatcher=self._dispatcher, fairness=self._fairness)
         self._fleet.columns.demand.settings = policy.replication
@@ -116,6 +124,9 @@ class Director:
             self._admission.observe(self._queue, now)
             return effects + self._dispatcher.flush()
         self._placer.unpark(now)
+        if self._shares.is_due(now):
+            outlook = Outlook(self._fleet.columns)
+            self._shares.refresh(outlook.room.promised(self._fleet.max_promised), outlook.num_workers, now)
         misses = 0
         while misses < self._policy.dispatch.lookahead:
             candidate = self._clustering.next(self._fleet, now)
@@ -168,6 +179,7 @@ class Director:
         tracked = self._ledger.open(request, now, self._admission.deadline_s(request))
         self._admission.watch(tracked, judged, self._fleet)
         self._queue.add(tracked)
+        self._shares.seen(request.tenant, now)
         self._fleet.columns.demand.note(request, now)
         self._quotas.use(request.tenant, len(request.prompt_token_ids), now)
         self._may_place = True
@@ -237,11 +249,12 @@ class Director:
         self._policy = policy
         self._admission.settings = policy.admission
         self._dispatcher.settings = policy.dispatch
+        self._fleet.set_max_promised(policy.dispatch.max_promised)
         self._placer.policy = policy
         self._replicator.policy = policy
         self._fleet.columns.demand.settings = policy.replication
         self._quotas.settings = policy.fairness
-        self._fairness.settings = policy.fairness
+        self._fairness.settings = self._shares.settings = policy.fairness
         if policy.fairness.scheme is not before.fairness.scheme:
             self._fairness = self._placer.fairness = fairness_of(policy.fairness)
             waiting, self._queue = list(self._queue), self._new_queue()
@@ -321,4 +334,5 @@ class Director:
         return failed
 
     def _new_queue(self) -> WaitingQueue:
-        return WaitingQueue(self._fairness, newest_first=self._policy.admission.mode is AdmissionMode.LCFS)
+        is_newest_first = self._policy.admission.mode is AdmissionMode.LCFS
+        return WaitingQueue(self._fairness, self._shares, newest_first=is_newest_first)

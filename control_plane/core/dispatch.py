@@ -7,6 +7,7 @@ from control_plane.core.fleet import Fleet, Worker
 from control_plane.core.ledger import Ledger, RequestState, TrackedRequest
 from control_plane.core.policy import DispatchSettings
 from control_plane.core.queue import WaitingQueue
+from control_plane.core.shares import TenantShares
 from control_plane.core.types import (
     AdapterRef,
     BatchAcked,
@@ -23,13 +24,21 @@ class Dispatcher:
     """Moves requests between the queue and the workers' windows; an attempt that fails is made elsewhere."""
 
     def __init__(
-        self, settings: DispatchSettings, *, queue: WaitingQueue, fleet: Fleet, ledger: Ledger, admission: Admission
+        self,
+        settings: DispatchSettings,
+        *,
+        queue: WaitingQueue,
+        fleet: Fleet,
+        ledger: Ledger,
+        admission: Admission,
+        shares: TenantShares,
     ) -> None:
         self.settings = settings
         self.queue = queue
         self.admission = admission
         self._fleet = fleet
         self._ledger = ledger
+        self._shares = shares
         self._outbox: dict[str, list[TrackedRequest]] = {}
         self._hints: dict[str, list[AdapterRef]] = {}
 
@@ -48,7 +57,8 @@ class Dispatcher:
         tracked.attempts += 1
         tracked.unplaceable_since = None
         self.admission.dispatched(tracked, worker, len(self.queue))
-        worker.take(tracked)
+        tracked.share = worker.take(tracked)
+        self._shares.take(tracked.request.tenant, tracked.share)
         self._outbox.setdefault(worker.worker_id, []).append(tracked)
 
     def hint(self, adapter: AdapterRef, worker: Worker) -> None:
@@ -73,8 +83,7 @@ class Dispatcher:
         assert tracked.worker_id is not None
         worker = self._fleet.get(tracked.worker_id)
         assert worker is not None
-        worker.release(tracked)
-        tracked.worker_id = None
+        self._leave(worker, tracked)
 
     def cancel(self, tracked: TrackedRequest, now: float) -> list[Effect]:
         """End a request at its client's wish. Its place on a worker stays taken until the worker answers."""
@@ -121,8 +130,7 @@ class Dispatcher:
         """A worker is gone, and every request on it goes on elsewhere after the output that was seen."""
         effects: list[Effect] = []
         for tracked in list(worker.in_flight.values()):
-            worker.release(tracked)
-            tracked.worker_id = None
+            self._leave(worker, tracked)
             error = AttemptsExhausted(
                 f"{tracked.attempts} workers were lost or failed as they ran the request: send it again",
                 metadata={"attempts": str(tracked.attempts), "worker_id": worker.worker_id},
@@ -130,6 +138,11 @@ class Dispatcher:
             )
             effects += self._again(tracked, error, now, delay_s=0.0)
         return effects
+
+    def _leave(self, worker: Worker, tracked: TrackedRequest) -> None:
+        worker.release(tracked)
+        tracked.worker_id = None
+        self._shares.give_back(tracked.request.tenant, tracked.share)
 
     def _again(self, tracked: TrackedRequest, error: RequestError, now: float, *, delay_s: float) -> list[Effect]:
         """Put a request whose attempt failed back to the front of the queue, unless it is over."""

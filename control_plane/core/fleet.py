@@ -16,8 +16,9 @@ _MAX_DRAINING = 10_000
 class Fleet:
     """The attached workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_promised: float = 0.0) -> None:
         self.columns = FleetColumns()
+        self.max_promised = max_promised
         self._workers: dict[str, Worker] = {}
         self._draining: dict[str, None] = {}
         self.unable_since: float | None = None
@@ -45,6 +46,12 @@ class Fleet:
         """Workers that take requests, now or when a place is freed."""
         return [worker for worker in self._workers.values() if worker.window > 0]
 
+    def set_max_promised(self, max_promised: float) -> None:
+        """How many of a worker's pools may be promised to the ends of its requests; 0 for any number."""
+        self.max_promised = max_promised
+        for worker in self._workers.values():
+            worker.set_max_promised(max_promised)
+
     def get(self, worker_id: str) -> Worker | None:
         """The worker, if it is attached."""
         return self._workers.get(worker_id)
@@ -57,7 +64,7 @@ class Fleet:
         """Take a report in; the first makes the worker known."""
         worker = self._workers.get(status.worker_id)
         if worker is None:
-            worker = self._workers[status.worker_id] = Worker(status, self.columns)
+            worker = self._workers[status.worker_id] = Worker(status, self.columns, self.max_promised)
             worker.set_drain(is_draining=status.worker_id in self._draining)
         worker.merge(status, now, smoothing)
         self._note_ability(now)

@@ -36,6 +36,7 @@ class TrackedRequest:
         "is_prefilling",
         "is_requeued",
         "not_before",
+        "num_expected_tokens",
         "num_resumed_tokens",
         "number",
         "output_token_ids",
@@ -43,6 +44,7 @@ class TrackedRequest:
         "prefill_s",
         "request",
         "sent_at",
+        "share",
         "state",
         "tier",
         "turn",
@@ -58,13 +60,14 @@ class TrackedRequest:
         self.state = RequestState.QUEUED
         self.output_token_ids: list[int] = []
         # Of the present attempt: the worker, when it was sent, the output that it began with, whether its prompt is
-        # still to be computed, how long that takes alone, and where its adapter was.
+        # still to be computed, how long that takes alone, where its adapter was, and what it takes of the worker.
         self.worker_id: str | None = None
         self.sent_at = now
         self.num_resumed_tokens = 0
         self.is_prefilling = False
         self.prefill_s = 0.0
         self.tier = ResidencyTier.NONE
+        self.share = 0.0
         # Of all attempts.
         self.attempts = 0
         self.avoid: frozenset[str] = frozenset()
@@ -74,7 +77,8 @@ class TrackedRequest:
         self.is_hinted = False
         self.dispatched_at: float | None = None
         self.first_token_at: float | None = None
-        # What admission thought of it: its cost, its place in the order, and when its first token would come.
+        # What admission thought of it: its output, its cost, its place in the order, and when its first token comes.
+        self.num_expected_tokens = float(request.max_tokens)
         self.cost = 0.0
         self.turn = 0.0
         self.prediction: Prediction | None = None
@@ -98,6 +102,11 @@ class TrackedRequest:
     def num_prefill_tokens(self) -> int:
         """Tokens that a worker computes before it produces the next one."""
         return len(self.request.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_final_tokens(self) -> float:
+        """Tokens of KV that it is expected to hold at its end."""
+        return len(self.request.prompt_token_ids) + self.num_expected_tokens
 
     @property
     def is_complete(self) -> bool:

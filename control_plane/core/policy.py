@@ -87,6 +87,10 @@ class FairnessSettings:
     prompt_token_weight: float = bounded(1.0, 0.0, 1000.0)
     output_token_weight: float = bounded(2.0, 0.0, 1000.0)
     """What a token counts; output costs more, for every token is a step of its own."""
+    max_share: float = bounded(0.8, 0.01, 1.0)
+    """The most of the fleet that a tenant may hold while others have requests; 1 for all of it."""
+    recent_s: float = bounded(30.0, 0.0, 86_400.0)
+    """How long a tenant counts as having requests after its last one came."""
     default_tokens_per_s: float = bounded(0.0, 0.001, 1e12, may_be_zero=True)
     """Tokens that a tenant may use that is not named; 0 for any number."""
     quota_burst_s: float = bounded(10.0, 0.1, 86_400.0)
@@ -108,6 +112,9 @@ class DispatchSettings:
     """Hints that are remembered for each worker."""
     lookahead: int = bounded(64, 1, 100_000)
     """Requests that may fail to be placed in one pass before the pass ends."""
+    max_promised: float = bounded(1.2, 0.1, 1000.0, may_be_zero=True)
+    """How many of a worker's pools may be promised to the ends of its requests in flight, adapters included, beyond
+    which it gets no more: above 1 because they do not end together; 0 to go by windows alone."""
     max_batch_tokens: int = bounded(500_000, 1, 2_000_000)
     """Prompt tokens in one message to a worker; a longer batch is split, a single longer request goes alone."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from control_plane.core.fairness import Fairness, OrderKey
 from control_plane.core.ledger import TrackedRequest
+from control_plane.core.shares import TenantShares
 from control_plane.core.types import Request
 
 _Heap = list[tuple[OrderKey, str]]
@@ -65,8 +66,9 @@ class WaitingQueue:
     tried again. Parked requests take turns.
     """
 
-    def __init__(self, fairness: Fairness, *, newest_first: bool) -> None:
+    def __init__(self, fairness: Fairness, shares: TenantShares, *, newest_first: bool) -> None:
         self._fairness = fairness
+        self._shares = shares
         self._sign = -1 if newest_first else 1
         self._lanes: dict[str, _Lane] = {}
         self._keys: dict[str, OrderKey] = {}
@@ -181,17 +183,25 @@ class WaitingQueue:
         return [tracked for tracked, _ in zip(self._parked.values(), range(limit), strict=False)]
 
     def head(self) -> TrackedRequest | None:
-        """The request that goes first."""
-        heads = {tenant: key for tenant in list(self._lanes) if (key := self._head_of(tenant)) is not None}
+        """The request that goes first, of the tenants that may begin one more."""
+        heads = {
+            tenant: key
+            for tenant in list(self._lanes)
+            if (key := self._head_of(tenant)) is not None and self._may_go(self._lanes[tenant].order)
+        }
         if not heads:
             return None
         lane = self._lanes[self._fairness.next_tenant(heads)]
         return self._ordered[lane.order[0][1]]
 
     def head_of_adapter(self, digest: str | None, tenant: str | None = None) -> TrackedRequest | None:
-        """The first request for an adapter, or for the base model; of one tenant, if one is named."""
+        """As `head`, of the requests for an adapter, or for the base model; of one tenant, if one is named."""
         lanes = self._lanes.items() if tenant is None else [(tenant, self._lanes[tenant])]
-        heads = {name: key for name, lane in lanes if (key := self._first_key(lane, digest))}
+        heads = {
+            name: key
+            for name, lane in lanes
+            if (key := self._first_key(lane, digest)) and self._may_go(lane.groups[digest])
+        }
         if not heads:
             return None
         group = self._lanes[self._fairness.next_tenant(heads)].groups[digest]
@@ -208,6 +218,11 @@ class WaitingQueue:
         for lane in self._lanes.values():
             found += self._first_of(lane.order, limit)
         return [self._ordered[request_id] for _, request_id in sorted(found)[:limit]]
+
+    def _may_go(self, heap: _Heap) -> bool:
+        """Whether a heap's first request is not one too many of its tenant; one that had a place has a right to it."""
+        tracked = self._ordered[heap[0][1]]
+        return tracked.is_requeued or self._shares.may_take(tracked.request.tenant, tracked.num_final_tokens)
 
     def _put_in_order(self, tracked: TrackedRequest) -> None:
         key = self.key(tracked)

@@ -12,7 +12,7 @@ from control_plane.core.types import AdapterRef, ResidencyTier, WorkerStatus
 class Worker:
     """What a worker reported, and what was sent to it since; it keeps its row of the fleet's columns true."""
 
-    def __init__(self, status: WorkerStatus, columns: FleetColumns) -> None:
+    def __init__(self, status: WorkerStatus, columns: FleetColumns, max_promised: float = 0.0) -> None:
         self.worker_id = status.worker_id
         self.status = status
         self.row = columns.attach(status.worker_id)
@@ -26,6 +26,10 @@ class Worker:
         self._sum_log_rank = 0.0
         self._num_with_adapter = 0
         self._num_prefill_tokens = 0
+        self._max_promised = max_promised
+        # What the requests in flight are expected to hold at their ends: tokens of KV, and bytes of distinct adapters.
+        self._num_final_tokens = 0.0
+        self._adapter_bytes = 0
         self._hinted: dict[str, None] = {}
         self._is_attached = True
         self._note_identity(status, is_here=True)
@@ -40,6 +44,22 @@ class Worker:
     def num_free_places(self) -> int:
         """Requests that may be sent now; never negative."""
         return max(0, self.window - len(self.in_flight))
+
+    @property
+    def promised(self) -> float:
+        """How many of its pools the requests in flight are expected to hold at their ends; 0 if it told of none."""
+        status = self.status
+        pool_bytes = status.total_pages * status.page_size_bytes
+        if pool_bytes <= 0 or status.block_size <= 0:
+            return 0.0
+        token_bytes = status.page_size_bytes / status.block_size
+        return (self._num_final_tokens * token_bytes + self._adapter_bytes) / pool_bytes
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a place is free, and not all of the pool is promised."""
+        is_promised = self._max_promised > 0 and self.promised >= self._max_promised
+        return len(self.in_flight) < self.window and not is_promised
 
     @property
     def load(self) -> float:
@@ -99,6 +119,11 @@ class Worker:
         self.is_draining = is_draining
         self._note()
 
+    def set_max_promised(self, max_promised: float) -> None:
+        """How many of its pools may be promised to the ends of its requests; 0 for any number."""
+        self._max_promised = max_promised
+        self._note()
+
     def note_failure(self, now: float) -> None:
         """The worker failed or refused a request that another might have served."""
         columns, row = self._columns, self.row
@@ -130,20 +155,25 @@ class Worker:
         self._note_status(now)
         self._note()
 
-    def take(self, tracked: TrackedRequest) -> None:
-        """Count a request that is sent here."""
+    def take(self, tracked: TrackedRequest) -> float:
+        """Count a request that is sent here; returns its share of what may be sent here."""
+        promised = self.promised
         assert len(self.in_flight) < self.window, f"window of {self.worker_id} exceeded"
         self.in_flight[tracked.request_id] = tracked
         self._num_prefill_tokens += tracked.num_prefill_tokens
         tracked.is_prefilling = True
+        self._num_final_tokens += tracked.num_final_tokens
         adapter = tracked.request.adapter
         if adapter is not None:
             self._num_requests_of[adapter.digest] = self._num_requests_of.get(adapter.digest, 0) + 1
             self._sum_log_rank += math.log2(max(1, adapter.rank))
             self._num_with_adapter += 1
             if self._num_requests_of[adapter.digest] == 1:
+                self._adapter_bytes += adapter.size_bytes
                 self._note_use(adapter.digest)
         self._note()
+        of_pool = (self.promised - promised) / self._max_promised if self._max_promised else 0.0
+        return max(1.0 / self.window, of_pool)
 
     def prefilled(self, tracked: TrackedRequest) -> None:
         """Count a request's prompt as computed; call before its first new token is added to its output."""
@@ -157,6 +187,7 @@ class Worker:
         """Free the place of a request that is no longer here."""
         del self.in_flight[tracked.request_id]
         self.prefilled(tracked)
+        self._num_final_tokens = self._num_final_tokens - tracked.num_final_tokens if self.in_flight else 0.0
         adapter = tracked.request.adapter
         if adapter is not None:
             self._num_with_adapter -= 1
@@ -166,6 +197,7 @@ class Worker:
             self._num_requests_of[adapter.digest] -= 1
             if not self._num_requests_of[adapter.digest]:
                 del self._num_requests_of[adapter.digest]
+                self._adapter_bytes -= adapter.size_bytes
                 self._note_use(adapter.digest)
         self._note()
 
@@ -200,7 +232,7 @@ class Worker:
         columns.window[row] = window
         columns.num_in_flight[row] = num_in_flight
         columns.num_adapters[row] = len(self._num_requests_of)
-        columns.has_room[row] = num_in_flight < window
+        columns.has_room[row] = self.has_room
         columns.load[row] = self.load
         columns.pending_prefill_tokens[row] = self.pending_prefill_tokens
         mean = self.mean_log2_rank

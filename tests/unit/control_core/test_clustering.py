@@ -12,13 +12,15 @@ from control_plane.core.fleet import Fleet, Worker
 from control_plane.core.ledger import RequestState, TrackedRequest
 from control_plane.core.policy import ClusteringSettings, FairnessSettings
 from control_plane.core.queue import WaitingQueue
+from control_plane.core.shares import TenantShares
 from tests.unit.control_core.makers import busy, request, worker
 
 NAMES = st.sampled_from(["a", "b", "c", "d", "e", None])
 
 
 def made(running: list[list[str | None]], waiting: list[str | None]) -> tuple[Clustering, WaitingQueue, Fleet]:
-    fleet, queue = Fleet(), WaitingQueue(ArrivalOrder(FairnessSettings()), newest_first=False)
+    fleet, settings = Fleet(), FairnessSettings()
+    queue = WaitingQueue(ArrivalOrder(settings), TenantShares(settings), newest_first=False)
     for index, names in enumerate(running):
         busy(worker(f"w{index}", window=4, fleet=fleet), *names)
     for number, name in enumerate(waiting):

@@ -210,6 +210,33 @@ def test_an_idle_worker_takes_what_looks_hopeless() -> None:
     assert failed.error.reason == "SLO_UNREACHABLE"
 
 
+def test_a_tenant_that_floods_leaves_room_for_the_others() -> None:
+    policy = Policy("test", fairness=FairnessSettings(max_share=0.5, recent_s=30.0))
+    made = make(policy, w=4)
+    made.on_event(RequestArrived(request("polite", tenant="polite")), 1.0)
+    made.on_event(tokens("polite", 1, end=FinishReason.STOP), 2.0)
+    effects = [made.on_event(RequestArrived(request(f"r{index}", tenant="flood")), 3.0) for index in range(4)]
+    assert [sent(each) for each in effects] == [[["r0"]], [["r1"]], [], []]
+    assert sent(made.on_event(RequestArrived(request("again", tenant="polite")), 4.0)) == [["again"]]
+    # One that lost its worker has a right to its place.
+    made.on_event(WorkerLost("w"), 5.0)
+    assert sent(made.on_event(WorkerReported(status("w", window=3)), 6.0)) == [["r0", "r1", "again"]]
+    made.on_event(tokens("r0", 1, end=FinishReason.STOP), 7.0)
+    assert sent(made.on_event(Tick(), 34.0)) == []
+    assert sent(made.on_event(Tick(), 35.0)) == [["r2"]]
+
+
+def test_a_pool_that_is_promised_gets_no_more_until_a_request_ends() -> None:
+    """A pool of 4 pages of 16 tokens: 64, and each request ends with 14."""
+    policy = Policy("test", dispatch=DispatchSettings(max_promised=0.5))
+    made = Director(policy, random.Random(0))
+    made.on_event(WorkerReported(status("w", window=99, total_pages=4, block_size=16)), 0.0)
+    effects = [made.on_event(RequestArrived(request(f"r{index}")), 1.0) for index in range(5)]
+    assert [sent(each) for each in effects] == [[["r0"]], [["r1"]], [["r2"]], [], []]
+    assert sent(made.on_event(tokens("r0", 1, end=FinishReason.STOP), 2.0)) == [["r3"]]
+    assert sent(made.on_event(PolicyChanged(Policy("windows alone", dispatch=DispatchSettings(max_promised=0.0))), 3.0))
+
+
 def test_a_used_up_quota_asks_to_wait_no_longer_than_the_policy_allows() -> None:
     fairness = FairnessSettings(default_tokens_per_s=0.001, quota_burst_s=10.0)
     director = make(Policy("p", admission=AdmissionSettings(max_retry_delay_s=20.0), fairness=fairness), a=1)

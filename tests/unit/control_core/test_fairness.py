@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from control_plane.core.fairness import VirtualTokenCounters
 from control_plane.core.policy import FairnessSettings, TenantSettings
 from control_plane.core.queue import WaitingQueue
+from control_plane.core.shares import TenantShares
 from control_plane.core.types import TenantAmount
 from tests.unit.control_core.makers import tracked
 
@@ -105,7 +106,7 @@ def test_a_lift_never_lowers() -> None:
 
 def test_a_request_that_lost_its_place_saves_up_no_right() -> None:
     fairness = counters()
-    queue = WaitingQueue(fairness, newest_first=False)
+    queue = WaitingQueue(fairness, TenantShares(FairnessSettings()), newest_first=False)
     lost = tracked(0, tenant="idle")
     queue.add(lost)
     queue.remove(lost)
@@ -118,7 +119,7 @@ def test_a_request_that_lost_its_place_saves_up_no_right() -> None:
 
 def test_a_request_that_lost_its_place_goes_before_every_tenants() -> None:
     fairness = counters()
-    queue = WaitingQueue(fairness, newest_first=False)
+    queue = WaitingQueue(fairness, TenantShares(FairnessSettings()), newest_first=False)
     fairness.charge("much", num_prompt_tokens=1000, num_output_tokens=0)
     lost = tracked(2, "a", tenant="much")
     lost.is_requeued = True

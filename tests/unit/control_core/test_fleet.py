@@ -2,7 +2,7 @@ import pytest
 
 from control_plane.core.fleet import Fleet
 from control_plane.core.types import ResidencyTier, WorkerStatus
-from tests.unit.control_core.makers import adapter, status, tracked, worker
+from tests.unit.control_core.makers import adapter, busy, status, tracked, worker
 
 HOST, POOL, NONE = ResidencyTier.HOST, ResidencyTier.POOL, ResidencyTier.NONE
 
@@ -157,3 +157,32 @@ def test_a_worker_that_reports_nonsense_gets_nothing() -> None:
     fleet.report(status(window=-5, total_pages=-1, kv_pages=7, page_size_bytes=-3, num_running=-9), 0.0, 0.1)
     assert not fleet.has_open_worker
     assert fleet.unable_since == 0.0
+
+
+def test_a_pool_is_promised_to_the_ends_of_requests_and_to_their_adapters() -> None:
+    """16 pages of 100 bytes for 4 tokens: 64 tokens, or 1,600 bytes. A request ends with 4 + 10 tokens, 350 bytes."""
+    fleet = Fleet(max_promised=1.0)
+    made = worker(fleet=fleet, window=9, total_pages=16, page_size_bytes=100, block_size=4)
+    busy(made, None, None)
+    assert made.promised == pytest.approx(2 * 350 / 1600)
+    first, second = (tracked(number, "a") for number in (7, 8))
+    assert made.take(first) == pytest.approx((350 + 1000) / 1600)
+    assert not made.has_room
+    assert not fleet.columns.has_room[made.row]
+    # The adapter is there already: the second takes its tokens, but no less than a place.
+    assert made.take(second) == pytest.approx(350 / 1600)
+    made.release(first)
+    assert made.promised == pytest.approx((3 * 350 + 1000) / 1600)
+    made.release(second)
+    assert made.promised == pytest.approx(2 * 350 / 1600)
+    assert made.has_room
+    fleet.set_max_promised(0.4)
+    assert not fleet.columns.has_room[made.row]
+    fleet.set_max_promised(0.0)
+    assert fleet.columns.has_room[made.row]
+
+
+def test_a_pool_that_nobody_told_of_bounds_nothing() -> None:
+    made = busy(worker(fleet=Fleet(max_promised=0.1), total_pages=0), None)
+    assert made.promised == 0.0
+    assert made.has_room

@@ -9,6 +9,7 @@ from control_plane.core.fairness import ArrivalOrder, OrderKey, VirtualTokenCoun
 from control_plane.core.ledger import TrackedRequest
 from control_plane.core.policy import FairnessSettings
 from control_plane.core.queue import WaitingQueue
+from control_plane.core.shares import TenantShares
 from tests.unit.control_core.makers import request, tracked
 
 NAMES = ("a", "b", None)
@@ -22,7 +23,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize(newest_first=st.booleans())
     def make(self, newest_first: bool) -> None:
-        self.queue = WaitingQueue(ArrivalOrder(FairnessSettings()), newest_first=newest_first)
+        settings = FairnessSettings()
+        self.queue = WaitingQueue(ArrivalOrder(settings), TenantShares(settings), newest_first=newest_first)
         self.sign = -1 if newest_first else 1
         self.ordered: list[TrackedRequest] = []
         self.parked: list[TrackedRequest] = []
@@ -133,7 +135,7 @@ TestQueue.settings = settings(max_examples=60, stateful_step_count=30, deadline=
 
 def test_a_fairness_scheme_chooses_among_tenants() -> None:
     fairness = VirtualTokenCounters(FairnessSettings())
-    queue = WaitingQueue(fairness, newest_first=False)
+    queue = WaitingQueue(fairness, TenantShares(FairnessSettings()), newest_first=False)
     for number in range(4):
         queue.add(tracked(number, tenant="greedy"))
     queue.add(tracked(4, tenant="modest"))

@@ -1,4 +1,4 @@
-"""Keep workers with a free place."""
+"""Keep workers with a free place and pages."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +10,7 @@ from control_plane.core.rows import Bools
 
 @dataclass(frozen=True, slots=True)
 class HasRoom:
-    """Keeps workers that hold fewer requests than their window. Always asked."""
+    """Keeps workers that hold fewer requests than their window, and whose pool is not promised. Always asked."""
 
     name: ClassVar[str] = "has_room"
     is_lasting: ClassVar[bool] = False
