@@ -186,6 +186,21 @@ def test_no_page_outside_the_pool_is_read() -> None:
     assert torch.equal(*outputs)
 
 
+@pytest.mark.parametrize(
+    ("heads", "dtype"),
+    [(Heads(4, 2, 16), torch.float32), pytest.param(Heads(8, 2, 128), torch.bfloat16, marks=ON_GPU)],
+    ids=["fp32", "bf16"],
+)
+def test_no_page_outside_the_table_is_read(heads: Heads, dtype: torch.dtype) -> None:
+    """A context that its table cannot hold is as long as the table."""
+    case = draw_case([(640, 1), (640, 6), (20, 1)], heads, 16, 1, dtype, DEVICE, max_blocks=40)
+    outputs = [
+        kernel(case.query, case.pages, replace(case.batch, context_lens=lens, derived={}), **shape(heads, 16))
+        for lens in (case.batch.context_lens, torch.tensor([10**6, 641, 20], dtype=torch.int32, device=DEVICE))
+    ]
+    assert torch.equal(*outputs)
+
+
 GOOD = {"num_kv_heads": 2, "block_size": 16, "scale": 0.25, "window": None}
 
 

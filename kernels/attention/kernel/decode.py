@@ -35,6 +35,7 @@ def attend_decodes(
     num_seqs = batch.block_table.shape[0]
     group = num_heads // num_kv_heads
     block_tokens = BLOCK_TOKENS if query.dtype.itemsize < 4 else BLOCK_TOKENS // 2
+    counts = batch.context_lens.new_empty(num_seqs)
     splits = Splits.of(query, batch, num_kv_heads, block_size, window, MIN_SPLIT_TOKENS)
     _decode[(_num_programs(query.device),)](
         output,
@@ -45,7 +46,7 @@ def attend_decodes(
         batch.block_table,
         splits.partial,
         splits.stats,
-        splits.counts,
+        counts,
         num_seqs,
         pages.shape[0],
         output.stride(0),
@@ -53,6 +54,7 @@ def attend_decodes(
         query.stride(1),
         pages.stride(0),
         batch.block_table.stride(0),
+        batch.block_table.shape[1] * block_size,
         splits.held,
         scale * 1.4426950408889634,  # of log2(e), for exp2
         window or 0,
@@ -70,7 +72,7 @@ def attend_decodes(
         num_warps=2 if query.dtype.itemsize < 4 else 4,
         num_stages=5,
     )
-    merge(output, splits, batch)
+    merge(output, splits, counts, batch, chained=False)
 
 
 def _num_programs(device: torch.device) -> int:
@@ -85,7 +87,7 @@ def _split_tokens(visible, MIN_SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BL
     return tl.maximum(even, MIN_SPLIT)
 
 
-@triton.jit(do_not_specialize=["num_seqs", "num_pages", "table_stride", "held_splits", "window"])
+@triton.jit(do_not_specialize=["num_seqs", "num_pages", "table_stride", "capacity", "held_splits", "window"])
 def _decode(
     output,
     query,
@@ -103,6 +105,7 @@ def _decode(
     query_head_stride,
     page_stride,
     table_stride,
+    capacity,
     held_splits,
     scale_log2,
     window,
@@ -124,7 +127,7 @@ def _decode(
     exists = seqs < num_seqs
     starts = tl.load(query_start + seqs, exists, other=0)
     num_rows = tl.load(query_start + seqs + 1, exists, other=0) - starts
-    visible = tl.load(context_lens + seqs, exists, other=0)
+    visible = tl.minimum(tl.load(context_lens + seqs, exists, other=0), capacity)
     if HAS_WINDOW:
         visible = tl.minimum(visible, window)
     visible = tl.where(num_rows == 1, visible, 0)
@@ -144,7 +147,7 @@ def _decode(
         before = ends <= item // NUM_KV_HEADS
         seq = tl.sum(before.to(tl.int32), 0)
         split = item // NUM_KV_HEADS - tl.max(tl.where(before, ends, 0), 0)
-        context = tl.load(context_lens + seq)
+        context = tl.minimum(tl.load(context_lens + seq), capacity)
         first = 0
         if HAS_WINDOW:
             first = tl.maximum(context - window, 0)

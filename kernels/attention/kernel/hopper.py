@@ -13,6 +13,7 @@ from kernels.attention.kernel.hopper_decode import decode
 from kernels.attention.kernel.hopper_prefill import prefill
 from kernels.attention.kernel.merge import BLOCK_TOKENS, Splits, merge
 
+_SEEN = "tables are read"
 LOG2_E = 1.4426950408889634
 QUERY_LANES = 128  # of a tile of prefill, two warpgroups of 64
 PREFILL_TOKENS, PREFILL_STAGES = 128, 2
@@ -59,9 +60,11 @@ def attend_decodes(
     """As `kernels.attention.kernel.decode.attend_decodes`."""
     num_seqs = batch.block_table.shape[0]
     group, head_dim = query.shape[1] // num_kv_heads, query.shape[2]
+    counts = batch.context_lens.new_empty(num_seqs)
     splits = Splits.of(query, batch, num_kv_heads, block_size, window, MIN_SPLIT_TOKENS)
     num_sms = torch.cuda.get_device_properties(query.device).multi_processor_count
-    decode[(DECODE_PROGRAMS_PER_SM * num_sms,)](
+    most = num_seqs * num_kv_heads * splits.held
+    decode[(min(most, DECODE_PROGRAMS_PER_SM * num_sms),)](
         output,
         query,
         _describe(pages, num_kv_heads * head_dim, block_size),
@@ -70,12 +73,13 @@ def attend_decodes(
         batch.block_table,
         splits.partial,
         splits.stats,
-        splits.counts,
+        counts,
         num_seqs,
         output.stride(0),
         query.stride(0),
         query.stride(1),
         batch.block_table.stride(0),
+        batch.block_table.shape[1] * block_size,
         splits.held,
         scale * LOG2_E,
         window or 0,
@@ -91,8 +95,16 @@ def attend_decodes(
         STAGES=DECODE_STAGES * (128 // head_dim),
         num_warps=4,
         maxnreg=128,
+        launch_pdl=_is_seen(batch),
     )
-    merge(output, splits, batch)
+    merge(output, splits, counts, batch, chained=True)
+
+
+def _is_seen(batch: AttentionBatch) -> bool:
+    """Whether a layer has attended with these tables: its launch waited for what wrote them, so later ones need not."""
+    is_seen = _SEEN in batch.derived
+    batch.derived[_SEEN] = True
+    return is_seen
 
 
 def attend_chunks(
@@ -123,6 +135,7 @@ def attend_chunks(
         query.stride(0),
         query.stride(1),
         batch.block_table.stride(0),
+        batch.block_table.shape[1] * block_size,
         scale * LOG2_E,
         window or 0,
         HAS_WINDOW=window is not None,

@@ -2,6 +2,9 @@
 
 The same splits as in `kernels.attention.kernel.decode`. A program's splits follow one another without a gap: the
 fetching warp runs ahead of the warpgroup over their borders, as far as shared memory holds.
+
+A launch begins while the kernel before it ends: it reads the batch's tables at once, and waits before it touches what
+that kernel may read or write.
 """
 
 from triton.experimental import gluon
@@ -12,6 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels.attention.kernel.hopper_pages import (
     BARRIER,
@@ -53,7 +57,7 @@ def _add(a, b):
 @gluon.jit
 def _fetch_splits(
     desc, keys, values, key_full, key_empty, value_full, value_empty,
-    ends_shared, context_lens, block_table, table_stride, num_items, window,
+    ends_shared, context_lens, block_table, table_stride, capacity, num_items, window,
     HAS_WINDOW: gl.constexpr, NUM_KV_HEADS: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr,
     BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr, MAX_SPLITS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
@@ -63,7 +67,7 @@ def _fetch_splits(
     fetched = 0
     for item in range(gl.program_id(0), num_items, gl.num_programs(0)):
         seq, split = _find(ends, item // NUM_KV_HEADS)
-        context = gl.load(context_lens + seq)
+        context = gl.minimum(gl.load(context_lens + seq), capacity)
         first = _first_token(context, window, HAS_WINDOW, BLOCK_TOKENS)
         tokens = _split_tokens(context - first, MIN_SPLIT, MAX_SPLITS, BLOCK_TOKENS)
         begin = first + split * tokens
@@ -79,8 +83,8 @@ def _fetch_splits(
 @gluon.jit
 def _attend_splits(
     output, query, keys, values, value_pages, key_full, key_empty, value_full, value_empty,
-    ends_shared, query_start, context_lens, partial, stats, num_items, held_splits, window, scale_log2,
-    output_stride, query_stride, query_head_stride,
+    ends_shared, query_start, context_lens, capacity, partial, stats, num_items, held_splits, window,
+    scale_log2, output_stride, query_stride, query_head_stride,
     HAS_WINDOW: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP: gl.constexpr,
     HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr,
     MAX_SPLITS: gl.constexpr, STAGES: gl.constexpr,
@@ -100,7 +104,7 @@ def _attend_splits(
     for item in range(gl.program_id(0), num_items, gl.num_programs(0)):
         kv_head = item % NUM_KV_HEADS
         seq, split = _find(ends, item // NUM_KV_HEADS)
-        context = gl.load(context_lens + seq)
+        context = gl.minimum(gl.load(context_lens + seq), capacity)
         row = gl.load(query_start + seq).to(gl.int64)
         q = gl.load(
             query + row * query_stride + (kv_head * GROUP + q_heads)[:, None] * query_head_stride + q_dims[None, :],
@@ -161,27 +165,26 @@ def _attend_splits(
             gl.store(stats + slots * 2 + 1, total, mask=is_head)
 
 
-@gluon.jit(do_not_specialize=["num_seqs", "table_stride", "held_splits", "window"])
+@gluon.jit(do_not_specialize=["num_seqs", "table_stride", "capacity", "held_splits", "window"])
 def decode(
     output, query, desc, query_start, context_lens, block_table, partial, stats, counts,
-    num_seqs, output_stride, query_stride, query_head_stride, table_stride, held_splits, scale_log2, window,
+    num_seqs, output_stride, query_stride, query_head_stride, table_stride, capacity, held_splits, scale_log2, window,
     HAS_WINDOW: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP: gl.constexpr,
     HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr,
     MAX_SPLITS: gl.constexpr, BLOCK_SEQS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Splits of all sequences of one row, taken in turn by a fixed number of programs of four warps."""
+    gdc_launch_dependents()
     seqs = gl.arange(0, BLOCK_SEQS, gl.BlockedLayout([1], [32], [4], [0]))
     exists = seqs < num_seqs
     starts = gl.load(query_start + seqs, mask=exists, other=0)
     num_rows = gl.load(query_start + seqs + 1, mask=exists, other=0) - starts
-    context = gl.load(context_lens + seqs, mask=exists, other=0)
+    context = gl.minimum(gl.load(context_lens + seqs, mask=exists, other=0), capacity)
     visible = context - _first_token(context, window, HAS_WINDOW, BLOCK_TOKENS)
     visible = gl.where(num_rows == 1, visible, 0)
     splits = gl.cdiv(visible, _split_tokens(visible, MIN_SPLIT, MAX_SPLITS, BLOCK_TOKENS))
     ends = gl.associative_scan(splits, 0, _add)  # splits of the sequences up to this one
     num_items = gl.sum(splits, 0) * NUM_KV_HEADS
-    if gl.program_id(0) == 0:
-        gl.store(counts + seqs, splits, mask=exists)
     ends_shared = gl.allocate_shared_memory(gl.int32, [BLOCK_SEQS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     ends_shared.store(ends)
 
@@ -194,13 +197,16 @@ def decode(
     value_full, value_empty = allocate_barriers(1, STAGES), allocate_barriers(1, STAGES)
     fence_async_shared()
     BARRIER()
+    gdc_wait()
+    if gl.program_id(0) == 0:
+        gl.store(counts + seqs, splits, mask=exists)
     gl.warp_specialize(
         [
             (
                 _attend_splits,
                 (
                     output, query, key_tiles, value_tiles, values, key_full, key_empty, value_full, value_empty,
-                    ends_shared, query_start, context_lens, partial, stats, num_items, held_splits,
+                    ends_shared, query_start, context_lens, capacity, partial, stats, num_items, held_splits,
                     window, scale_log2, output_stride, query_stride, query_head_stride,
                     HAS_WINDOW, NUM_KV_HEADS, GROUP, HEAD_DIM, BLOCK_SIZE, BLOCK_TOKENS, MIN_SPLIT,
                     MAX_SPLITS, STAGES,
@@ -210,7 +216,7 @@ def decode(
                 _fetch_splits,
                 (
                     desc, keys, values, key_full, key_empty, value_full, value_empty,
-                    ends_shared, context_lens, block_table, table_stride, num_items, window,
+                    ends_shared, context_lens, block_table, table_stride, capacity, num_items, window,
                     HAS_WINDOW, NUM_KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_TOKENS, MIN_SPLIT, MAX_SPLITS,
                     STAGES,
                 ),

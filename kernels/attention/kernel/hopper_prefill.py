@@ -154,10 +154,11 @@ def _attend(
     gl.store(output + pointers[:, None] + dims[None, :], attended.to(output.dtype.element_ty), mask=is_row[:, None])
 
 
-@gluon.jit(do_not_specialize=["num_seqs", "num_tiles", "table_stride", "window"])
+@gluon.jit(do_not_specialize=["num_seqs", "num_tiles", "table_stride", "capacity", "window"])
 def prefill(
     output, query, desc, query_start, context_lens, block_table,
-    num_seqs, num_tiles, output_stride, query_stride, query_head_stride, table_stride, scale_log2, window,
+    num_seqs, num_tiles, output_stride, query_stride, query_head_stride, table_stride, capacity,
+    scale_log2, window,
     HAS_WINDOW: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr,
     BLOCK_SIZE: gl.constexpr, BLOCK_TOKENS: gl.constexpr, BLOCK_SEQS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
@@ -175,7 +176,7 @@ def prefill(
     num_rows = gl.load(query_start + seq + 1) - seq_start
     tile_start = (tile - seq_start // TILE_ROWS - seq) * TILE_ROWS  # in the sequence's rows
     if (num_rows > 1) & (tile_start < num_rows):
-        context = gl.load(context_lens + seq)
+        context = gl.minimum(gl.load(context_lens + seq), capacity)
         first_position = context - num_rows + tile_start
         last_position = gl.minimum(first_position + TILE_ROWS, context) - 1
         # In tiles of tokens: the first that some row sees, the first and the end of those that all rows see wholly.

@@ -1,4 +1,4 @@
-"""What the splits of a decode leave, and the kernel that adds it up."""
+"""How a decode is split, and the kernel that adds up what the splits leave."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,6 @@ class Splits:
         held: splits of the longest sequence that the tables can hold.
         partial: `[num_seqs, num_heads, held, head_dim]` float32; sums of values by weights of base `highest`.
         stats: `[num_seqs, num_heads, held, 2]` float32; the highest score, and the sum of weights.
-        counts: `[num_seqs]` int32; splits of each sequence, 0 where there is nothing to decode.
     """
 
     min_tokens: int
@@ -33,7 +32,6 @@ class Splits:
     held: int
     partial: Tensor
     stats: Tensor
-    counts: Tensor
 
     @classmethod
     def of(
@@ -59,12 +57,19 @@ class Splits:
             held,
             query.new_empty((num_seqs, num_heads, held, head_dim), dtype=torch.float32),
             query.new_empty((num_seqs, num_heads, held, 2), dtype=torch.float32),
-            batch.context_lens.new_empty(num_seqs),
         )
 
 
-def merge(output: Tensor, splits: Splits, batch: AttentionBatch) -> None:
-    """Writes the rows of `output` that have several splits; those of one are there already."""
+def merge(output: Tensor, splits: Splits, counts: Tensor, batch: AttentionBatch, *, chained: bool) -> None:
+    """Writes the rows of `output` that have several splits; the others are there.
+
+    Args:
+        output: `[num_rows, num_heads, head_dim]`.
+        splits: What was left.
+        counts: `[num_seqs]` int32; splits of each sequence, 0 where there is nothing to decode.
+        batch: The sequences.
+        chained: Whether to begin while the kernel that leaves the splits ends, on GPUs that can.
+    """
     if splits.held == 1:
         return
     num_seqs, num_heads, _, head_dim = splits.partial.shape
@@ -72,13 +77,15 @@ def merge(output: Tensor, splits: Splits, batch: AttentionBatch) -> None:
         output,
         splits.partial,
         splits.stats,
-        splits.counts,
+        counts,
         batch.query_start,
         output.stride(0),
         splits.held,
         HEAD_DIM=head_dim,
         HEAD_PAD=triton.next_power_of_2(head_dim),
         BLOCK_SPLITS=BLOCK_SPLITS,
+        CHAINED=chained,
+        launch_pdl=chained,
         num_warps=1,  # so that a sum over splits stays in a thread
     )
 
@@ -95,8 +102,12 @@ def _merge(
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """One head of a row from all its splits, in order."""
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     seq = tl.program_id(0)
     head = tl.program_id(1)
     num_splits = tl.load(counts + seq)

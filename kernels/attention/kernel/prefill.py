@@ -46,6 +46,7 @@ def attend_chunks(
         query.stride(1),
         pages.stride(0),
         batch.block_table.stride(0),
+        batch.block_table.shape[1] * block_size,
         scale * 1.4426950408889634,  # of log2(e), for exp2
         window or 0,
         HAS_WINDOW=window is not None,
@@ -62,7 +63,7 @@ def attend_chunks(
     )
 
 
-@triton.jit(do_not_specialize=["num_seqs", "num_tiles", "num_pages", "table_stride", "window"])
+@triton.jit(do_not_specialize=["num_seqs", "num_tiles", "num_pages", "table_stride", "capacity", "window"])
 def _prefill(
     output,
     query,
@@ -78,6 +79,7 @@ def _prefill(
     query_head_stride,
     page_stride,
     table_stride,
+    capacity,
     scale_log2,
     window,
     HAS_WINDOW: tl.constexpr,
@@ -101,7 +103,7 @@ def _prefill(
     num_rows = tl.load(query_start + seq + 1) - seq_start
     tile_start = (tile - seq_start // TILE_ROWS - seq) * TILE_ROWS  # in the sequence's rows
     if (num_rows > 1) & (tile_start < num_rows):
-        context = tl.load(context_lens + seq)
+        context = tl.minimum(tl.load(context_lens + seq), capacity)
         lane = tl.arange(0, BLOCK_ROWS)
         row = tile_start + lane // GROUP
         is_row = (lane < TILE_ROWS * GROUP) & (row < num_rows)
