@@ -75,6 +75,7 @@ def test_nothing_is_copied_ahead() -> None:
 @pytest.mark.parametrize("variant", [StaticSplit(), PaddedBmm(), NoPrefetch()], ids=lambda variant: variant.name)
 def test_variants_end_every_request_on_a_gpu(variant: Unified) -> None:
     items = _items(9, 24)
-    with engine_of(TINY, torch.device("cuda"), range(9), SMALL, variant) as server:
+    bounds = Bounds(max_running=16, max_step_tokens=64, pool_bytes=1 << 26)
+    with engine_of(SETUPS["small"], torch.device("cuda"), range(9), bounds, variant) as server:
         run = server.run(items)
     assert [stream.num_tokens for stream in run.streams] == [item.num_output for item in items]
