@@ -37,6 +37,7 @@ def main() -> int:
         return 2
     torch.set_num_threads(1)
     ceilings = measure_ceilings()
+    print(f"ceilings {ceilings.described()}; now the engine starts", file=sys.stderr, flush=True)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     reports = []
     for case, steady in steady_engines(cases, torch.device("cuda")):

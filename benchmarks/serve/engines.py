@@ -25,7 +25,7 @@ from worker.model.weights import expected_shapes, read_weights
 from worker.types import HostedAdapter
 
 _CPU_POOL_BYTES = 1 << 28
-_WARM_REQUESTS = 64
+_WARM_REQUESTS, _WARM_TOKENS = 64, 32  # served before anything is measured; tokens of output each
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class EngineServer:
 def engine_server(options: Options, variant: Unified, items: Sequence[Item]) -> Iterator[EngineServer]:
     """An engine with the adapters that `items` use, warm."""
     with engine_of(options.setup, options.device, touched(items), options.bounds, variant) as server:
-        server.run([Item(item.adapter, item.prompt, item.num_output) for item in items[:_WARM_REQUESTS]])
+        server.run(
+            [Item(item.adapter, item.prompt, min(item.num_output, _WARM_TOKENS)) for item in items[:_WARM_REQUESTS]]
+        )
         yield server
 
 

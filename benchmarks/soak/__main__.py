@@ -4,6 +4,7 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,22 +40,11 @@ def main() -> int:
     minutes = options.minutes if options.minutes is not None else (30.0 if device.type == "cpu" else 5.0)
     setup, bounds = setup_for(device), Bounds()
     engine_bounds = engine_bounds_for(setup, device, bounds)
-    began = time.monotonic()
-    reported = began
-
-    def has_time() -> bool:
-        nonlocal reported
-        now = time.monotonic()
-        if now - reported > _REPORT_S:
-            reported = now
-            print(f"{now - began:6.0f} s  {dict(soak.counts)}", flush=True)
-        return now - began < 60 * minutes
-
     with engine_of(setup, device, range(bounds.adapters), engine_bounds) as server:
         tolerance = 1e-3 if device.type == "cpu" else 0.1
         soak = Soak(server, setup, bounds, random.Random(options.seed), tolerance)
         try:
-            soak.run(has_time)
+            soak.run(_until(60 * minutes, soak))
         except Wrong as wrong:
             print(f"seed {options.seed}, period {soak.counts['periods']}: {wrong}", file=sys.stderr)
             return 1
@@ -73,6 +63,21 @@ def main() -> int:
             extra={"minutes": minutes, "seed": options.seed, "counts": dict(soak.counts)},
         )
     return 0
+
+
+def _until(seconds: float, soak: Soak) -> Callable[[], bool]:
+    """Whether so many seconds from now are not over; tells of the soak from time to time."""
+    began = reported = time.monotonic()
+
+    def has_time() -> bool:
+        nonlocal reported
+        now = time.monotonic()
+        if now - reported > _REPORT_S:
+            reported = now
+            print(f"{now - began:6.0f} s  {dict(soak.counts)}", flush=True)
+        return now - began < seconds
+
+    return has_time
 
 
 def setup_for(device: torch.device) -> Setup:
