@@ -116,12 +116,40 @@ def silu(case: Case) -> Work:
 
 def shrink(case: Case) -> Work:
     """Live adapters' A read at their true rank, and a group's input once."""
-    return _lora(case, is_expand=False)
+    elements = flops = 0
+    for group in GROUPS:
+        if targeted := _targeted(case, group):
+            width = case.setup.shape.in_features(group[0])
+            for rank, count in _live(case):
+                elements += rank * width * len(targeted) + count * width
+                flops += 2 * count * rank * width * len(targeted)
+    return _times(Work(ELEMENT * elements, flops), case.setup.shape.num_layers)
 
 
 def expand(case: Case) -> Work:
     """Live adapters' B read at their true rank, and outputs added to."""
-    return _lora(case, is_expand=True)
+    outputs = sum(
+        count * case.setup.shape.out_features(module)
+        for group in GROUPS
+        for module in _targeted(case, group)
+        for _, count in _live(case)
+    )
+    return share(*GROUPS)(case) + _times(Work(2 * ELEMENT * outputs), case.setup.shape.num_layers)
+
+
+def share(*groups: Sequence[int]) -> Callable[[Case], Work]:
+    """Live adapters' B of some groups, for a kernel that adds their share to outputs that it has at hand."""
+
+    def work(case: Case) -> Work:
+        elements = flops = 0
+        for module in (module for group in groups for module in _targeted(case, group)):
+            width = case.setup.shape.out_features(module)
+            for rank, count in _live(case):
+                elements += rank * width
+                flops += 2 * count * rank * width
+        return _times(Work(ELEMENT * elements, flops), case.setup.shape.num_layers)
+
+    return work
 
 
 def sampling(case: Case) -> Work:
@@ -139,21 +167,15 @@ def nothing(case: Case) -> Work:  # noqa: ARG001 - as the others
     return Work(0)
 
 
-def _lora(case: Case, *, is_expand: bool) -> Work:
-    setup = case.setup
-    shape = setup.shape
-    elements = flops = 0
-    for group in GROUPS:
-        targeted = [module for module in group if MODULES[module] in setup.targets]
-        if not targeted:
-            continue
-        width = sum(map(shape.out_features, targeted)) if is_expand else shape.in_features(group[0])
-        each = width if is_expand else width * len(targeted)
-        for adapter, count in case.rows_of_adapters.items():
-            rank = setup.ranks[adapter % len(setup.ranks)]
-            elements += rank * each + count * width * (2 if is_expand else 1)
-            flops += 2 * count * rank * each
-    return _times(Work(ELEMENT * elements, flops), shape.num_layers)
+def _targeted(case: Case, group: Sequence[int]) -> list[int]:
+    """The modules of a group that adapters have."""
+    return [module for module in group if MODULES[module] in case.setup.targets]
+
+
+def _live(case: Case) -> list[tuple[int, int]]:
+    """Rank and rows of each live adapter."""
+    ranks = case.setup.ranks
+    return [(ranks[adapter % len(ranks)], count) for adapter, count in case.rows_of_adapters.items()]
 
 
 def _rows(case: Case, elements: int) -> Work:

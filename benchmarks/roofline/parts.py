@@ -11,11 +11,23 @@ from benchmarks.roofline.case import Case
 
 @dataclass(frozen=True)
 class Part:
-    """Kernels whose names a pattern finds, and the floor of their work in a step."""
+    """Kernels whose names a pattern finds, and the floor of their work in a step.
+
+    Attributes:
+        name: For people.
+        pattern: A regular expression.
+        floor: Of the base model's work.
+        share: What is more if the part adds adapters' B to what it has at hand: in steps without expands.
+    """
 
     name: str
     pattern: str
     floor: Callable[[Case], Work] = case.nothing
+    share: Callable[[Case], Work] = case.nothing
+
+    def work(self, step: Case, *, has_expand: bool) -> Work:
+        """The least that this part has to do in a step."""
+        return self.floor(step) if has_expand else self.floor(step) + self.share(step)
 
 
 # The linear layers run one kind of kernel, in this order in every layer, and the head after the last: they are told
@@ -30,15 +42,16 @@ HEAD = Part("head GEMM", "", case.head)
 PRODUCT = re.compile(r"nvjet|gemm|gemv|cutlass|xmma|matmul|linear", re.IGNORECASE)
 PRODUCT_TAIL = re.compile(r"splitKreduce|_add_splits", re.IGNORECASE)
 
+EXPAND = Part("LoRA expand", r"expand", case.expand)
 # The first whose pattern is found in the name counts.
 PARTS = (
     Part("LoRA plan", r"_plan\b|_count_live|_store_starts"),
     Part("LoRA shrink", r"shrink", case.shrink),
-    Part("LoRA expand", r"expand", case.expand),
+    EXPAND,
     Part("attention", r"^_?(decode|prefill|merge)\b|_attend", case.attention),
-    Part("rope, KV write", r"rotate|_angles|write_kv", case.rope),
-    Part("norm", r"norm", case.norm),
-    Part("SiLU", r"silu", case.silu),
+    Part("rope, KV write", r"rotate|_angles|write_kv", case.rope, case.share(case.QKV)),
+    Part("norm", r"norm", case.norm, case.share(case.O, case.DOWN)),
+    Part("SiLU", r"silu", case.silu, case.share(case.GATE_UP)),
     Part("sampling", r"find_peaks|count_places|^weigh|^choose|penalise|^_count\b|argmax", case.sampling),
     Part("adapter loads", r"copy_pages"),
 )

@@ -91,13 +91,22 @@ def test_steps_stay_as_the_case_says(chunk: int) -> None:
 def test_a_report_adds_up() -> None:
     case = Case(TINY, 4, 2, 32)
     kernels = [Kernel(name, 10 * place, 10 * place + 8) for place, name in enumerate(STEP + STEP)]
-    report = roofline(case, 0.5, spent_by_part(kernels, 2), 2, Ceilings(1e9, 1e9))
+    report = roofline(case, 0.5, spent_by_part(kernels, 2), 2, Ceilings(1e9, 1e15))
     assert report.busy_ms == pytest.approx(len(STEP) * 0.008)
     assert report.idle_share == pytest.approx(1 - report.busy_ms / 0.5)
     lines = {line.part: line for line in report.lines}
     assert lines["norm"].kernels == 5
     assert lines["LoRA plan"].floor_ms == 0
     assert lines["SiLU"].floor_ms == pytest.approx(2 * 4 * 3 * 128 * 2 / 1e9 * 1e3)
+    without_expands = [kernel for kernel in kernels if kernel.name != "_expand"]
+    fused = roofline(case, 0.5, spent_by_part(without_expands, 2), 2, Ceilings(1e9, 1e15))
+    more = {line.part: line.floor_ms - lines[line.part].floor_ms for line in fused.lines}
+    b_ms = 2 * 2 * (2 + 8) / 1e9 * 1e3  # of both adapters and layers, for each column of a module's output
+    assert {part: ms for part, ms in more.items() if ms} == {
+        "rope, KV write": pytest.approx(b_ms * (64 + 32 + 32)),
+        "norm": pytest.approx(b_ms * (64 + 64)),
+        "SiLU": pytest.approx(b_ms * (128 + 128)),
+    }
     described = json.loads(json.dumps(report.described()))
     assert {part["part"] for part in described["parts"]} == set(lines)
     assert len(report.table().rows) == len(lines) + 2
