@@ -84,14 +84,18 @@ def test_chunks_of_a_prompt_may_end_anywhere(zoo: Zoo, chunks: list[int], device
     torch.testing.assert_close(torch.stack(cut.logits), torch.stack(whole.logits), atol=LOGITS_ATOL, rtol=0)
 
 
-def test_bfloat16_is_as_close_as_transformers_is(tmp_path: Path, device: torch.device) -> None:
-    """Against float32, our bfloat16 logits err no more than 1.5 times as much as those of transformers + PEFT."""
-    zoo = build("llama3", tmp_path)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("family", ["llama3", "mistral", "qwen2", "qwen3"])
+def test_half_precision_is_as_close_as_transformers_is(
+    family: str, dtype: torch.dtype, tmp_path: Path, device: torch.device
+) -> None:
+    """Against float32, our logits err no more than 1.5 times as much as those of transformers + PEFT."""
+    zoo = build(family, tmp_path)
     runs = draw_runs(seed=2)
     exact = [zoo.logits(run.token_ids, run.adapter) for run in runs]
-    zoo.judge.to(torch.bfloat16)
+    zoo.judge.to(dtype)
     theirs = [zoo.logits(run.token_ids, run.adapter) for run in runs]
-    harness = Harness(load_model(zoo.model_directory, torch.bfloat16, device), zoo.adapters)
+    harness = Harness(load_model(zoo.model_directory, dtype, device), zoo.adapters)
     harness.step([(run, len(run.token_ids)) for run in runs])
 
     def error(logits: list[torch.Tensor]) -> float:

@@ -1,0 +1,66 @@
+"""On a GPU, whatever is compiled or recorded is so before the first request."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.unit.worker_model.model_directories import write_config
+from worker.engine.config import EngineConfig
+from worker.engine.offline import OfflineEngine
+from worker.memory.layout import MODULES, AdapterLayout
+from worker.model.graphs import GraphedDecoder
+from worker.model.loader import LoadFormat, load_model
+from worker.types import EngineRequest, HostedAdapter, SamplingParams
+
+CONFIG = EngineConfig(
+    context_length=128, block_size=16, max_step_tokens=64, max_running=16, max_graph_rows=64, overlap=True
+)
+SIZES = {"vocab_size": 300, "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}
+
+
+def engine_of(directory: Path) -> OfflineEngine:
+    write_config(directory, "llama", **SIZES, num_key_value_heads=2, head_dim=32, max_position_embeddings=128)
+    model = load_model(directory, torch.bfloat16, torch.device("cuda"), LoadFormat.DUMMY)
+    return OfflineEngine(model, CONFIG, pool_bytes=1 << 25, host_bytes=1 << 25)
+
+
+def adapters_of(engine: OfflineEngine) -> list[HostedAdapter]:
+    """Of several ranks on several modules, in one page and in many, side by side and scattered."""
+    shape = engine.engine._residency.geometry.shape
+    found = []
+    for rank, num_modules in ((1, 1), (4, 3), (8, 7), (16, 7), (33, 4), (64, 7)):
+        ranks = tuple(rank if module < num_modules else 0 for module in range(len(MODULES)))
+        layout = AdapterLayout(shape, (ranks,) * shape.num_layers, ((2.0,) * len(MODULES),) * shape.num_layers)
+        hosted = engine.host_dummy(f"{rank}-{num_modules}", layout)
+        found += [hosted, replace(hosted, digest=f"{hosted.digest}-scattered", host_pages=hosted.host_pages[::-1])]
+    return found
+
+
+@pytest.mark.gpu
+def test_no_request_waits_for_a_compilation_or_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    import triton
+
+    compiled: list[str] = []
+    recorded = []
+    with engine_of(tmp_path) as engine:
+        adapters = adapters_of(engine)
+        monkeypatch.setattr(
+            triton.knobs.runtime, "jit_post_compile_hook", lambda **event: compiled.append(event["fn"].name)
+        )
+        record = GraphedDecoder._record
+        monkeypatch.setattr(GraphedDecoder, "_record", lambda *args: recorded.append(args) or record(*args))
+        sampling = [SamplingParams(temperature=0.0), SamplingParams(seed=1), SamplingParams(top_k=3, top_p=0.9)]
+        requests = [
+            EngineRequest(str(i), tuple(range(1, 2 + i % 40)), 20, sampling[i % 3], [None, *adapters][i % 13])
+            for i in range(60)
+        ]
+        generations = engine.generate(requests, arrivals_per_step=2)
+        stats = engine.engine.step().stats
+    assert all(generation.failure is None for generation in generations.values())
+    assert stats.num_loads >= len(adapters)
+    assert compiled == []
+    assert recorded == []
