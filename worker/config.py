@@ -72,7 +72,8 @@ class EngineSection(Section):
     watermark: float = Field(default=_ENGINE_DEFAULTS["watermark"], ge=0, lt=1)
     max_step_load_bytes: PositiveInt = _ENGINE_DEFAULTS["max_step_load_bytes"]
     prefetch_window: int = Field(default=_ENGINE_DEFAULTS["prefetch_window"], ge=0)
-    # These two on a GPU alone.
+    # These three on a GPU alone.
+    max_rank: int = Field(default=256, ge=0)
     max_graph_rows: int = Field(default=1024, ge=0)
     overlap: bool = True
 

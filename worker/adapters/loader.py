@@ -10,9 +10,13 @@ from worker.memory.host_arena import HostArena
 from worker.memory.storage import PageStorage
 
 
-def loader_for(arena: HostArena, storage: PageStorage) -> "HostLoader | DeviceLoader":
-    """The way from host memory to where the pool is."""
-    return HostLoader(arena, storage) if storage.pages.device.type == "cpu" else DeviceLoader(arena, storage)
+def loader_for(
+    arena: HostArena, storage: PageStorage, max_step_pages: int | None = None
+) -> "HostLoader | DeviceLoader":
+    """The way from host memory to where the pool is; copies of `max_step_pages` are hidden under a step (None: any)."""
+    if storage.pages.device.type == "cpu":
+        return HostLoader(arena, storage)
+    return DeviceLoader(arena, storage, max_step_pages)
 
 
 class HostLoader:
@@ -47,15 +51,17 @@ class DeviceLoader:
     Copies have a stream of their own, which waits for the step in flight only where that may still write to the pages.
     A step waits for the copies of adapters that it uses, and for no others. An adapter whose host pages lie side by
     side goes over the bus as one block; of others the pages are read where they lie by the kernel that puts them in
-    their places.
+    their places. A large adapter counts as arrived when what is left of it is hidden under the step in flight.
     """
 
-    def __init__(self, arena: HostArena, storage: PageStorage) -> None:
+    def __init__(self, arena: HostArena, storage: PageStorage, max_step_pages: int | None = None) -> None:
         arena.pin()
         self._arena = arena
         self._storage = storage
         self._stream = torch.cuda.Stream(storage.pages.device)
-        self._on_their_way: dict[str, torch.cuda.Event] = {}  # in the order of the copies
+        self._max_step_pages = arena.num_pages if max_step_pages is None else max_step_pages
+        self._on_their_way: dict[str, torch.cuda.Event] = {}  # when each is done, in the order of the copies
+        self._unreported: dict[str, torch.cuda.Event] = {}  # when each counts as arrived
         for host_pages in ((0,), (1, 0)) if arena.num_pages > 1 else ((0,),):
             # To no page of the pool: only to have the ways compiled before the first adapter comes.
             arena.copy_to_pool(storage, host_pages, (storage.num_pages,) * len(host_pages))
@@ -72,21 +78,24 @@ class DeviceLoader:
                 if after_step:
                     self._stream.wait_stream(steps)
                 for load in group:
-                    self._arena.copy_to_pool(self._storage, load.host_pages, load.pool_pages)
-                    self._on_their_way.pop(load.digest, None)  # an earlier copy, to pages that it lost
-                    event = self._on_their_way[load.digest] = torch.cuda.Event()
-                    event.record(self._stream)
+                    self._copy(load)
+
+    def _copy(self, load: Load) -> None:
+        for events in (self._on_their_way, self._unreported):
+            events.pop(load.digest, None)  # of an earlier copy, to pages that it lost
+        first = len(load.host_pages) - self._max_step_pages
+        if first > 0:
+            self._arena.copy_to_pool(self._storage, load.host_pages[:first], load.pool_pages[:first])
+            self._unreported[load.digest] = self._stream.record_event()
+        rest = slice(max(0, first), None)
+        self._arena.copy_to_pool(self._storage, load.host_pages[rest], load.pool_pages[rest])
+        done = self._on_their_way[load.digest] = self._stream.record_event()
+        self._unreported.setdefault(load.digest, done)
 
     def take_arrived(self) -> list[str]:
-        """Adapters whose last copies were done since the last call."""
-        arrived = []
-        for digest, event in self._on_their_way.items():
-            if not event.query():
-                break
-            arrived.append(digest)
-        for digest in arrived:
-            del self._on_their_way[digest]
-        return arrived
+        """Adapters whose last copies arrived since the last call."""
+        _take_done(self._on_their_way)
+        return _take_done(self._unreported)
 
     def hold_step(self, needed: Callable[[], Collection[str]]) -> None:
         """What is queued on the current stream from here on finds the copies of these adapters done."""
@@ -102,3 +111,15 @@ class DeviceLoader:
         """Returns when the adapter's host pages are read no more."""
         if digest in self._on_their_way:
             self._on_their_way[digest].synchronize()
+
+
+def _take_done(events: dict[str, torch.cuda.Event]) -> list[str]:
+    """Takes out what is done; the events are of one stream, in its order."""
+    done = []
+    for digest, event in events.items():
+        if not event.query():
+            break
+        done.append(digest)
+    for digest in done:
+        del events[digest]
+    return done

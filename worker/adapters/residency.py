@@ -35,9 +35,9 @@ class Residency:
     """The adapters in the pool, by digest, with counts of the sequences that use them.
 
     A copy is queued by `acquire` or `prefetch`, leaves with `take_loads`, whose caller does it in that order, and is
-    done for certain once `note_arrived` says so. Until then the host pages must stay: by the request of a sequence that
-    uses the adapter or waits for it. An adapter whose last user leaves before its copy left is dropped on the spot. One
-    may be evicted while it is copied: whoever gets its pages must wait for the copy.
+    done, or all but done, once `note_arrived` says so. Until it is done the host pages must stay: by the request of a
+    sequence that uses the adapter or waits for it. An adapter whose last user leaves before its copy left is dropped on
+    the spot. One may be evicted while it is copied: whoever gets its pages must wait for the copy.
     """
 
     def __init__(self, pool: PagePool, geometry: PageGeometry, max_queued_pages: int | None = None) -> None:
@@ -184,7 +184,7 @@ class Residency:
         return loads
 
     def note_arrived(self, digests: Iterable[str]) -> None:
-        """The last copies of these adapters are done; some may have left the pool since."""
+        """The last copies of these adapters are done, or nearly; some may have left the pool since."""
         self._copying.difference_update(digests)
 
     def take_changes(self) -> tuple[PoolResidency, ...]:

@@ -6,8 +6,7 @@ bytes, and the rest is arithmetic on whole arrays.
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,10 +17,12 @@ from kernels.attention.batch import AttentionBatch
 from kernels.lora import LoraBatch
 from worker.adapters.residency import Residency
 from worker.engine.config import EngineConfig
+from worker.engine.fixed import FixedMemory, FixedTables
 from worker.engine.lora_tables import LoraTables
 from worker.engine.scheduler import Plan
 from worker.engine.sequence import Sequence
-from worker.engine.staging import joined, staged_bytes, to_device
+from worker.engine.staging import joined, to_device
+from worker.engine.tables import Tables
 from worker.model.batch import ForwardBatch
 from worker.types import BatchSize, HostedAdapter
 
@@ -36,65 +37,21 @@ class StepBatch:
     sampled: list[Sequence]
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrays:
-    """A forward batch's tables on the host; `ForwardBatch`, `AttentionBatch` and `LoraBatch` say what each is."""
-
-    token_ids: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    query_start: NDArray[np.int32]
-    context_lens: NDArray[np.int32]
-    kv_slots: NDArray[np.int64]
-    logit_rows: NDArray[np.int64]
-    row_start: NDArray[np.int32]
-    lora_slots: NDArray[np.int32]
-    block_table: NDArray[np.int32]  # behind those whose sizes are fixed
-
-    def padded(self, size: BatchSize) -> "_Arrays":
-        """The same in a batch of fixed size: the sequences and adapters that were added own no row and no token.
-
-        The block table stays as it is.
-        """
-        rows, last_row = size.num_rows - len(self.token_ids), self.query_start[-1]
-        seqs = size.num_seqs - len(self.context_lens)
-        return _Arrays(
-            token_ids=_extended(self.token_ids, rows, 0),
-            positions=_extended(self.positions, rows, 0),
-            query_start=_extended(self.query_start, seqs, last_row),
-            context_lens=_extended(self.context_lens, seqs, 0),
-            kv_slots=_extended(self.kv_slots, rows, -1),
-            logit_rows=_extended(self.logit_rows, size.num_seqs - len(self.logit_rows), 0),
-            row_start=_extended(self.row_start, size.num_seqs + 1 - len(self.row_start), last_row),
-            lora_slots=_extended(self.lora_slots, size.num_seqs - len(self.lora_slots), 0),
-            block_table=self.block_table,
-        )
-
-    def as_list(self) -> list[NDArray[Any]]:
-        """In the order of the fields."""
-        return [getattr(self, field.name) for field in fields(self)]
-
-
 class BatchBuilder:
     """Builds batches for one device.
 
     If `config` has graph sizes, a batch is filled up to the next of them and lies at the same addresses every time, so
-    that what the device does with it can be recorded once and replayed. Its block table is as wide as the longest
-    sequence may need; only the columns in use are sent, and what is left in the others is of earlier steps.
+    that what the device does with it can be recorded once and replayed.
     """
 
     def __init__(self, config: EngineConfig, residency: Residency, device: torch.device) -> None:
         self._block_size = config.block_size
-        self._max_blocks = -(-config.context_length // config.block_size)
         self._device = device
         self._decode_sizes = config.decode_sizes
         self._chunk_sizes = config.chunk_sizes
-        self._tables = LoraTables(residency, device)
-        if sizes := self.sizes:
-            # What batches of fixed size lie in, and their block table.
-            self._table = torch.full((config.max_running, self._max_blocks), -1, dtype=torch.int32, device=device)
-            largest = max(staged_bytes(_nobody(size).as_list()) for size in sizes)
-            feed = 2 * config.max_running * np.dtype(np.int64).itemsize + 64
-            self._memory = torch.zeros(largest + self._table.nbytes + feed, dtype=torch.uint8, device=device)
+        self._lora = LoraTables(residency, device, config.max_running, config.max_rank)
+        max_blocks = -(-config.context_length // config.block_size)
+        self._fixed = FixedMemory(self.sizes, config.max_running, max_blocks, device) if self.sizes else None
 
     @property
     def sizes(self) -> tuple[BatchSize, ...]:
@@ -109,28 +66,27 @@ class BatchBuilder:
             pending: Tokens of the step in flight, `[num_rows]` on the device: of sequences with a `pending_row`.
         """
         sequences = plan.sequences
-        arrays, is_sampled = self._arrays(plan)
-        live, row_start = _live_adapters(sequences, arrays.query_start)
-        arrays = replace(arrays, row_start=row_start, lora_slots=self._tables.slots(live))
-        size = self._size(plan, len(arrays.token_ids), all_sampled=bool(is_sampled.all()))
-        if size is not None:
-            arrays = arrays.padded(size)
-
+        tables, is_sampled = self._tables_of(plan)
+        live, row_start = _live_adapters(sequences, tables.query_start)
+        tables = replace(tables, row_start=row_start, lora_slots=self._lora.slots(live))
         fed = [row for row, s in enumerate(sequences) if s.pending_row is not None]
         sources = np.array([sequences[row].pending_row for row in fed], dtype=np.int64)
-        targets = (arrays.query_start[1:] - 1)[fed].astype(np.int64)
-        memory = None if size is None else self._memory
-        *tensors, source, target = to_device([*arrays.as_list(), sources, targets], self._device, memory)
+        targets = (tables.query_start[1:] - 1)[fed].astype(np.int64)
+        size = self._size(plan, len(tables.token_ids), all_sampled=bool(is_sampled.all()))
+        if size is None:
+            *tensors, first_rows, slots, block_table, source, target = to_device(
+                [*tables.of_fixed_size(), tables.block_table, sources, targets], self._device
+            )
+            lora = self._lora.batch(live, slots, first_rows) if live else None
+            forward = _batch(tensors, block_table, lora, max(plan.num_tokens))
+        else:
+            assert self._fixed is not None, "there are sizes"
+            sent = self._fixed.send(size, tables, sources, targets)
+            source, target = sent.sources, sent.targets
+            forward = self._forward(sent, size, with_adapters=bool(live))
         if fed:
             assert pending is not None, "a sequence waits for a token that is not in flight"
-            # A sequence that got no token fails when the host hears of it; until then any will do.
-            tensors[0].index_copy_(0, target, pending.index_select(0, source).clamp_(min=0))
-        if size is not None:
-            forward = self._forward(tensors, size, with_adapters=bool(live))
-        else:
-            *tables, first_rows, slots, block_table = tensors
-            lora = self._tables.batch(live, slots, first_rows) if live else None
-            forward = _batch(tables, block_table, lora, max(plan.num_tokens))
+            _feed(forward.token_ids, pending, source, target, in_order=np.array_equal(sources, targets))
         return StepBatch(forward, [s for s, ends in zip(sequences, is_sampled.tolist(), strict=True) if ends])
 
     def nobodys(self) -> Iterator[ForwardBatch]:
@@ -138,20 +94,19 @@ class BatchBuilder:
 
         They compute and change nothing.
         """
-        self._tables.reserve()
+        self._lora.reserve()
+        nothing = np.zeros(0, dtype=np.int64)
         for size in sorted(self.sizes, key=lambda size: size.num_rows, reverse=True):
-            arrays = _nobody(size).as_list()
+            assert self._fixed is not None, "there are sizes"
             for with_adapters in (False, True):
-                tensors = to_device(arrays, self._device, self._memory)
-                yield self._forward(tensors, size, with_adapters=with_adapters)
+                sent = self._fixed.send(size, Tables.nobodys(size), nothing, nothing)
+                yield self._forward(sent, size, with_adapters=with_adapters)
 
-    def _forward(self, tensors: list[Tensor], size: BatchSize, *, with_adapters: bool) -> ForwardBatch:
-        """The batch of a fixed size whose tables are these."""
-        *tables, first_rows, slots, sent = tensors
-        block_table = self._table[: size.num_seqs]
-        block_table[: sent.shape[0], : sent.shape[1]].copy_(sent)
-        lora = self._tables.fixed(slots, first_rows) if with_adapters else None
-        return _batch(tables, block_table, lora, 1 if size.is_decode else None, size)
+    def _forward(self, sent: FixedTables, size: BatchSize, *, with_adapters: bool) -> ForwardBatch:
+        """The batch of a fixed size whose tables these are."""
+        *tensors, first_rows, slots = sent.tensors
+        lora = self._lora.fixed(slots, first_rows) if with_adapters else None
+        return _batch(tensors, sent.block_table, lora, 1 if size.is_decode else None, size)
 
     def _size(self, plan: Plan, num_rows: int, *, all_sampled: bool) -> BatchSize | None:
         """The fixed size for a plan, if one is large enough."""
@@ -159,7 +114,7 @@ class BatchBuilder:
         sizes = self._decode_sizes if is_decode else self._chunk_sizes
         return next((size for size in sizes if size.num_rows >= num_rows), None)
 
-    def _arrays(self, plan: Plan) -> tuple[_Arrays, NDArray[np.bool_]]:
+    def _tables_of(self, plan: Plan) -> tuple[Tables, NDArray[np.bool_]]:
         """The tables, and which sequences' last tokens are among the rows, so that their next is wanted."""
         sequences = plan.sequences
         num_tokens = np.array(plan.num_tokens, dtype=np.int64)
@@ -173,7 +128,7 @@ class BatchBuilder:
         pages = block_table[owner, positions // self._block_size].astype(np.int64)
         context_lens = computed + num_tokens
         is_sampled = context_lens == np.array([s.num_tokens for s in sequences])
-        arrays = _Arrays(
+        tables = Tables(
             token_ids=token_ids,
             positions=positions,
             query_start=query_start,
@@ -184,33 +139,35 @@ class BatchBuilder:
             lora_slots=np.zeros(0, dtype=np.int32),
             block_table=block_table,
         )
-        return arrays, is_sampled
+        return tables, is_sampled
 
     def forget_adapter(self, digest: str) -> None:
         """Drop what is kept of an adapter that left the pool."""
-        self._tables.forget(digest)
+        self._lora.forget(digest)
 
 
 def _batch(
-    tables: list[Tensor],
+    tensors: list[Tensor],
     block_table: Tensor,
     lora: LoraBatch | None,
     max_query_len: int | None,
     size: BatchSize | None = None,
 ) -> ForwardBatch:
-    token_ids, positions, query_start, context_lens, kv_slots, logit_rows = tables
+    token_ids, positions, query_start, context_lens, kv_slots, logit_rows = tensors
     attention = AttentionBatch(query_start, context_lens, block_table, kv_slots, max_query_len)
     return ForwardBatch(token_ids, positions, attention, lora, logit_rows, size)
 
 
-def _nobody(size: BatchSize) -> _Arrays:
-    none, no_row, nothing = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int32), np.zeros(0, dtype=np.int32)
-    no_table = np.zeros((0, 0), dtype=np.int32)
-    return _Arrays(none, none, no_row, nothing, none, none, no_row, nothing, no_table).padded(size)
+def _feed(token_ids: Tensor, pending: Tensor, source: Tensor, target: Tensor, *, in_order: bool) -> None:
+    """Puts tokens of the step in flight, of rows `source`, where they belong, at rows `target`.
 
-
-def _extended(array: NDArray[Any], count: int, value: int) -> NDArray[Any]:
-    return np.concatenate([array, np.full(count, value, dtype=array.dtype)])
+    A sequence that got none fails when the host hears of it; until then any token will do.
+    """
+    count = source.shape[0]
+    if in_order and count == pending.shape[0]:  # the same sequences decode again
+        torch.clamp(pending, min=0, out=token_ids[:count])
+    else:
+        token_ids.index_copy_(0, target, pending.index_select(0, source).clamp_(min=0))
 
 
 def _chunk(sequence: Sequence, num_tokens: int) -> "array[int]":

@@ -37,7 +37,7 @@ def build_engine(model: LoadedModel, arena: HostArena, config: EngineConfig, *, 
         storage,
         pool,
         residency,
-        loader_for(arena, storage),
+        loader_for(arena, storage, max_load_pages),
         config,
     )
     if decoder.device.type != "cpu":

@@ -27,6 +27,8 @@ class EngineConfig:
             before it. A single adapter may be larger; sequences that wait for it then start once it is there.
         prefetch_window: Of so many waiting sequences adapters are copied to the pool before their turn, as far as
             `max_step_load_bytes` and the pool leave room; 0: of none.
+        max_rank: Largest rank of an adapter; one with a larger is refused, as what was recorded and compiled has no
+            room for it. 0: any; where something was recorded, a larger one than before holds up everybody for seconds.
         max_graph_rows: Steps of up to so many rows are recorded as CUDA graphs and replayed; 0: none.
         overlap: Whether a step is planned while the device runs the one before; of use where the two are not the same
             processor.
@@ -42,6 +44,7 @@ class EngineConfig:
     watermark: float = 0.02
     max_step_load_bytes: int = 128 * 1024 * 1024  # 2.6 ms over a bus of 50 GB/s, less than the shortest step
     prefetch_window: int = 64
+    max_rank: int = 0
     max_graph_rows: int = 0
     overlap: bool = False
 
@@ -54,10 +57,10 @@ class EngineConfig:
             self.admission_window,
             self.max_step_load_bytes,
         )
-        if min(counts) < 1 or min(self.max_skips, self.max_graph_rows, self.prefetch_window) < 0:
+        if min(counts) < 1 or min(self.max_skips, self.max_graph_rows, self.prefetch_window, self.max_rank) < 0:
             raise ValueError(
-                "every bound of the engine must be at least 1, and max_skips, max_graph_rows and prefetch_window at "
-                "least 0"
+                "every bound of the engine must be at least 1, and max_skips, max_graph_rows, max_rank and "
+                "prefetch_window at least 0"
             )
         if self.max_step_tokens < self.max_running:
             raise ValueError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from worker.adapters.residency import Load, Residency
 from worker.engine.batch import BatchBuilder
 from worker.engine.config import EngineConfig
-from worker.engine.errors import LogitsNotFinite
+from worker.engine.errors import AdapterRankTooLarge, LogitsNotFinite
 from worker.engine.meter import Meter, Part
 from worker.engine.sampler import NO_TOKEN, SampledTokens, Sampler
 from worker.engine.scheduler import Plan, Scheduler
@@ -119,7 +119,7 @@ class Engine:
         """Take a request; if it cannot be served, the next step's result says why."""
         assert request.request_id not in self._sequences, f"{request.request_id} is in flight"
         try:
-            _check(request, self._config.context_length)
+            _check(request, self._config)
             sequence = Sequence(request, self._num_arrivals, self._config.context_length)
             self._scheduler.add(sequence)
         except WorkerError as error:
@@ -271,12 +271,13 @@ def _no_distribution(sequence: Sequence) -> LogitsNotFinite:
     )
 
 
-def _check(request: EngineRequest, context_length: int) -> None:
+def _check(request: EngineRequest, config: EngineConfig) -> None:
     """Refuse what the engine could not run whatever its state.
 
     Raises:
-        PromptEmptyError, MaxTokensOutOfRangeError, PromptTooLongError: see each.
+        PromptEmptyError, MaxTokensOutOfRangeError, PromptTooLongError, AdapterRankTooLarge: see each.
     """
+    context_length = config.context_length
     num_known = len(request.prompt_token_ids) + len(request.resumed_token_ids)
     if not request.prompt_token_ids:
         raise PromptEmptyError("the prompt has no token: send at least one", field="prompt_token_ids")
@@ -291,4 +292,10 @@ def _check(request: EngineRequest, context_length: int) -> None:
             f"prompt and resumed output have {num_known} tokens, which leaves no room for output in a context of "
             f"{context_length}: shorten the prompt",
             field="prompt_token_ids",
+        )
+    if request.adapter is not None and 0 < config.max_rank < request.adapter.layout.max_rank:
+        raise AdapterRankTooLarge(
+            f"the adapter has rank {request.adapter.layout.max_rank} and this worker takes up to {config.max_rank}: "
+            "raise engine.max_rank, or use a worker with a larger one",
+            field="adapter",
         )

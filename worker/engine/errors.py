@@ -11,6 +11,13 @@ class WaitingQueueFull(WorkerError):
     retryable = True
 
 
+class AdapterRankTooLarge(WorkerError):
+    """A rank of the adapter is above the configured bound."""
+
+    reason = "ADAPTER_RANK_TOO_LARGE"
+    code = Code.FAILED_PRECONDITION
+
+
 class LogitsNotFinite(WorkerError):
     """The model's answer is no distribution: NaN, or infinite."""
 

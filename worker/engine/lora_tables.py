@@ -14,8 +14,8 @@ from worker.engine.staging import to_device
 from worker.memory.layout import MODULES, AdapterLayout
 from worker.types import HostedAdapter
 
-_USUAL_ADAPTERS, _USUAL_RANK = 1024, 64  # more of them, and larger ones, make a directory grow, and cost recordings
-_FIRST_SLOTS = 64  # of a directory; a full one is replaced by one of twice the size
+_FIRST_SLOTS, _FIRST_RANK = 64, 64  # of a directory that was not reserved
+_MOST_SLOTS = 1024  # or as many as a step may need
 
 
 @dataclass(slots=True)
@@ -30,29 +30,36 @@ class _Entry:
 class LoraTables:
     """Keeps the directory of the adapters that ran, each written once for as long as it stays in its pages.
 
-    Slots are given back by `forget`, so the directory's size follows the pool.
+    Slots are given back by `forget`, and by those that were written first when there are no more. A directory that was
+    reserved is replaced by none, because recordings name it.
     """
 
-    def __init__(self, residency: Residency, device: torch.device) -> None:
+    def __init__(self, residency: Residency, device: torch.device, max_live: int, max_rank: int = 0) -> None:
+        """A step uses up to `max_live` adapters, with no rank above `max_rank`; 0: of any rank."""
         self._residency = residency
         self._device = device
+        self._max_slots = max(_MOST_SLOTS, 1 << (max_live - 1).bit_length())
+        self._max_rank = max_rank
         self._entries: dict[str, _Entry] = {}
         self._free: list[int] = []
         self._directory: LoraDirectory | None = None
         self._last: tuple[list[int], LoraBatch] | None = None  # a batch's slots, and the batch
 
     def reserve(self) -> None:
-        """Have a directory before there is an adapter, of a size that most sets of adapters fit in."""
-        geometry = self._residency.geometry
-        layer = ((_USUAL_RANK,) * len(MODULES),)
+        """Have a directory before there is an adapter, with room for as many and as large ones as may come."""
+        geometry, rank = self._residency.geometry, self._max_rank or _FIRST_RANK
+        layer = ((rank,) * len(MODULES),)
         width = AdapterLayout(geometry.shape, layer, ((1.0,) * len(MODULES),)).num_pages(geometry)
-        self._directory = self._roomy(_USUAL_ADAPTERS, width, _USUAL_RANK)
+        self._directory = self._roomy(self._max_slots, width, rank)
 
     def slots(self, live: list[HostedAdapter]) -> NDArray[np.int32]:
         """The slots of the live adapters; those that are new or moved are written, in one copy."""
         entries, pages_of = self._entries, self._residency.pages_of
         moved = [a for a in live if a.digest not in entries or entries[a.digest].pages != pages_of(a.digest)]
         if moved:
+            for adapter in moved:
+                self.forget(adapter.digest)
+            self._make_room(len(moved), live)
             self._write(moved)
             self._last = None
         return np.array([entries[adapter.digest].slot for adapter in live], dtype=np.int32)
@@ -79,9 +86,15 @@ class LoraTables:
         if entry is not None:
             self._free.append(entry.slot)
 
+    def _make_room(self, count: int, live: list[HostedAdapter]) -> None:
+        """Give back slots that a step does not need, as long as there are not `count` left of the most."""
+        num_missing = len(self._entries) + count - self._max_slots
+        if num_missing > 0:
+            needed = {adapter.digest for adapter in live}
+            for digest in [digest for digest in self._entries if digest not in needed][:num_missing]:
+                self.forget(digest)
+
     def _write(self, adapters: list[HostedAdapter]) -> None:
-        for adapter in adapters:
-            self.forget(adapter.digest)
         width = max(len(self._residency.pages_of(adapter.digest)) for adapter in adapters)
         max_rank = max(adapter.layout.max_rank for adapter in adapters)
         directory = self._directory = self._roomy(len(self._entries) + len(adapters), width, max_rank)
@@ -102,7 +115,7 @@ class LoraTables:
         old, geometry = self._directory, self._residency.geometry
         # In large steps: another directory costs the recordings that name this one.
         width = 1 << (width - 1).bit_length()
-        max_rank = max(_USUAL_RANK, 1 << (max_rank - 1).bit_length())
+        max_rank = max(_FIRST_RANK, 1 << (max_rank - 1).bit_length())
         num_slots = _FIRST_SLOTS if old is None else old.num_slots
         while num_slots < num_entries:
             num_slots *= 2

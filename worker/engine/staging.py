@@ -18,14 +18,12 @@ def joined(arrays: Iterable["array[int]"], dtype: type[np.signedinteger[Any]]) -
     return np.frombuffer(bytearray().join(arrays), dtype=dtype)
 
 
-def to_device(sources: Sequence[NDArray[Any]], device: torch.device, into: Tensor | None = None) -> list[Tensor]:
+def to_device(sources: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
     """Tensors of the same shapes and types on `device`, in one copy; on a CPU they share the sources' memory.
 
     Args:
         sources: Arrays of any types.
         device: Where they go.
-        into: Memory there, `[any]` uint8, large enough; arrays of the same shapes lie in it at the same places each
-            time. None: new memory.
     """
     if device.type == "cpu":
         return [torch.from_numpy(source) for source in sources]
@@ -34,20 +32,11 @@ def to_device(sources: Sequence[NDArray[Any]], device: torch.device, into: Tenso
     buffer = staged.numpy()
     for source, start in zip(sources, starts, strict=True):
         buffer[start : start + source.nbytes] = np.ascontiguousarray(source).reshape(-1).view(np.uint8)
-    if into is None:
-        moved = staged.to(device, non_blocking=True)
-    else:
-        moved = into[:num_bytes]
-        moved.copy_(staged, non_blocking=True)
+    moved = staged.to(device, non_blocking=True)
     return [
         moved[start : start + source.nbytes].view(torch.from_numpy(source).dtype).view(source.shape)
         for source, start in zip(sources, starts, strict=True)
     ]
-
-
-def staged_bytes(sources: Sequence[NDArray[Any]]) -> int:
-    """Memory that `to_device` needs for arrays of these shapes and types."""
-    return _places(sources)[1]
 
 
 def _places(sources: Sequence[NDArray[Any]]) -> tuple[list[int], int]:

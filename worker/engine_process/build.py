@@ -42,7 +42,7 @@ def build_from_spec(spec: EngineSpec) -> BuiltEngine:
     model = load_model(spec.model_path, dtype, device, LoadFormat(spec.load_format))
     config = spec.engine.build(model.config.context_length)
     if device.type == "cpu":
-        config = replace(config, max_graph_rows=0, overlap=False)
+        config = replace(config, max_rank=0, max_graph_rows=0, overlap=False)
     geometry = PageGeometry(model.config.shape, config.block_size)
     pool_bytes = spec.pool_bytes or _default_pool_bytes(device, spec.pool_memory_share)
     arena = HostArena.open(ArenaFile.inherited(spec.arena_descriptor), spec.num_arena_pages, geometry, dtype)

@@ -197,6 +197,14 @@ def test_logits_that_are_no_distribution_fail_their_request_alone(overlap: bool,
     assert harness.pool.kv_pages == 0
 
 
+def test_an_adapter_of_a_larger_rank_than_was_made_room_for_is_refused() -> None:
+    harness = Harness(replace(CONFIG, max_rank=8), num_pages=100)
+    fits, large = request("fits", adapter=RED), request("large", adapter=BLUE)  # of ranks 8 and 12
+    harness.run([fits, large])
+    check(harness, [fits])
+    assert harness.endings["large"] == ["ADAPTER_RANK_TOO_LARGE"]
+
+
 def test_waiting_beyond_the_bound_is_a_retryable_failure() -> None:
     harness = Harness(replace(CONFIG, max_waiting=2), num_pages=20)
     for name in "abc":
@@ -220,7 +228,7 @@ def test_nothing_is_kept_of_adapters_that_left() -> None:
     harness = Harness(CONFIG, num_pages=8)
     for marker in range(1, 30):
         harness.run([request(f"r{marker}", adapter=adapter(marker, num_pages=2))])
-    assert len(harness.engine._batches._tables._entries) <= 4
+    assert len(harness.engine._batches._lora._entries) <= 4
 
 
 def test_stats_add_up() -> None:

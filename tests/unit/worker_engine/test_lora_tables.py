@@ -3,19 +3,23 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from tests.unit.worker_engine.fakes import GEOMETRY, adapter
 from worker.adapters.residency import Residency
+from worker.engine import lora_tables
 from worker.engine.lora_tables import LoraTables
 from worker.memory.pool import PagePool
 
 
-def test_every_slot_tells_its_adapter_whoever_came_and_went() -> None:
-    """Outgrows the first directory in slots, in pages and in rank."""
+@pytest.mark.parametrize("most_slots", [64, 1024])
+def test_every_slot_tells_its_adapter_whoever_came_and_went(most_slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outgrows the first directory in slots, in pages and in rank; later slots are taken from others."""
+    monkeypatch.setattr(lora_tables, "_MOST_SLOTS", most_slots)
     rng = random.Random(3)
     residency = Residency(PagePool(300), GEOMETRY)
-    tables = LoraTables(residency, torch.device("cpu"))
+    tables = LoraTables(residency, torch.device("cpu"), max_live=40)
     known = [adapter(marker, num_pages=rng.choice((1, 2, 3))) for marker in range(1, 150)]
     for _ in range(60):
         live = rng.sample(known, rng.randint(1, 40))
@@ -31,6 +35,7 @@ def test_every_slot_tells_its_adapter_whoever_came_and_went() -> None:
             assert batch.directory.places[slot, ..., 0].tolist() == [list(row) for row in hosted.layout.ranks]
             assert batch.directory.scales[slot].tolist() == [list(row) for row in hosted.layout.scales]
             assert batch.directory.max_rank >= hosted.layout.max_rank
+        assert batch.directory.num_slots <= most_slots
         for hosted in live:
             residency.release(hosted.digest)
         for change in residency.take_changes():
@@ -40,7 +45,7 @@ def test_every_slot_tells_its_adapter_whoever_came_and_went() -> None:
 
 def test_a_batch_of_the_same_adapters_keeps_what_ops_made_of_them() -> None:
     residency = Residency(PagePool(20), GEOMETRY)
-    tables = LoraTables(residency, torch.device("cpu"))
+    tables = LoraTables(residency, torch.device("cpu"), max_live=40)
     live = [adapter(marker, num_pages=2) for marker in (1, 2)]
     for hosted in live:
         residency.acquire(hosted)
@@ -59,7 +64,7 @@ def test_a_batch_of_the_same_adapters_keeps_what_ops_made_of_them() -> None:
 
 def test_a_directory_grows_in_large_steps() -> None:
     residency = Residency(PagePool(4000), GEOMETRY)
-    tables = LoraTables(residency, torch.device("cpu"))
+    tables = LoraTables(residency, torch.device("cpu"), max_live=40)
     directories = set()
     for marker in range(1, 70):  # of ranks 4 to 276, on as many pages
         live = [adapter(marker, num_pages=marker)]
@@ -67,3 +72,18 @@ def test_a_directory_grows_in_large_steps() -> None:
         slots = torch.from_numpy(tables.slots(live))
         directories.add(id(tables.batch(live, slots, torch.tensor([0, 1], dtype=torch.int32)).directory))
     assert len(directories) <= 10, "each costs the recordings that name the one before"
+
+
+def test_a_reserved_directory_stays_whatever_adapters_come() -> None:
+    residency = Residency(PagePool(4000), GEOMETRY)
+    tables = LoraTables(residency, torch.device("cpu"), max_live=4, max_rank=64)
+    tables.reserve()
+    directories = set()
+    for marker in range(1, 2000):
+        live = [adapter(marker, num_pages=marker % 16 + 1)]  # of ranks 4 to 64
+        assert residency.acquire(live[0])
+        slots = torch.from_numpy(tables.slots(live))
+        directories.add(id(tables.batch(live, slots, torch.tensor([0, 1], dtype=torch.int32)).directory))
+        residency.release(live[0].digest)
+        residency.take_loads()
+    assert len(directories) == 1

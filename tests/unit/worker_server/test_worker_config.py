@@ -19,7 +19,9 @@ def test_defaults_serve_a_model_under_its_folders_name() -> None:
     config = load_config(MODEL)
     assert config.model.served_name == "tiny"
     assert config.worker_id != load_config(MODEL).worker_id
-    assert config.engine.build(2048) == EngineConfig(context_length=2048, max_graph_rows=1024, overlap=True)
+    assert config.engine.build(2048) == EngineConfig(
+        context_length=2048, max_graph_rows=1024, max_rank=256, overlap=True
+    )
     assert config.num_threads >= 1
 
 
