@@ -126,9 +126,9 @@ class WorkerConfig(Section):
     model: ModelSection
     redis: RedisSection = RedisSection()
     engine: EngineSection = EngineSection()
-    # The page pool. 0: `pool_memory_share` of what a GPU has left after the weights; 512 MiB on a CPU.
+    # The page pool. 0: `pool_memory_share` of what weights and steps leave of a GPU; 512 MiB on a CPU.
     pool_bytes: int = Field(default=0, ge=0)
-    pool_memory_share: float = Field(default=0.9, gt=0, le=1)
+    pool_memory_share: float = Field(default=0.98, gt=0, le=1)
     # Adapters in host memory. 0: half of what the folder's file system has free, at most 1 GiB.
     host_cache_bytes: int = Field(default=0, ge=0)
     # Folder of a file system in memory. Unset: /dev/shm if there is one, else the folder for temporary files.

@@ -7,12 +7,14 @@ import torch
 
 from worker.config import EngineSection
 from worker.engine.build import build_engine
+from worker.engine.config import EngineConfig
+from worker.engine.sizing import free_for_pool
 from worker.engine_process.messages import BuiltEngine, EngineFacts
 from worker.memory.arena_file import ArenaFile
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import PageGeometry
 from worker.memory.storage import page_size_bytes, pages_in_budget
-from worker.model.loader import LoadFormat, load_model
+from worker.model.loader import LoadedModel, LoadFormat, load_model
 
 _CPU_POOL_BYTES = 512 * 1024 * 1024
 
@@ -44,7 +46,7 @@ def build_from_spec(spec: EngineSpec) -> BuiltEngine:
     if device.type == "cpu":
         config = replace(config, max_rank=0, max_graph_rows=0, overlap=False)
     geometry = PageGeometry(model.config.shape, config.block_size)
-    pool_bytes = spec.pool_bytes or _default_pool_bytes(device, spec.pool_memory_share)
+    pool_bytes = spec.pool_bytes or _default_pool_bytes(model, config, spec.pool_memory_share)
     arena = HostArena.open(ArenaFile.inherited(spec.arena_descriptor), spec.num_arena_pages, geometry, dtype)
     engine = build_engine(model, arena, config, pool_bytes=pool_bytes)
     facts = EngineFacts(
@@ -58,9 +60,8 @@ def build_from_spec(spec: EngineSpec) -> BuiltEngine:
     return BuiltEngine(engine, facts)
 
 
-def _default_pool_bytes(device: torch.device, share: float) -> int:
-    """A share of what the weights left of a GPU; a fixed size on a CPU."""
-    if device.type != "cuda":
+def _default_pool_bytes(model: LoadedModel, config: EngineConfig, share: float) -> int:
+    """A share of what weights and steps leave of a GPU; a fixed size on a CPU."""
+    if model.decoder.device.type != "cuda":
         return _CPU_POOL_BYTES
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free * share)
+    return int(free_for_pool(model, config) * share)

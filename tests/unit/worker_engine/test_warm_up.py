@@ -27,13 +27,14 @@ def engine_of(directory: Path) -> OfflineEngine:
 
 
 def adapters_of(engine: OfflineEngine) -> list[HostedAdapter]:
-    """Of several ranks on several modules, in one page and in many, side by side and scattered."""
-    shape = engine.engine._residency.geometry.shape
+    """Of several ranks on several modules, in one page and in many, side by side and scattered; of zeros."""
+    geometry = engine.engine._residency.geometry
+    shape = geometry.shape
     found = []
     for rank, num_modules in ((1, 1), (4, 3), (8, 7), (16, 7), (33, 4), (64, 7)):
         ranks = tuple(rank if module < num_modules else 0 for module in range(len(MODULES)))
         layout = AdapterLayout(shape, (ranks,) * shape.num_layers, ((2.0,) * len(MODULES),) * shape.num_layers)
-        hosted = engine.host_dummy(f"{rank}-{num_modules}", layout)
+        hosted = HostedAdapter(f"{rank}-{num_modules}", layout, tuple(range(layout.num_pages(geometry))))
         found += [hosted, replace(hosted, digest=f"{hosted.digest}-scattered", host_pages=hosted.host_pages[::-1])]
     return found
 
