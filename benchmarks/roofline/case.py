@@ -89,6 +89,12 @@ def head(case: Case) -> Work:
     return Work(num_bytes, 2 * case.num_logits * hidden * vocab)
 
 
+def every_product(case: Case) -> Work:
+    """All linear layers and the head."""
+    works = [linear(group)(case) for group in GROUPS]
+    return sum(works, head(case))
+
+
 def attention(case: Case) -> Work:
     """Keys and values read once."""
     sequences = [(case.context, 1)] * case.rows + ([(case.chunk, case.chunk)] if case.chunk else [])

@@ -39,6 +39,9 @@ LINEARS = (
     Part("down GEMM", "", case.linear(case.DOWN)),
 )
 HEAD = Part("head GEMM", "", case.head)
+TOGETHER = Part(
+    "linear layers (not told apart)", "", case.every_product
+)  # where their number is not that of whole steps
 PRODUCT = re.compile(r"nvjet|gemm|gemv|cutlass|xmma|matmul|linear", re.IGNORECASE)
 PRODUCT_TAIL = re.compile(r"splitKreduce|_add_splits", re.IGNORECASE)
 
@@ -59,35 +62,28 @@ EMBEDDING = Part("embedding, tables", r"gather|scatter|index|elementwise|fill|ca
 COPIES = Part("copies to and from the host", r"^Mem(cpy|set)")
 OTHER = Part("other", "")
 
-ALL = (*LINEARS, HEAD, *PARTS, EMBEDDING, COPIES, OTHER)
+ALL = (*LINEARS, HEAD, TOGETHER, *PARTS, EMBEDDING, COPIES, OTHER)
 
 
 def parts_of(names: Sequence[str], num_layers: int) -> list[Part]:
-    """The part of each kernel of whole steps, in the order in which they ran.
-
-    Raises:
-        ValueError: The linear layers cannot be told apart, because their number is not that of whole steps.
-    """
+    """The part of each kernel of whole steps, in the order in which they ran."""
     order = [*LINEARS * num_layers, HEAD]
+    named = [_named(name) for name in names]
+    is_product = [part is None and not PRODUCT_TAIL.search(name) for part, name in zip(named, names, strict=True)]
+    if sum(is_product) % len(order):
+        order = [TOGETHER]
     num_products, last = 0, OTHER
     found = []
-    for name in names:
-        part = _named(name)
-        if part is None and PRODUCT_TAIL.search(name):
-            part = last
-        elif part is None and PRODUCT.search(name):
-            part = last = order[num_products % len(order)]
+    for part, starts in zip(named, is_product, strict=True):
+        if starts:
+            last = order[num_products % len(order)]
             num_products += 1
-        found.append(part or OTHER)
-    if num_products % len(order):
-        raise ValueError(
-            f"{num_products} products are not those of whole steps of {len(order)}: give kernels of linear layers, and "
-            "no others, a name that benchmarks/roofline/parts.py takes for a product"
-        )
+        found.append(last if part is None else part)
     return found
 
 
 def _named(name: str) -> Part | None:
+    """None for products and their tails."""
     for part in (COPIES, *PARTS):
         if re.search(part.pattern, name):
             return part

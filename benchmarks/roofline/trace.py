@@ -50,11 +50,7 @@ def profiled(steps: Iterable[Callable[[], object]]) -> list[Kernel]:
 
 
 def spent_by_part(kernels: Sequence[Kernel], num_layers: int) -> dict[Part, Spent]:
-    """What whole steps spent on each part.
-
-    Raises:
-        ValueError: They are not whole steps.
-    """
+    """What whole steps spent on each part."""
     spent: dict[Part, Spent] = {}
     until = float("-inf")
     for kernel, part in zip(kernels, parts_of([kernel.name for kernel in kernels], num_layers), strict=True):

@@ -69,6 +69,7 @@ def engine_of(
     layouts = {number: setup.layout(number) for number in adapters}
     with host_memory(layouts, geometry, model.decoder.dtype, bounds.host_bytes) as memory:
         hosted = memory.fill() if bounds.host_bytes is None else {}
+        memory.back()
         pool_bytes = bounds.pool_bytes or _default_pool_bytes(device, variant.pool_share)
         engine = variant.build(model, memory.arena, config, pool_bytes=pool_bytes)
         if bounds.host_bytes is None:

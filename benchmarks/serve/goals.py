@@ -70,7 +70,7 @@ GOALS: Sequence[Goal] = (
     _rate("S1", "n = 2000", 32.0),
     _of("S1", "n = 2000", "n = 0", 0.9),
     _of("S1-rank4", "n = 10000, 3000 requests", "n = 0, 3000 requests", 0.85),
-    _of("S2", "n = 2000, host cache 24 GiB", "n = 0", 0.8),
+    _of("S2", "n = 2000, host cache 24 GiB", "n = 0, host cache 24 GiB", 0.8),
     _rate("M2", "n = 0", 62.0),
     _rate("M2", "n = 200", 45.0),
     _decode("1 row", 250.0),
@@ -79,8 +79,8 @@ GOALS: Sequence[Goal] = (
     *(_cold(setup, "cold_minus_resident_ms", 10.0, "ms") for setup in ("S1", "M2")),
     *(_cold(setup, "others_tpot_by_resident", 1.05, "ratio") for setup in ("S1", "M2")),
     _of("S1", "n = 100", "n = 100, Hugging Face PEFT", 100.0),
-    _of("S2", "n = 2000, pool 24 GiB", "n = 2000, pool 24 GiB, static split", 1.15),
-    _of("S1", "n = 2000", "n = 2000, padded bmm", 10.0),
+    _of("S2", "n = 200, pool 24 GiB", "n = 200, pool 24 GiB, static split", 1.15),
+    _of("S1", "n = 2000, 200 requests", "n = 2000, 200 requests, padded bmm", 10.0),
     Goal("S1", "n = 100", "by_engine", 0.95, "ratio", level="stack"),
 )
 

@@ -58,6 +58,11 @@ class HostMemory:
         """Gives an adapter's pages back."""
         self._pages.release(hosted.host_pages)
 
+    def back(self) -> None:
+        """Has all of the arena backed by memory, so that pinning it finds it there."""
+        with ThreadPoolExecutor(_WRITERS) as threads:
+            list(threads.map(lambda page: self.arena.reserve([page]), range(self.arena.num_pages)))
+
     def fill(self) -> dict[int, HostedAdapter]:
         """Every adapter, written."""
         hosted = {adapter: self.allocate(adapter) for adapter in self._layouts}

@@ -21,6 +21,7 @@ from worker.memory.layout import MODULES
 
 _MAX_ROWS = 32  # of a batch
 _PAD = 0
+_WARM_TOKENS = 16
 
 
 class PeftServer:
@@ -98,10 +99,10 @@ class PeftServer:
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights=False)
         with torch.device(self._device):
             if self._known:
-                self._model.add_adapter(str(adapter), config)
+                self._model.add_adapter(str(adapter), config, autocast_adapter_dtype=False)
             else:
-                self._model = get_peft_model(self._model, config, str(adapter))
-        self._model.to(self._device, _dtype(self._device)).eval()
+                self._model = get_peft_model(self._model, config, str(adapter), autocast_adapter_dtype=False)
+        self._model.eval()
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
@@ -110,9 +111,9 @@ class PeftServer:
 
 @contextmanager
 def peft_server(setup: Setup, device: torch.device, seconds: float, items: Sequence[Item]) -> Iterator[PeftServer]:
-    """One that has served the first of `items` without an adapter."""
+    """One that has begun to serve the first of `items`, without an adapter."""
     server = PeftServer(setup, device, seconds)
-    server.run([Item(None, item.prompt, item.num_output) for item in items[:1]])
+    server.run([Item(None, item.prompt, min(item.num_output, _WARM_TOKENS)) for item in items[:1]])
     yield server
 
 
