@@ -17,6 +17,7 @@ from benchmarks.serve.variants import Unified
 from benchmarks.serve.workload import Item, touched
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
+from worker.engine.sizing import free_for_pool
 from worker.memory.layout import PageGeometry
 from worker.model.config import read_config
 from worker.model.dummy import DummyCheckpoint
@@ -64,13 +65,13 @@ def engine_of(
     """An engine with these adapters in host memory, or, if that is bounded, with them behind it."""
     variant = variant or Unified()
     model = dummy_model(setup, device, variant)
-    config = variant.configure(engine_config(bounds, device))
+    config = variant.configure(engine_config(setup, bounds, device))
     geometry = PageGeometry(setup.shape, config.block_size)
     layouts = {number: setup.layout(number) for number in adapters}
     with host_memory(layouts, geometry, model.decoder.dtype, bounds.host_bytes) as memory:
         hosted = memory.fill() if bounds.host_bytes is None else {}
         memory.back()
-        pool_bytes = bounds.pool_bytes or _default_pool_bytes(device, variant.pool_share)
+        pool_bytes = bounds.pool_bytes or _default_pool_bytes(model, config, variant.pool_share)
         engine = variant.build(model, memory.arena, config, pool_bytes=pool_bytes)
         if bounds.host_bytes is None:
             yield EngineServer(engine, Present(hosted), hosted)
@@ -89,7 +90,7 @@ def dummy_model(setup: Setup, device: torch.device, variant: Unified) -> LoadedM
     return LoadedModel(config, variant.decoder(config, weights))
 
 
-def engine_config(bounds: Bounds, device: torch.device) -> EngineConfig:
+def engine_config(setup: Setup, bounds: Bounds, device: torch.device) -> EngineConfig:
     """As a worker has it on such a device."""
     on_cpu = device.type == "cpu"
     return EngineConfig(
@@ -97,10 +98,12 @@ def engine_config(bounds: Bounds, device: torch.device) -> EngineConfig:
         max_step_tokens=bounds.max_step_tokens,
         max_running=bounds.max_running,
         max_waiting=1 << 20,  # every workload's requests
+        max_rank=0 if on_cpu else max(setup.ranks),
         max_graph_rows=0 if on_cpu else bounds.max_step_tokens,
         overlap=not on_cpu,
     )
 
 
-def _default_pool_bytes(device: torch.device, share: float) -> int:
-    return _CPU_POOL_BYTES if device.type == "cpu" else int(torch.cuda.mem_get_info(device)[0] * share)
+def _default_pool_bytes(model: LoadedModel, config: EngineConfig, share: float) -> int:
+    on_cpu = model.decoder.device.type == "cpu"
+    return _CPU_POOL_BYTES if on_cpu else int(free_for_pool(model, config) * share)

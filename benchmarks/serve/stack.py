@@ -28,7 +28,6 @@ from worker.memory.storage import page_size_bytes
 _START_S = 300.0  # a large model's graphs are recorded at start
 _LEAD_S = 0.5  # from telling clients when to begin until then
 _UPLOADS = 8
-_POOL_SHARE = 0.88
 _CPU_POOL_BYTES = 1 << 26
 # Everything goes to the one worker, oldest first, which then decides as an engine alone does.
 _POLICY = """
@@ -129,10 +128,10 @@ def worker_settings(setup: Setup, adapters: Sequence[int], bounds: Bounds, devic
         "engine.context_length": bounds.context_length,
         "engine.max_running": bounds.max_running,
         "engine.max_step_tokens": bounds.max_step_tokens,
+        "engine.max_rank": max(setup.ranks),
         "engine.max_graph_rows": bounds.max_step_tokens,
         "host_cache_bytes": (num_pages + 8) * page_bytes,
         "pool_bytes": bounds.pool_bytes or (_CPU_POOL_BYTES if on_cpu else 0),
-        "pool_memory_share": _POOL_SHARE,
         "request_window": 2 * bounds.max_running,
         "threads": 1,
         "fetch.max_loads": _UPLOADS,

@@ -1,9 +1,11 @@
 """Puts an engine together."""
 
+from collections.abc import Callable
+
 from worker.adapters.loader import loader_for
 from worker.adapters.residency import Residency
 from worker.engine.config import EngineConfig
-from worker.engine.engine import Engine
+from worker.engine.engine import Engine, Loader
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import MODULES, AdapterLayout, PageGeometry
 from worker.memory.pool import PagePool
@@ -13,7 +15,21 @@ from worker.model.loader import LoadedModel
 from worker.types import HostedAdapter
 
 
-def build_engine(model: LoadedModel, arena: HostArena, config: EngineConfig, *, pool_bytes: int) -> Engine:
+def unified_pool(num_pages: int, geometry: PageGeometry, max_load_pages: int) -> tuple[PagePool, Residency]:
+    """One pool for KV and adapters; at most `max_load_pages` of adapters are copied before one step."""
+    pool = PagePool(num_pages)
+    return pool, Residency(pool, geometry, max_load_pages)
+
+
+def build_engine(
+    model: LoadedModel,
+    arena: HostArena,
+    config: EngineConfig,
+    *,
+    pool_bytes: int,
+    pool_of: Callable[[int, PageGeometry, int], tuple[PagePool, Residency]] = unified_pool,
+    loader_of: Callable[[HostArena, PageStorage, int], Loader] = loader_for,
+) -> Engine:
     """An engine with a page pool of at most `pool_bytes` bytes on the model's device.
 
     Args:
@@ -21,6 +37,8 @@ def build_engine(model: LoadedModel, arena: HostArena, config: EngineConfig, *, 
         arena: Where the adapters of its requests lie; of the model's type and of pages of `config.block_size` tokens.
         config: Its bounds.
         pool_bytes: For KV and adapters together.
+        pool_of: Divides so many pages.
+        loader_of: Copies adapters from the arena to the storage, of which so many pages before one step.
 
     Raises:
         PoolTooSmall: the pool would not hold one sequence of `config.context_length` tokens.
@@ -29,15 +47,14 @@ def build_engine(model: LoadedModel, arena: HostArena, config: EngineConfig, *, 
     decoder = model.decoder
     num_pages = pages_in_budget(pool_bytes, geometry, decoder.dtype, min_tokens=config.context_length)
     storage = PageStorage(geometry, num_pages, decoder.dtype, decoder.device)
-    pool = PagePool(num_pages)
     max_load_pages = max(1, config.max_step_load_bytes // page_size_bytes(geometry, decoder.dtype))
-    residency = Residency(pool, geometry, max_load_pages)
+    pool, residency = pool_of(num_pages, geometry, max_load_pages)
     engine = Engine(
         GraphedDecoder(decoder, config.max_running) if config.max_graph_rows else decoder,
         storage,
         pool,
         residency,
-        loader_for(arena, storage, max_load_pages),
+        loader_of(arena, storage, max_load_pages),
         config,
     )
     if decoder.device.type != "cpu":

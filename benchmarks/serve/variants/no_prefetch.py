@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from benchmarks.serve.variants.unified import Altered
+from benchmarks.serve.variants.unified import Unified
 from worker.adapters.loader import DeviceLoader, loader_for
 from worker.adapters.residency import Load
 from worker.engine.config import EngineConfig
@@ -15,7 +15,7 @@ from worker.memory.storage import PageStorage
 
 
 @dataclass(frozen=True)
-class NoPrefetch(Altered):
+class NoPrefetch(Unified):
     """No look ahead, and no copy beside a step."""
 
     name: str = "no prefetch"
@@ -24,9 +24,11 @@ class NoPrefetch(Altered):
         """Without a look at who waits."""
         return replace(config, prefetch_window=0)
 
-    def loader(self, arena: HostArena, storage: PageStorage) -> Loader:
+    def loader(self, arena: HostArena, storage: PageStorage, max_step_pages: int) -> Loader:
         """One that blocks; on a CPU every loader does."""
-        return loader_for(arena, storage) if storage.pages.device.type == "cpu" else BlockingLoader(arena, storage)
+        if storage.pages.device.type == "cpu":
+            return loader_for(arena, storage)
+        return BlockingLoader(arena, storage, max_step_pages)
 
 
 class BlockingLoader(DeviceLoader):

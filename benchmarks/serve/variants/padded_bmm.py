@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.serve.variants.unified import Altered
+from benchmarks.serve.variants.unified import Unified
 from kernels.lora import LoraBatch, LoraDirectory
 from worker.engine.config import EngineConfig
 from worker.memory.layout import GROUPS, MODULES, ModelShape
@@ -19,11 +19,11 @@ from worker.model.weights import LayerWeights, ModelWeights, Projection
 
 
 @dataclass(frozen=True)
-class PaddedBmm(Altered):
+class PaddedBmm(Unified):
     """The same pool, scheduler and base; MBGMM's work is done by gathering weights and `torch.bmm`."""
 
     name: str = "padded bmm"
-    pool_share: float = 0.6  # what is padded and gathered takes the rest
+    pool_share: float = 0.6  # what is padded and gathered takes of the rest
 
     def configure(self, config: EngineConfig) -> EngineConfig:
         """Without recorded steps: the shapes of what is padded change with every batch."""

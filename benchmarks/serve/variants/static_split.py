@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.serve.variants.unified import Altered
+from benchmarks.serve.variants.unified import Unified
 from worker.adapters.residency import Residency
 from worker.memory.layout import PageGeometry
 from worker.memory.pool import PageKind, PagePool
@@ -12,7 +12,7 @@ from worker.types import HostedAdapter
 
 
 @dataclass(frozen=True)
-class StaticSplit(Altered):
+class StaticSplit(Unified):
     """A fixed share of the pages for adapters."""
 
     name: str = "static split"
