@@ -76,11 +76,9 @@ bench-gpu: ## Measure on a GPU, with PYTHON's own torch and Triton: kernels (bes
 	@status=0; \
 	run() { echo "benchmarks.$$*"; PYTHONPATH=. $(PYTHON) -m benchmarks.$$* || status=1; }; \
 	run kernels $(if $(PEERS),--peers $(PEERS)) $(BENCH); \
-	run serve --setup S1 --adapters 0 100 2000 --out benchmarks/results; \
+	run serve --setup S1 --adapters 0 100 2000 --decode 1 32 256 --cold --out benchmarks/results; \
 	run serve --setup S1 --adapters 100 --variant --peer peft --out benchmarks/results; \
-	run serve --setup S1 --adapters 0 256 --decode 1 32 256 --out benchmarks/results; \
-	run serve --setup M2 --adapters 0 200 --out benchmarks/results; \
-	run serve --setup M2 --cold --out benchmarks/results; \
+	run serve --setup M2 --adapters 0 200 --decode 1 32 256 --cold --out benchmarks/results; \
 	run serve --setup S1 --level stack --adapters 100 --out benchmarks/results; \
 	run roofline --setup S1 --out benchmarks/results; \
 	run roofline --setup M2 --out benchmarks/results; \

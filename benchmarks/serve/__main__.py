@@ -10,14 +10,13 @@ import torch
 from rich.console import Console
 
 from benchmarks import gpu, result
-from benchmarks.serve.cold import ColdTest, measure_cold
+from benchmarks.serve.cold import measure_cold
 from benchmarks.serve.contenders import Contender, contenders
-from benchmarks.serve.engines import engine_of, engine_server
+from benchmarks.serve.engines import EngineServer, engine_server
 from benchmarks.serve.options import Options, parse
 from benchmarks.serve.outcome import Summary
 from benchmarks.serve.peers.vllm import NotInstalled
 from benchmarks.serve.record import Record
-from benchmarks.serve.stack import stack_server
 from benchmarks.serve.variants import Unified
 
 
@@ -39,9 +38,6 @@ def main() -> int:
 def measure(options: Options) -> list[Record]:
     """Serves every workload; files are written as they grow."""
     alone = _record(options, "engine")
-    if options.cold:
-        _measure_cold(options, alone)
-        return [alone]
     if options.level == "stack":
         whole = _record(options, "stack")
         _measure_stack(options, whole, alone)
@@ -59,10 +55,16 @@ def _serve(options: Options, contender: Contender, record: Record) -> None:
             name = ", ".join(part for part in (workload, contender.name) if part)
             run = server.run(items)
             _keep(options, record, name, run.summary(), run.timeline())
+        if options.cold is not None and isinstance(server, EngineServer):
+            name = ", ".join(part for part in ("cold adapter", contender.name) if part)
+            summary = measure_cold(server.engine, server.adapters, options.setup, options.cold)
+            _keep(options, record, name, summary, {})
 
 
 def _measure_stack(options: Options, whole: Record, alone: Record) -> None:
     """The stack, then the engine alone with the same requests in the same call."""
+    from benchmarks.serve.stack import stack_server  # noqa: PLC0415 - an engine alone needs none of what this imports
+
     works = options.workloads()
     with stack_server(options, [item for items in works.values() for item in items]) as server:
         summaries = {name: server.run(items).summary() for name, items in works.items()}
@@ -74,13 +76,6 @@ def _measure_stack(options: Options, whole: Record, alone: Record) -> None:
             "by_engine": round(summary["requests_per_s"] / engine_rate, 3),
         }
         _keep(options, whole, name, summary | by_engine, {})
-
-
-def _measure_cold(options: Options, record: Record) -> None:
-    test = ColdTest()
-    others, coming = test.adapters(options.setup)
-    with engine_of(options.setup, options.device, others + coming, options.bounds) as server:
-        _keep(options, record, "cold adapter", measure_cold(server, options.setup, test), {})
 
 
 def _record(options: Options, level: str) -> Record:

@@ -2,19 +2,20 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from benchmarks.serve.engines import EngineServer
 from benchmarks.serve.outcome import Summary, percentile
 from benchmarks.serve.run import request_of
 from benchmarks.serve.setups import Setup
 from benchmarks.serve.workload import Item
-from worker.types import StepResult
+from worker.engine.engine import Engine
+from worker.types import HostedAdapter, StepResult
 
 _PROMPT, _OUTPUT = 128, 16  # tokens of a request that comes
 _RANK = 16  # of its adapter, where the setup has such
+_FIRST = 1_000_000  # adapters' numbers
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,15 @@ class ColdTest:
     spacing: int = 40
 
     def adapters(self, setup: Setup) -> tuple[list[int], list[int]]:
-        """Of the others and of those that come, by number; one more of each arrival's kind, to warm up with."""
+        """Of the others and of those that come, by number; one more of each arrival's kind, to warm up with.
+
+        No workload has adapters of these numbers, so none of them is in the pool before.
+        """
         wanted = _RANK if _RANK in setup.ranks else setup.ranks[0]
-        coming = [
-            number
-            for number in range(self.others, self.others + len(setup.ranks) * (self.arrivals + 1))
-            if setup.ranks[number % len(setup.ranks)] == wanted
-        ]
-        return list(range(self.others)), coming
+        every = len(setup.ranks)
+        first = _FIRST - _FIRST % every + setup.ranks.index(wanted)
+        coming = range(first, first + every * (self.arrivals + 1), every)
+        return list(range(2 * _FIRST, 2 * _FIRST + self.others)), list(coming)
 
 
 @dataclass
@@ -58,10 +60,10 @@ class _Phase:
         return [max(after - before for before, after in pairwise(times)) for times in self.tokens.values()]
 
 
-def measure_cold(server: EngineServer, setup: Setup, test: ColdTest) -> Summary:
+def measure_cold(engine: Engine, adapters: Mapping[int, HostedAdapter], setup: Setup, test: ColdTest) -> Summary:
     """Rounds beside new sequences: nobody comes; requests with adapters in host memory; with the same, now resident."""
     others, coming = test.adapters(setup)
-    rounds = _Rounds(server, setup, test, others)
+    rounds = _Rounds(engine, adapters, setup, test, others)
     rounds.play([coming[-1]] * 2)  # compiles and records
     alone = rounds.play([])
     cold = rounds.play(coming[: test.arrivals])
@@ -88,8 +90,16 @@ def measure_cold(server: EngineServer, setup: Setup, test: ColdTest) -> Summary:
 class _Rounds:
     """Rounds on one engine."""
 
-    def __init__(self, server: EngineServer, setup: Setup, test: ColdTest, others: Sequence[int]) -> None:
-        self._server = server
+    def __init__(
+        self,
+        engine: Engine,
+        adapters: Mapping[int, HostedAdapter],
+        setup: Setup,
+        test: ColdTest,
+        others: Sequence[int],
+    ) -> None:
+        self._engine = engine
+        self._adapters = adapters
         self._setup = setup
         self._test = test
         self._others = others
@@ -98,7 +108,7 @@ class _Rounds:
     def play(self, arrivals: Sequence[int]) -> _Phase:
         """Others start and decode, requests with these adapters come, and all go on for as many steps in any case."""
         self._num_rounds += 1
-        engine, test, phase = self._server.engine, self._test, _Phase()
+        engine, test, phase = self._engine, self._test, _Phase()
         steps = test.spacing * (test.arrivals + 1)
         for adapter in self._others:
             name = f"other-{self._num_rounds}-{adapter}"
@@ -127,7 +137,7 @@ class _Rounds:
     def _add(self, name: str, adapter: int, num_output: int) -> None:
         first = self._num_rounds * 31 + adapter * 7
         prompt = tuple(place % self._setup.vocab_size for place in range(first, first + _PROMPT))
-        self._server.engine.add(request_of(name, Item(adapter, prompt, num_output), self._server.adapters))
+        self._engine.add(request_of(name, Item(adapter, prompt, num_output), self._adapters))
 
     def _note(self, result: StepResult, phase: _Phase, sent: dict[str, float]) -> None:
         now = time.perf_counter()

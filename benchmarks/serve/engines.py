@@ -50,8 +50,12 @@ class EngineServer:
 
 @contextmanager
 def engine_server(options: Options, variant: Unified, items: Sequence[Item]) -> Iterator[EngineServer]:
-    """An engine with the adapters that `items` use, warm."""
-    with engine_of(options.setup, options.device, touched(items), options.bounds, variant) as server:
+    """An engine with the adapters that `items` use, and those for `--cold`, warm."""
+    adapters = touched(items)
+    if options.cold:
+        others, coming = options.cold.adapters(options.setup)
+        adapters += others + coming
+    with engine_of(options.setup, options.device, adapters, options.bounds, variant) as server:
         server.run(
             [Item(item.adapter, item.prompt, min(item.num_output, _WARM_TOKENS)) for item in items[:_WARM_REQUESTS]]
         )

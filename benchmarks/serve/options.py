@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.serve.cold import ColdTest
 from benchmarks.serve.setups import SETUPS, Setup
 from benchmarks.serve.variants import NoPrefetch, PaddedBmm, StaticSplit, Unified
-from benchmarks.serve.workload import SATURATE, Arrivals, Workloads, decode, open_loop, saturate
+from benchmarks.serve.workload import SATURATE, Arrivals, Item, Workloads, decode, open_loop, saturate
 
 GIB = 1 << 30
 _VARIANTS = {"unified": Unified(), "static": StaticSplit(), "bmm": PaddedBmm(), "no-prefetch": NoPrefetch()}
@@ -44,7 +45,7 @@ class Options:
     requests: int
     arrivals: Arrivals | None
     decode: Sequence[int]
-    cold: bool
+    cold: ColdTest | None
     level: str
     clients: int
     scratch: Path | None
@@ -57,21 +58,21 @@ class Options:
     commit: str | None
 
     def workloads(self) -> Workloads:
-        """The runs."""
+        """For each number of adapters, requests all at once or in an open loop; then the batches that decode."""
         vocab_size = self.setup.vocab_size
-        if self.decode:
-            return {
-                self._name(f"decode {_counted(rows, 'row')}" + (f", {_counted(min(rows, n), 'adapter')}" if n else "")):
-                decode(rows, min(rows, n), vocab_size)
-                for n in self.adapters
-                for rows in self.decode
-            }  # fmt: skip
-        if self.arrivals is not None:
-            return {
-                self._name(f"n = {n}, {self.arrivals}"): open_loop(self.arrivals, n, vocab_size) for n in self.adapters
-            }
-        count = "" if self.requests == _USUAL_REQUESTS else f", {self.requests} requests"
-        return {self._name(f"n = {n}{count}"): saturate(SATURATE, n, vocab_size, self.requests) for n in self.adapters}
+        works: dict[str, Sequence[Item]] = {}
+        for n in self.adapters:
+            if self.arrivals is not None:
+                works[self._name(f"n = {n}, {self.arrivals}")] = open_loop(self.arrivals, n, vocab_size)
+            elif self.requests:
+                count = "" if self.requests == _USUAL_REQUESTS else f", {self.requests} requests"
+                works[self._name(f"n = {n}{count}")] = saturate(SATURATE, n, vocab_size, self.requests)
+        for n in self.adapters:
+            for rows in self.decode:
+                distinct = min(rows, n)
+                name = f"decode {_counted(rows, 'row')}" + (f", {_counted(distinct, 'adapter')}" if n else "")
+                works[self._name(name)] = decode(rows, distinct, vocab_size)
+        return works
 
     def described(self) -> dict[str, object]:
         """For the results' file."""
@@ -103,13 +104,15 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--clients", type=int, default=4, help="client processes of a stack (default: %(default)s)")
     parser.add_argument("--scratch", type=Path, help="folder for a stack's adapters (default: that of temporary files)")
     parser.add_argument("--adapters", type=int, nargs="+", default=[0], metavar="N", help="how many, for each run")
-    parser.add_argument("--requests", type=int, default=_USUAL_REQUESTS, help="all at once (default: %(default)s)")
+    parser.add_argument(
+        "--requests", type=int, default=_USUAL_REQUESTS, help="all at once (default: %(default)s; 0: none)"
+    )
     parser.add_argument("--rate", type=float, metavar="R", help="open loop instead: R requests a second")
     parser.add_argument("--cv", type=float, default=1.0, help="of the times between them (default: %(default)s)")
     parser.add_argument("--alpha", type=float, default=1.0, help="below 1: some adapters are asked for more often")
     parser.add_argument("--duration", type=float, default=120.0, metavar="S", help="of an open loop")
-    parser.add_argument("--decode", type=int, nargs="*", default=[], metavar="ROWS", help="decode batches instead")
-    parser.add_argument("--cold", action="store_true", help="first tokens of adapters in host memory alone, instead")
+    parser.add_argument("--decode", type=int, nargs="*", default=[], metavar="ROWS", help="batches that decode, too")
+    parser.add_argument("--cold", action="store_true", help="first tokens of adapters in host memory alone, too")
     parser.add_argument("--max-running", type=int, default=Bounds.max_running)
     parser.add_argument("--max-step-tokens", type=int, default=Bounds.max_step_tokens)
     parser.add_argument("--pool-gib", type=float, metavar="GIB", help="a page pool of this size")
@@ -124,6 +127,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results' file is, or goes")
     parser.add_argument("--commit", help="of the tree, where there is no git")
     given = parser.parse_args(arguments)
+    if given.cold and given.host_gib:
+        parser.error("--cold needs every adapter in host memory: leave --host-gib out")
     pool_bytes, host_bytes = (int(gib * GIB) if gib else None for gib in (given.pool_gib, given.host_gib))
     return Options(
         setup=SETUPS[given.setup],
@@ -131,7 +136,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         requests=given.requests,
         arrivals=Arrivals(given.rate, given.cv, given.alpha, given.duration) if given.rate else None,
         decode=given.decode,
-        cold=given.cold,
+        cold=ColdTest() if given.cold else None,
         level=given.level,
         clients=given.clients,
         scratch=given.scratch,

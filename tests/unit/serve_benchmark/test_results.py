@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serve import __main__ as command
-from benchmarks.serve import merge
+from benchmarks.serve import merge, options
 from benchmarks.serve.cold import ColdTest
 from benchmarks.serve.goals import figures
 from benchmarks.serve.outcome import Moment, Run, Stream
@@ -72,8 +72,9 @@ def test_variants_and_peers_serve_in_one_call(tmp_path: Path, monkeypatch: pytes
 
 
 def test_cold_adapters_are_a_run_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["serve", "--setup", "tiny", "--device", "cpu", "--cold", "--out", str(tmp_path)])
-    monkeypatch.setattr(command, "ColdTest", lambda: ColdTest(others=2, arrivals=1, spacing=8))
+    words = "--setup tiny --device cpu --requests 0 --cold --out"
+    monkeypatch.setattr(sys, "argv", ["serve", *words.split(), str(tmp_path)])
+    monkeypatch.setattr(options, "ColdTest", lambda: ColdTest(others=2, arrivals=1, spacing=8))
     assert command.main() == 0
     (run,) = Record.read(tmp_path / "serve-tiny-engine-cpu.json").runs.items()
     assert run[0] == "cold adapter"

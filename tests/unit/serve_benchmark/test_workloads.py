@@ -60,9 +60,10 @@ def test_runs_are_named_by_what_is_not_as_usual() -> None:
 
     assert names("--adapters 0 3") == ["n = 0", "n = 3"]
     assert names("--adapters 3 --requests 10 --pool-gib 2") == ["n = 3, 10 requests, pool 2 GiB"]
-    assert names("--adapters 0 9 --decode 1 4") == [
+    assert names("--adapters 0 9 --requests 0 --decode 1 4") == [
         "decode 1 row", "decode 4 rows", "decode 1 row, 1 adapter", "decode 4 rows, 4 adapters"
     ]  # fmt: skip
+    assert names("--adapters 2 --decode 1") == ["n = 2", "decode 1 row, 1 adapter"]
     assert names("--adapters 2 --rate 3 --cv 2 --duration 5") == ["n = 2, 3/s for 5 s, cv 2, alpha 1"]
 
 
