@@ -257,6 +257,7 @@ class AsyncClient:
         *,
         num_workers: int = 0,
         seed: int = 0,
+        service: str = "",
         costs: Mapping[str, float] | None = None,
         timeout_s: float | None = None,
     ) -> tuple[types.SimulatedOutcome, ...]:
@@ -266,6 +267,7 @@ class AsyncClient:
             policies=[fleet_pb2.CandidatePolicy(label=label, yaml=yaml) for label, yaml in policies.items()],
             worker_count=num_workers,
             seed=seed,
+            service=service,
             costs=costs or {},
         )
         reply = await _call(self._fleet.SimulatePolicies(request, timeout=timeout_s))

@@ -273,6 +273,7 @@ class Client:
         *,
         num_workers: int = 0,
         seed: int = 0,
+        service: str = "",
         costs: Mapping[str, float] | None = None,
         timeout_s: float | None = None,
     ) -> tuple[types.SimulatedOutcome, ...]:
@@ -286,6 +287,7 @@ class Client:
             policies=[fleet_pb2.CandidatePolicy(label=label, yaml=yaml) for label, yaml in policies.items()],
             worker_count=num_workers,
             seed=seed,
+            service=service,
             costs=costs or {},
         )
         reply = _call(lambda: self._fleet.SimulatePolicies(request, timeout=timeout_s))

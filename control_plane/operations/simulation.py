@@ -7,12 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from control_plane.core.policy import Policy
 from control_plane.policy.document import PolicyError, load_policy
 from control_plane.simulation.compare import compare
+from control_plane.simulation.named import NAMED
 from control_plane.simulation.outcome import Outcome
 from control_plane.simulation.service import FleetModel, ServiceModel, WorkerTraits
 from control_plane.simulation.trace import Trace, TraceError, read_trace
@@ -35,7 +36,7 @@ def main() -> int:
 
 
 def simulate(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to one question: `trace`, `policies` of label and text, `workers`, `fleet`, `seed`, `costs`."""
+    """The answer to `trace`, `policies` of label and text, `workers`, `fleet`, `seed`, `service`, `costs`."""
     try:
         trace = read_trace("trace", asked["trace"].splitlines())
     except TraceError as error:
@@ -46,16 +47,20 @@ def simulate(asked: Mapping[str, Any]) -> dict[str, Any]:
             policies.append(load_policy(text).policy)
         except PolicyError as error:
             return _error("POLICY_INVALID", f"policies[{index}].yaml", f"{label}: {error}")
+    named = asked["service"]
+    if named and named not in NAMED:
+        return _error("SIMULATION_INVALID", "service", f"{named!r} is not known; there are {', '.join(NAMED)}")
     try:
-        fleet = FleetModel(num_workers=asked["workers"], service=service_model(asked["costs"]), traits=_traits(asked))
+        service = service_model(asked["costs"], NAMED.get(named, ServiceModel()))
     except CostError as error:
         return _error("SIMULATION_INVALID", "costs", str(error))
+    fleet = FleetModel(num_workers=asked["workers"], service=service, traits=_traits(asked))
     outcomes = compare(trace, policies, fleet, seed=asked["seed"]).outcomes
     labels = [label for label, _ in asked["policies"]]
     return {"outcomes": [_told(label, outcome, trace) for label, outcome in zip(labels, outcomes, strict=True)]}
 
 
-def service_model(costs: Mapping[str, float]) -> ServiceModel:
+def service_model(costs: Mapping[str, float], start: ServiceModel) -> ServiceModel:
     """A service model with some of its numbers given. Raises CostError."""
     known: dict[str, type] = {field.name: type(getattr(ServiceModel(), field.name)) for field in fields(ServiceModel)}
     values: dict[str, Any] = {}
@@ -67,7 +72,7 @@ def service_model(costs: Mapping[str, float]) -> ServiceModel:
         if known[name] is not float and value != int(value):
             raise CostError(f"{name} must be a whole number, not {value:g}")
         values[name] = known[name](value)
-    model = ServiceModel(**values)
+    model = replace(start, **values)
     for name in ("max_running", "steps_between", "batch_tokens", "pool_tokens", "bytes_per_token"):
         if getattr(model, name) < 1:
             raise CostError(f"{name} must be at least 1")

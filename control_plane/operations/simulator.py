@@ -55,6 +55,7 @@ class Simulator:
             "fleet": [asdict(worker) for worker in workers],
             "seed": message.seed,
             "costs": dict(message.costs),
+            "service": message.service,
         }
         self._is_busy = True
         try:

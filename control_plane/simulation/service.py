@@ -57,22 +57,6 @@ class ServiceModel:
         return -(-size_bytes // self.bytes_per_token)
 
 
-H200_LLAMA_8B = ServiceModel(
-    step_s=0.0041,
-    sequence_s=1.1e-5,
-    context_s=3.05e-8,
-    rank_s=1.22e-6,
-    prefill_s=0.0041,
-    token_s=2.28e-5,
-    pool_tokens=800_000,
-    bytes_per_token=131_072,
-    load_s_per_gb=0.0183,
-)
-"""Llama-3-8B with adapters on every linear on one NVIDIA H200, by measurements of its parts: the linear layers of a
-step take 4.06 ms with one row, 6.86 ms with 256, 23.35 ms with 1024; 131,072 bytes of KV a token and 5.24 MB of an
-adapter for each rank are read at 4.3 TB/s; pinned host memory is read at 54.6 GB/s; 105 GB are left for the pool."""
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerTraits:
     """In what a worker differs from others; 0 for what the service model says."""

@@ -17,7 +17,13 @@ IN_FORCE = "(in force)"
 @click.option("--policy", "policies", type=FILE, multiple=True, help="A policy file; may be repeated.")
 @click.option("--workers", "num_workers", type=click.IntRange(1, 10_000), help="Default: as many as are attached.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of chance; the same gives the same result.")
-@click.option("--cost", "costs", multiple=True, metavar="NAME=VALUE", help="A number of the workers' cost model.")
+@click.option(
+    "--cost",
+    "costs",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A measured machine, such as h200-llama-7b, or a number of the workers' cost model.",
+)
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the comparison into this PNG file.")
 @click.pass_obj
 def simulate(
@@ -45,7 +51,8 @@ def simulate(
             texts,
             num_workers=num_workers or 0,
             seed=seed,
-            costs=dict(map(_cost, costs)),
+            service=_service(costs),
+            costs=dict(_cost(text) for text in costs if "=" in text),
         )
     if plot is not None:
         plot_outcomes(outcomes, plot)
@@ -101,10 +108,18 @@ def _labels(policies: tuple[Path, ...]) -> list[str]:
     return [str(file) for file in policies]
 
 
+def _service(costs: tuple[str, ...]) -> str:
+    """The machine that is named; empty for none."""
+    names = [text for text in costs if "=" not in text]
+    if len(names) > 1:
+        raise click.BadParameter(f"{' and '.join(names)} are two machines: name one", param_hint="--cost")
+    return names[0] if names else ""
+
+
 def _cost(text: str) -> tuple[str, float]:
-    name, separator, value = text.partition("=")
+    name, _, value = text.partition("=")
     try:
-        if separator and name:
+        if name:
             return name, float(value)
     except ValueError:
         pass

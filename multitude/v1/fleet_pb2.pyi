@@ -301,7 +301,7 @@ class CandidatePolicy(_message.Message):
     def __init__(self, label: _Optional[str] = ..., yaml: _Optional[str] = ...) -> None: ...
 
 class SimulatePoliciesRequest(_message.Message):
-    __slots__ = ("trace", "policies", "worker_count", "seed", "costs")
+    __slots__ = ("trace", "policies", "worker_count", "seed", "costs", "service")
     class CostsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -314,12 +314,14 @@ class SimulatePoliciesRequest(_message.Message):
     WORKER_COUNT_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
     trace: str
     policies: _containers.RepeatedCompositeFieldContainer[CandidatePolicy]
     worker_count: int
     seed: int
     costs: _containers.ScalarMap[str, float]
-    def __init__(self, trace: _Optional[str] = ..., policies: _Optional[_Iterable[_Union[CandidatePolicy, _Mapping]]] = ..., worker_count: _Optional[int] = ..., seed: _Optional[int] = ..., costs: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    service: str
+    def __init__(self, trace: _Optional[str] = ..., policies: _Optional[_Iterable[_Union[CandidatePolicy, _Mapping]]] = ..., worker_count: _Optional[int] = ..., seed: _Optional[int] = ..., costs: _Optional[_Mapping[str, float]] = ..., service: _Optional[str] = ...) -> None: ...
 
 class SimulatePoliciesResponse(_message.Message):
     __slots__ = ("outcomes",)

@@ -253,6 +253,16 @@ async def test_policies_are_simulated_side_by_side(model_path: Path) -> None:
         assert (await caller.get_fleet()).policy.name == "built-in"
 
 
+async def test_a_measured_machine_is_simulated_by_its_name_with_changes(model_path: Path) -> None:
+    async with serving(model_path) as caller:
+        times = []
+        for fields in ({}, {"service": "h200-llama-7b"}, {"service": "h200-llama-7b", "costs": {"step_s": 0.05}}):
+            outcomes = (await caller.fleet.SimulatePolicies(simulation(**fields))).outcomes
+            times.append(outcomes[0].output_token.p50_ms)
+        assert times[1] != pytest.approx(times[0], rel=0.1)
+        assert times[2] > 50 > times[1]
+
+
 @pytest.mark.parametrize(
     ("fields", "reason", "problem"),
     [
@@ -263,6 +273,7 @@ async def test_policies_are_simulated_side_by_side(model_path: Path) -> None:
         ({"policies": [fleet_pb2.CandidatePolicy(label="x", yaml="name: [")]}, "POLICY_INVALID", "x: line 1"),
         ({"worker_count": -1}, "SIMULATION_INVALID", "worker_count"),
         ({"costs": {"nonsense": 1.0}}, "SIMULATION_INVALID", "nonsense"),
+        ({"service": "h100"}, "SIMULATION_INVALID", "there are h200-llama-7b"),
         ({"costs": {"window": 0.5}}, "SIMULATION_INVALID", "whole number"),
         ({"costs": {"step_s": float("nan")}}, "SIMULATION_INVALID", "step_s"),
     ],

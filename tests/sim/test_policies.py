@@ -10,8 +10,9 @@ from benchmarks.slo.paper import A10G_S2
 from benchmarks.slo.policies import ORDERS, policy_of
 from control_plane.core.policy import FairnessScheme, FairnessSettings, Policy
 from control_plane.simulation.compare import compare
+from control_plane.simulation.named import H200_LLAMA_8B
 from control_plane.simulation.run import Run
-from control_plane.simulation.service import H200_LLAMA_8B, FleetModel
+from control_plane.simulation.service import FleetModel
 from control_plane.simulation.trace import GammaArrivals, Trace
 
 

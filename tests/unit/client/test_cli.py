@@ -199,6 +199,7 @@ def test_policies_are_simulated_and_drawn(run, script, policies, tmp_path):
     trace, one, other = policies
     picture = tmp_path / "plot.png"
     words = ("--policy", one, "--policy", other, "--workers", "3", "--cost", "step_s=0.01", "--plot", str(picture))
+    words += ("--cost", "h200-llama-7b")
     done = run("policy", "simulate", trace, *words)
     assert done.returncode == 0, done.stderr
     rows = {line[:28].strip(): line[28:].split() for line in done.stdout.splitlines()}
@@ -210,6 +211,7 @@ def test_policies_are_simulated_and_drawn(run, script, policies, tmp_path):
     (request,) = script.simulated
     assert [(policy.label, policy.yaml) for policy in request.policies] == [("a", "name: a\n"), ("b", "name: b\n")]
     assert (request.trace, request.worker_count, dict(request.costs)) == ("{}\n", 3, {"step_s": 0.01})
+    assert request.service == "h200-llama-7b"
 
 
 def test_one_policy_is_compared_with_the_one_in_force(run, script, policies):
@@ -221,7 +223,12 @@ def test_one_policy_is_compared_with_the_one_in_force(run, script, policies):
 
 def test_what_cannot_be_simulated_is_a_usage_error(run, policies, tmp_path):
     trace, one, _ = policies
-    for words in (("--cost", "step_s"), ("--cost", "x=y"), ("--plot", "x.jpg"), ("--policy", one, "--policy", one)):
+    for words in (
+        ("--cost", "a", "--cost", "b"),
+        ("--cost", "x=y"),
+        ("--plot", "x.jpg"),
+        ("--policy", one, "--policy", one),
+    ):
         done = run("policy", "simulate", trace, "--policy", one, *words)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False)
 
