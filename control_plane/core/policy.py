@@ -40,7 +40,7 @@ class AdmissionSettings:
     max_queued_per_tenant: int = bounded(2048, 1, 1_000_000)
     default_first_token_deadline_s: float = bounded(0.0, 0.0, 86_400.0)
     """For requests that name none; 0 for no deadline."""
-    overtaking_s: float = bounded(10.0, 0.0, 3600.0)
+    overtaking_s: float = bounded(25.0, 0.0, 3600.0)
     """In early-abort: how long later requests that cost nothing may overtake one of mean cost; 0 for oldest first."""
     abort_margin_s: float = bounded(0.5, 0.0, 3600.0)
     """In paper-abort: how long before its deadline a request that still waits is dropped."""
