@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -44,6 +44,10 @@ class RedisConfig(Section):
 
     # redis://, rediss:// or unix://. Empty: no shared state; then `workers.addresses` must name the workers.
     url: str = "redis://127.0.0.1:6379/0"
+    # Sentinels, each "host:port". If there are any, they name the server, and of `url` host and port do not count.
+    sentinels: tuple[Annotated[str, Field(pattern=r"^.+:\d{1,5}$")], ...] = ()
+    # What the Sentinels call the group of servers.
+    sentinel_group: str = Field(default="mymaster", min_length=1, max_length=200)
     fleet: str = Field(default="default", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     timeout_s: PositiveSeconds = 0.5
     max_connections: PositiveInt = 8
@@ -56,6 +60,12 @@ class RedisConfig(Section):
     tenant_ttl_s: Annotated[float, Field(ge=60, le=10_000_000)] = 86_400.0
     # Policy versions remembered.
     policy_history: PositiveInt = 100
+
+    @model_validator(mode="after")
+    def _sentinels_name_hosts(self) -> "RedisConfig":
+        if self.sentinels and not self.url.startswith(("redis://", "rediss://")):
+            raise ValueError("with sentinels, url must be redis:// or rediss://")
+        return self
 
     @field_serializer("url")
     def _without_password(self, url: str) -> str:

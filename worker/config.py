@@ -52,10 +52,20 @@ class RedisSection(Section):
 
     # redis://, rediss:// or unix://. Empty: no lease; control planes are then told this worker's address.
     url: str = "redis://127.0.0.1:6379/0"
+    # Sentinels, each "host:port". If there are any, they name the server, and of `url` host and port do not count.
+    sentinels: tuple[Annotated[str, Field(pattern=r"^.+:\d{1,5}$")], ...] = ()
+    # What the Sentinels call the group of servers.
+    sentinel_group: str = Field(default="mymaster", min_length=1, max_length=200)
     fleet: str = Field(default="default", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     # A worker silent for this long gets no new request. Renewed three times in it.
     lease_ttl_s: PositiveSeconds = 6.0
     timeout_s: PositiveSeconds = 1.0
+
+    @model_validator(mode="after")
+    def _sentinels_name_hosts(self) -> "RedisSection":
+        if self.sentinels and not self.url.startswith(("redis://", "rediss://")):
+            raise ValueError("with sentinels, url must be redis:// or rediss://")
+        return self
 
 
 class EngineSection(Section):

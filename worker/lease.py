@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import logging
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from worker.config import RedisSection
-from worker.errors import ConfigInvalidError
+from worker.redis_connection import connect
 
 _log = logging.getLogger("worker.lease")
 
@@ -25,12 +24,7 @@ class Lease:
         self.key = f"{{multitude:{config.fleet}}}:worker:{worker_id}"
         self._value = value
         self._ttl_s = config.lease_ttl_s
-        try:
-            self._redis: Redis = Redis.from_url(
-                config.url, socket_timeout=config.timeout_s, socket_connect_timeout=config.timeout_s
-            )
-        except ValueError as error:
-            raise ConfigInvalidError(f"redis.url: {error}", field="redis.url") from None
+        self._redis = connect(config)
         self._is_held = True  # so that the first failure is told
 
     async def hold(self) -> None:
@@ -43,12 +37,12 @@ class Lease:
     async def drop(self) -> None:
         """Takes the lease back, if Redis can be reached, and ends the connection."""
         with contextlib.suppress(RedisError, OSError):
-            await self._redis.delete(self.key)
-        await self._redis.aclose()
+            await self._redis.client.delete(self.key)
+        await self._redis.close()
 
     async def _renew(self) -> None:
         try:
-            await self._redis.set(self.key, self._value, px=int(self._ttl_s * 1000))
+            await self._redis.client.set(self.key, self._value, px=int(self._ttl_s * 1000))
         except (RedisError, OSError) as error:
             if self._is_held:
                 _log.warning("no lease while Redis cannot be reached: %s", error)

@@ -5,10 +5,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from control_plane.config import RedisConfig
+from control_plane.state.connection import connect
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +29,9 @@ class StateStore:
 
     def __init__(self, config: RedisConfig) -> None:
         self._timeout_s = config.timeout_s
-        self._redis: Redis | None = None
-        if config.url:
-            pool = BlockingConnectionPool.from_url(
-                config.url,
-                max_connections=config.max_connections,
-                timeout=config.timeout_s,
-                socket_timeout=config.timeout_s,
-                socket_connect_timeout=config.timeout_s,
-                decode_responses=True,
-            )
-            self._redis = Redis(connection_pool=pool)
+        self._connection = connect(config) if config.url else None
+        # Sentinels' pools refuse what is beyond their bound instead of letting it wait.
+        self._places = asyncio.Semaphore(config.max_connections)
         self._is_reachable = False
         self._was_reported_away = False
         # How often it came back, the first time included: what was published before is gone then.
@@ -52,7 +45,7 @@ class StateStore:
     @property
     def is_configured(self) -> bool:
         """Whether there is to be any shared state."""
-        return self._redis is not None
+        return self._connection is not None
 
     async def attempt(self, operation: Callable[[Redis], Awaitable[T]]) -> T:
         """The answer, within the timeout. Raises StateAway, without asking if Redis is known to be away."""
@@ -62,11 +55,11 @@ class StateStore:
 
     async def probe(self, operation: Callable[[Redis], Awaitable[T]]) -> T:
         """The answer, within the timeout. Raises StateAway."""
-        if self._redis is None:
+        if self._connection is None:
             raise StateAway
         try:
-            async with asyncio.timeout(self._timeout_s * 2):
-                answer = await operation(self._redis)
+            async with asyncio.timeout(self._timeout_s * 2), self._places:
+                answer = await operation(self._connection.client)
         except (RedisError, OSError, TimeoutError) as error:
             _end_if_cancelled()
             self._note_away(error)
@@ -77,9 +70,8 @@ class StateStore:
 
     async def close(self) -> None:
         """Ends the connections."""
-        if self._redis is not None:
-            await self._redis.aclose()
-            await self._redis.connection_pool.disconnect()
+        if self._connection is not None:
+            await self._connection.close()
 
     def _note_away(self, error: BaseException) -> None:
         self._is_reachable = False

