@@ -62,6 +62,7 @@ class PeftServer:
         times: list[float] = []
 
         def note(token_ids: Tensor, *_: object, **__: object) -> Tensor:
+            self._synchronize()
             times.append(time.perf_counter() - begin)
             return torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)
 
@@ -77,8 +78,6 @@ class PeftServer:
                 pad_token_id=_PAD,
                 stopping_criteria=StoppingCriteriaList([note]),
             )
-            self._synchronize()
-            times[-1] = time.perf_counter() - begin
         return times
 
     def _adapter(self, adapter: int | None) -> Any:

@@ -1,5 +1,8 @@
 """Variants give the engine's own tokens; they differ in whose pages are whose, how LoRA is added, when is copied."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -68,6 +71,16 @@ def test_nothing_is_copied_ahead() -> None:
         return int(_tokens(variant, items, Bounds(max_running=2, max_step_tokens=64))[1][0].adapter_pages)
 
     assert first_pages(NoPrefetch()) < first_pages(Unified())
+
+
+@pytest.mark.parametrize("variant", [Unified(), StaticSplit(), PaddedBmm()], ids=lambda variant: variant.name)
+def test_an_engine_leaves_its_memory_to_the_next(variant: Unified) -> None:
+    with engine_of(TINY, CPU, range(3), SMALL, variant) as server:
+        server.run(_items(3, 4))
+        kept = [weakref.ref(one) for one in (server.engine, server.engine._storage, server.engine._model)]
+    del server
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 3
 
 
 @pytest.mark.gpu
