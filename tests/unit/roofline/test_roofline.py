@@ -1,18 +1,21 @@
 """A step's kernels are divided among its parts, times add up to the device's, and floors are those of the shapes."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
+import kernels
 from benchmarks.kernels.floors import Ceilings, Work
 from benchmarks.roofline import __main__ as command
 from benchmarks.roofline import case as floors
 from benchmarks.roofline.case import Case
-from benchmarks.roofline.parts import PARTS, parts_of
+from benchmarks.roofline.parts import EMBEDDING, OTHER, PARTS, TOGETHER, parts_of
 from benchmarks.roofline.report import roofline
 from benchmarks.roofline.steady import steady_engines
 from benchmarks.roofline.trace import Kernel, spent_by_part
@@ -46,6 +49,24 @@ def test_linear_layers_that_do_not_add_up_to_steps_stay_together() -> None:
     case = Case(TINY, 4, 2, 32)
     linears = [floors.linear(group)(case) for group in (floors.QKV, floors.O, floors.GATE_UP, floors.DOWN)]
     assert floors.every_product(case).flops == sum(work.flops for work in linears) + floors.head(case).flops
+
+
+def _launched() -> set[str]:
+    """The names of this project's kernels, as a launch names them."""
+    launch = re.compile(r"^ +([a-z_]+)\[(?:grid|\(.*\))\]\(", re.MULTILINE)
+    paths = Path(kernels.__file__).parent.rglob("*.py")
+    return {
+        name
+        for path in paths
+        if "kernel" in path.stem or path.parent.name == "kernel"
+        for name in launch.findall(path.read_text())
+    } - {"kernel"}
+
+
+def test_every_kernel_of_this_project_has_a_part() -> None:
+    names = _launched()
+    assert {"_shrink", "_expand", "decode", "prefill", "_norm_rows", "choose", "_copy_pages"} <= names
+    assert {name for name in names if parts_of([name], 1)[0] in (OTHER, EMBEDDING, TOGETHER)} == set()
 
 
 def test_kernels_that_run_beside_others_count_once() -> None:
@@ -94,15 +115,15 @@ def test_steps_stay_as_the_case_says(chunk: int) -> None:
 
 def test_a_report_adds_up() -> None:
     case = Case(TINY, 4, 2, 32)
-    kernels = [Kernel(name, 10 * place, 10 * place + 8) for place, name in enumerate(STEP + STEP)]
-    report = roofline(case, 0.5, spent_by_part(kernels, 2), 2, Ceilings(1e9, 1e15))
+    seen = [Kernel(name, 10 * place, 10 * place + 8) for place, name in enumerate(STEP + STEP)]
+    report = roofline(case, 0.5, spent_by_part(seen, 2), 2, Ceilings(1e9, 1e15))
     assert report.busy_ms == pytest.approx(len(STEP) * 0.008)
     assert report.idle_share == pytest.approx(1 - report.busy_ms / 0.5)
     lines = {line.part: line for line in report.lines}
     assert lines["norm"].kernels == 5
     assert lines["LoRA plan"].floor_ms == 0
     assert lines["SiLU"].floor_ms == pytest.approx(2 * 4 * 3 * 128 * 2 / 1e9 * 1e3)
-    without_expands = [kernel for kernel in kernels if kernel.name != "_expand"]
+    without_expands = [kernel for kernel in seen if kernel.name != "_expand"]
     fused = roofline(case, 0.5, spent_by_part(without_expands, 2), 2, Ceilings(1e9, 1e15))
     more = {line.part: line.floor_ms - lines[line.part].floor_ms for line in fused.lines}
     b_ms = 2 * 2 * (2 + 8) / 1e9 * 1e3  # of both adapters and layers, for each column of a module's output
