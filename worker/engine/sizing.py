@@ -1,5 +1,7 @@
 """How much of a GPU's memory the page pool may have."""
 
+from dataclasses import replace
+
 import torch
 
 from worker.adapters.residency import Residency
@@ -14,6 +16,7 @@ from worker.model.loader import LoadedModel
 # recordings, kernels and libraries took 0.3 GiB that torch does not count, and all beside the pool 0.6 to 0.7 GiB.
 _RECORDING_BYTES = 3 * 1024 * 1024
 _LIBRARY_BYTES = 512 * 1024 * 1024
+_SAMPLING_BYTES = 4 * 4  # for each logit: penalised rows are counted and copied, log-probabilities are two more copies
 
 
 def free_for_pool(model: LoadedModel, config: EngineConfig) -> int:
@@ -27,6 +30,7 @@ def free_for_pool(model: LoadedModel, config: EngineConfig) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     # A step that is recorded was first computed, in other memory. Copies for this step and the next have room, too.
     needed = 2 * step_bytes + 2 * config.max_step_load_bytes
+    needed += config.max_running * model.config.vocab_size * _SAMPLING_BYTES
     return max(0, free - needed - num_recordings * _RECORDING_BYTES - _LIBRARY_BYTES)
 
 
@@ -36,6 +40,7 @@ def _measured(model: LoadedModel, config: EngineConfig) -> int:
     pages = PageStorage(geometry, 1, decoder.dtype, decoder.device).pages
     torch.cuda.reset_peak_memory_stats(decoder.device)
     before = torch.cuda.memory_allocated(decoder.device)
+    config = replace(config, max_graph_rows=config.max_step_tokens)  # so that the largest step is among the fixed sizes
     builder = BatchBuilder(config, Residency(PagePool(1), geometry), decoder.device)
     logits = decoder.new_logits(config.max_running)
     for _, batch in zip(range(2), builder.nobodys(), strict=False):
