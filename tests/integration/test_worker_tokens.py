@@ -51,7 +51,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     config = EngineConfig(context_length=model.config.context_length)
     with (
         running_store() as store,
-        worker_process(model__path=folder, store_address=store.address) as worker,
+        worker_process(model__path=folder, store_address=store.address, status_interval_s=0.25) as worker,
         OfflineEngine(model, config, pool_bytes=1 << 20, host_bytes=1 << 20) as offline,
     ):
         yield World(folder, tokenizer, store, worker.wait_ready(), offline, files)
