@@ -263,7 +263,7 @@ class AsyncClient:
     ) -> tuple[types.SimulatedOutcome, ...]:
         """What policies, texts by label, would make of a trace of JSON lines; see fleet.proto."""
         request = fleet_pb2.SimulatePoliciesRequest(
-            trace=trace,
+            **operations_codec.trace_to_proto(trace),
             policies=[fleet_pb2.CandidatePolicy(label=label, yaml=yaml) for label, yaml in policies.items()],
             worker_count=num_workers,
             seed=seed,

@@ -283,7 +283,7 @@ class Client:
         DeadlineError.
         """
         request = fleet_pb2.SimulatePoliciesRequest(
-            trace=trace,
+            **operations_codec.trace_to_proto(trace),
             policies=[fleet_pb2.CandidatePolicy(label=label, yaml=yaml) for label, yaml in policies.items()],
             worker_count=num_workers,
             seed=seed,

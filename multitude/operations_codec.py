@@ -1,9 +1,28 @@
 """Between the client's types and the protos of what operators call."""
 
+import zlib
 from datetime import UTC
+from typing import TypedDict
 
 from multitude import types
 from multitude.v1 import fleet_pb2
+
+# Traces above this many characters go compressed: a message holds 16 MiB.
+_MAX_PLAIN_TRACE = 1 << 20
+
+
+class TraceFields(TypedDict, total=False):
+    """How a message holds a trace."""
+
+    trace: str
+    compressed_trace: bytes
+
+
+def trace_to_proto(trace: str) -> TraceFields:
+    """A trace as it is, or compressed if it is long."""
+    if len(trace) <= _MAX_PLAIN_TRACE:
+        return {"trace": trace}
+    return {"compressed_trace": zlib.compress(trace.encode())}
 
 
 def applied_from_proto(message: fleet_pb2.AppliedPolicy) -> types.AppliedPolicy:

@@ -3,9 +3,11 @@
 A process of its own: a simulation computes for seconds or minutes, and serving must not wait for it.
 """
 
+import base64
 import json
 import os
 import sys
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -19,6 +21,7 @@ from control_plane.simulation.service import FleetModel, ServiceModel, WorkerTra
 from control_plane.simulation.trace import Trace, TraceError, read_trace
 
 NUM_TIME_SLICES = 60
+MAX_TRACE_BYTES = 256 << 20
 # Above the other processes' own: serving goes first.
 NICENESS = 10
 
@@ -36,9 +39,9 @@ def main() -> int:
 
 
 def simulate(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to `trace`, `policies` of label and text, `workers`, `fleet`, `seed`, `service`, `costs`."""
+    """The answer to a trace, policies of label and text, `workers`, `fleet`, `seed`, `service`, `costs`."""
     try:
-        trace = read_trace("trace", asked["trace"].splitlines())
+        trace = read_trace("trace", _trace_text(asked).splitlines())
     except TraceError as error:
         return _error("TRACE_INVALID", "trace", str(error))
     policies: list[Policy] = []
@@ -58,6 +61,25 @@ def simulate(asked: Mapping[str, Any]) -> dict[str, Any]:
     outcomes = compare(trace, policies, fleet, seed=asked["seed"]).outcomes
     labels = [label for label, _ in asked["policies"]]
     return {"outcomes": [_told(label, outcome, trace) for label, outcome in zip(labels, outcomes, strict=True)]}
+
+
+def _trace_text(asked: Mapping[str, Any]) -> str:
+    """The trace as it is, or unpacked. Raises TraceError."""
+    compressed = base64.b64decode(asked["compressed_trace"])
+    if not compressed:
+        return str(asked["trace"])
+    if asked["trace"]:
+        raise TraceError("give trace or compressed_trace, not both")
+    unpacking = zlib.decompressobj()
+    try:
+        text = unpacking.decompress(compressed, MAX_TRACE_BYTES).decode()
+    except (zlib.error, UnicodeDecodeError) as error:
+        raise TraceError(f"compressed_trace cannot be unpacked: {error}") from None
+    if not unpacking.eof:
+        raise TraceError(
+            f"compressed_trace ends too early, or holds more than {MAX_TRACE_BYTES >> 20} MiB: cut it in parts"
+        )
+    return text
 
 
 def service_model(costs: Mapping[str, float], start: ServiceModel) -> ServiceModel:

@@ -1,6 +1,7 @@
 """Runs simulations for operators, one at a time, each in a process of its own."""
 
 import asyncio
+import base64
 import json
 import logging
 import sys
@@ -50,6 +51,7 @@ class Simulator:
             raise SimulationBusy("another simulation runs here: wait for its end", retry_after_s=BUSY_RETRY_S)
         asked = {
             "trace": message.trace,
+            "compressed_trace": base64.b64encode(message.compressed_trace).decode(),
             "policies": [(policy.label, policy.yaml) for policy in message.policies],
             "workers": message.worker_count or max(1, len(workers)),
             "fleet": [asdict(worker) for worker in workers],

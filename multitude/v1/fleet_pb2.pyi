@@ -301,7 +301,7 @@ class CandidatePolicy(_message.Message):
     def __init__(self, label: _Optional[str] = ..., yaml: _Optional[str] = ...) -> None: ...
 
 class SimulatePoliciesRequest(_message.Message):
-    __slots__ = ("trace", "policies", "worker_count", "seed", "costs", "service")
+    __slots__ = ("trace", "policies", "worker_count", "seed", "costs", "service", "compressed_trace")
     class CostsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -315,13 +315,15 @@ class SimulatePoliciesRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
     SERVICE_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSED_TRACE_FIELD_NUMBER: _ClassVar[int]
     trace: str
     policies: _containers.RepeatedCompositeFieldContainer[CandidatePolicy]
     worker_count: int
     seed: int
     costs: _containers.ScalarMap[str, float]
     service: str
-    def __init__(self, trace: _Optional[str] = ..., policies: _Optional[_Iterable[_Union[CandidatePolicy, _Mapping]]] = ..., worker_count: _Optional[int] = ..., seed: _Optional[int] = ..., costs: _Optional[_Mapping[str, float]] = ..., service: _Optional[str] = ...) -> None: ...
+    compressed_trace: bytes
+    def __init__(self, trace: _Optional[str] = ..., policies: _Optional[_Iterable[_Union[CandidatePolicy, _Mapping]]] = ..., worker_count: _Optional[int] = ..., seed: _Optional[int] = ..., costs: _Optional[_Mapping[str, float]] = ..., service: _Optional[str] = ..., compressed_trace: _Optional[bytes] = ...) -> None: ...
 
 class SimulatePoliciesResponse(_message.Message):
     __slots__ = ("outcomes",)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import urllib.request
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import grpc
 import pytest
 
 from control_plane.operations import simulator
+from multitude.operations_codec import trace_to_proto
 from multitude.v1 import fleet_pb2, worker_pb2
 from tests.unit.control_shell.fake_store import FakeStore, digest
 from tests.unit.control_shell.fake_worker import LENGTH, FakeWorker
@@ -263,9 +265,23 @@ async def test_a_measured_machine_is_simulated_by_its_name_with_changes(model_pa
         assert times[2] > 50 > times[1]
 
 
+async def test_a_trace_above_a_messages_size_goes_compressed(model_path: Path) -> None:
+    line = json.dumps({"at_s": 0.0, "prompt_tokens": 1, "output_tokens": 1})
+    # Blank lines are passed over, so that there is little to play.
+    fields = trace_to_proto("\n".join([line] * 1000) + "\n" * (17 << 20))
+    async with serving(model_path) as caller:
+        asked = simulation(trace="", policies=[fleet_pb2.CandidatePolicy(label="one", yaml=SPREAD)], **fields)
+        assert asked.ByteSize() < 1 << 20
+        (outcome,) = (await caller.fleet.SimulatePolicies(asked)).outcomes
+        assert outcome.request_count == 1000
+
+
 @pytest.mark.parametrize(
     ("fields", "reason", "problem"),
     [
+        ({"compressed_trace": b"x"}, "TRACE_INVALID", "not both"),
+        ({"trace": "", "compressed_trace": b"nonsense"}, "TRACE_INVALID", "cannot be unpacked"),
+        ({"trace": "", "compressed_trace": zlib.compress(b"{}")[:-1]}, "TRACE_INVALID", "ends too early"),
         ({"trace": '{"at_s": 0, "prompt_tokens": 1, "output_tokens": 1}\nnonsense'}, "TRACE_INVALID", "line 2"),
         ({"trace": '{"at_s": "now", "prompt_tokens": 1, "output_tokens": 1}'}, "TRACE_INVALID", "line 1: at_s"),
         ({"trace": ""}, "TRACE_INVALID", "empty"),

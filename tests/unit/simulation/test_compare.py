@@ -1,8 +1,11 @@
+import base64
+import zlib
 from dataclasses import replace
 
 import pytest
 
 from control_plane.core.policy import AdmissionMode, AdmissionSettings, Policy
+from control_plane.operations import simulation
 from control_plane.simulation.compare import compare
 from control_plane.simulation.service import FleetModel, ServiceModel
 from control_plane.simulation.trace import GammaArrivals, Trace, TraceError, TraceRequest, read_trace
@@ -111,3 +114,11 @@ def test_a_trace_is_read_in_order_of_arrival() -> None:
     trace = read_trace("two", [late, "", late.replace("2", "1")])
     assert [each.at_s for each in trace.requests] == [1, 2]
     assert trace.requests[0] == TraceRequest(1, 5, 6, "a", tenant="t")
+
+
+def test_a_trace_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation, "MAX_TRACE_BYTES", 3 << 20)
+    compressed = base64.b64encode(zlib.compress(b"\n" * (4 << 20))).decode()
+    error = simulation.simulate({"trace": "", "compressed_trace": compressed})["error"]
+    assert (error["reason"], error["field"]) == ("TRACE_INVALID", "trace")
+    assert "more than 3 MiB" in error["message"]
