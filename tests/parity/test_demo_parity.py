@@ -37,7 +37,14 @@ class Question:
 
 
 @pytest.fixture(scope="module")
-def questions() -> list[Question]:
+def gpu() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def questions(gpu: torch.device) -> list[Question]:
     tokenizer = AutoTokenizer.from_pretrained(FOLDER / "base")
     asked = [Question(prompt, tuple(tokenizer(prompt.prompt)["input_ids"])) for prompt in demo_prompts()]
     random.Random(5).shuffle(asked)
@@ -105,13 +112,6 @@ def check(questions: list[Question], said: list[Generation]) -> None:
 @pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=str)
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
-
-
-@pytest.fixture
-def gpu() -> torch.device:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    return torch.device("cuda")
 
 
 @pytest.mark.gpu

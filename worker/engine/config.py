@@ -26,7 +26,7 @@ class EngineConfig:
         max_step_load_bytes: Adapters copied to the pool before one step, so that the copies are hidden under the step
             before it. A single adapter may be larger; sequences that wait for it then start once it is there.
         prefetch_window: Of so many waiting sequences adapters are copied to the pool before their turn, as far as
-            `max_step_load_bytes` and the pool leave room; 0: of none.
+            `max_step_load_bytes` and the pool leave room, but for half of `watermark`; 0: of none.
         max_rank: Largest rank of an adapter; one with a larger is refused, as what was recorded and compiled has no
             room for it. 0: any; where something was recorded, a larger one than before holds up everybody for seconds.
         max_graph_rows: Steps of up to so many rows are recorded as CUDA graphs and replayed; 0: none.
