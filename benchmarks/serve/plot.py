@@ -25,12 +25,13 @@ def draw(path: Path) -> Path:
     bars: Sequence[tuple[str, Sequence[str]]] = (
         ("requests per second", ("requests_per_s",)),
         ("output tokens per second", ("output_tokens_per_s",)),
-        ("latency and first token, mean, s", ("latency_mean_s", "first_token_mean_s")),
-        ("first token under 6 s: attainment, satisfaction", ("attainment", "satisfaction")),
-        ("time per output token, p50, p90, p99, ms", ("tpot_p50_ms", "tpot_p90_ms", "tpot_p99_ms")),
+        ("latency, first token, mean, s", ("latency_mean_s", "first_token_mean_s")),
+        ("first token in 6 s: attainment, satisfaction", ("attainment", "satisfaction")),
+        ("ms per output token, p50, p90, p99", ("tpot_p50_ms", "tpot_p90_ms", "tpot_p99_ms")),
     )
-    for own, (title, names) in zip(axes.flat, bars, strict=False):
+    for place, (own, (title, names)) in enumerate(zip(axes.flat, bars, strict=False)):
         _bars(own, runs, colours, title, names)
+        own.set_yticks([-row for row in range(len(runs))], list(runs) if place % 4 == 0 else [], fontsize=8)
     _over_time(axes.flat[5], runs, colours, "kv", "share of the pool: KV")
     _over_time(axes.flat[6], runs, colours, "adapters", "share of the pool: adapters")
     _over_time(axes.flat[7], runs, colours, "num_running", "sequences in the batch")
@@ -52,21 +53,19 @@ def _bars(axes: Axes, runs: Runs, colours: Mapping[str, str], title: str, figure
         places = [-row - (place - (len(figures) - 1) / 2) * height for row in range(len(runs))]
         drawn = axes.barh(places, values, height, color=list(colours.values()), alpha=1 / (1 + 0.6 * place))
         axes.bar_label(drawn, fmt="%.4g", fontsize=7, padding=2)
-    axes.set_yticks([-row for row in range(len(runs))], list(runs), fontsize=8)
     axes.set_title(title, fontsize=10)
-    axes.margins(x=0.15)
+    axes.margins(x=0.2)
 
 
 def _over_time(axes: Axes, runs: Runs, colours: Mapping[str, str], what: str, title: str) -> None:
+    """A line for each run, in the colour of its bars."""
     for name, run in runs.items():
         if timeline := run.get("timeline"):
-            axes.plot(timeline["seconds"], timeline[what], color=colours[name], label=name)
+            axes.plot(timeline["seconds"], timeline[what], color=colours[name])
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("s")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=7)
 
 
 if __name__ == "__main__":
