@@ -11,12 +11,12 @@ from torch import Tensor
 from worker.adapters.residency import Load, Residency
 from worker.engine.batch import BatchBuilder
 from worker.engine.config import EngineConfig
-from worker.engine.errors import AdapterRankTooLarge, LogitsNotFinite
 from worker.engine.meter import Meter, Part
+from worker.engine.refusals import check_request, no_distribution
 from worker.engine.sampler import NO_TOKEN, SampledTokens, Sampler
 from worker.engine.scheduler import Plan, Scheduler
 from worker.engine.sequence import Sequence, SequenceState
-from worker.errors import MaxTokensOutOfRangeError, PromptEmptyError, PromptTooLongError, WorkerError
+from worker.errors import WorkerError
 from worker.memory.pool import PagePool
 from worker.memory.storage import PageStorage
 from worker.model.batch import ForwardBatch
@@ -119,7 +119,7 @@ class Engine:
         """Take a request; if it cannot be served, the next step's result says why."""
         assert request.request_id not in self._sequences, f"{request.request_id} is in flight"
         try:
-            _check(request, self._config)
+            check_request(request, self._config)
             sequence = Sequence(request, self._num_arrivals, self._config.context_length)
             self._scheduler.add(sequence)
         except WorkerError as error:
@@ -230,7 +230,7 @@ class Engine:
     def _emit(self, sequence: Sequence, token_id: int, logprobs: tuple[PositionLogprobs, ...]) -> None:
         request = sequence.request
         if token_id == NO_TOKEN:
-            self._failures.append(RequestFailure.of(request.request_id, _no_distribution(sequence)))
+            self._failures.append(RequestFailure.of(request.request_id, no_distribution(sequence)))
             self._end(sequence)
             return
         if token_id in request.stop_token_ids:
@@ -261,41 +261,3 @@ class Engine:
         outputs, self._outputs = tuple(self._outputs), []
         failures, self._failures = tuple(self._failures), []
         return StepResult(outputs, failures, moves, self._meter.stats(self._pool, self._residency, self._scheduler))
-
-
-def _no_distribution(sequence: Sequence) -> LogitsNotFinite:
-    what = "the base model's" if sequence.adapter is None else f"adapter {sequence.group}'s"
-    return LogitsNotFinite(
-        f"after {sequence.num_output} tokens {what} logits are NaN or infinite: the weights are too large for the type "
-        f"that this worker computes in, as those of an adapter with a huge lora_alpha are"
-    )
-
-
-def _check(request: EngineRequest, config: EngineConfig) -> None:
-    """Refuse what the engine could not run whatever its state.
-
-    Raises:
-        PromptEmptyError, MaxTokensOutOfRangeError, PromptTooLongError, AdapterRankTooLarge: see each.
-    """
-    context_length = config.context_length
-    num_known = len(request.prompt_token_ids) + len(request.resumed_token_ids)
-    if not request.prompt_token_ids:
-        raise PromptEmptyError("the prompt has no token: send at least one", field="prompt_token_ids")
-    if request.max_tokens <= len(request.resumed_token_ids):
-        raise MaxTokensOutOfRangeError(
-            f"max_tokens is {request.max_tokens} and {len(request.resumed_token_ids)} tokens were already produced: "
-            "ask for at least one more",
-            field="max_tokens",
-        )
-    if num_known >= context_length:
-        raise PromptTooLongError(
-            f"prompt and resumed output have {num_known} tokens, which leaves no room for output in a context of "
-            f"{context_length}: shorten the prompt",
-            field="prompt_token_ids",
-        )
-    if request.adapter is not None and 0 < config.max_rank < request.adapter.layout.max_rank:
-        raise AdapterRankTooLarge(
-            f"the adapter has rank {request.adapter.layout.max_rank} and this worker takes up to {config.max_rank}: "
-            "raise engine.max_rank, or use a worker with a larger one",
-            field="adapter",
-        )
