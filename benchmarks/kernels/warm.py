@@ -77,7 +77,7 @@ def _kernels_of(name: str, point: LoraPoint) -> tuple[object, ...]:
             pages = layout_of(model, rank).num_pages(model.geometry)
             # Triton compiles for whether a number is 1 and whether 16 divides it.
             numbers = (live == 1, live % 16 == 0, pages == 1, pages % 16 == 0)
-            return point.model, max(64, 1 << (live - 1).bit_length()), rows > 8, rows > 1024, numbers
+            return point.model, live > 64, live > 512, min(4, 1 + rows // 257), rows > 8, rows > 1024, numbers
         case "vllm" | "vllm_pdl":
             return point.model == "llama-7b", min(rank, 32), rows == 1, rows % 16 == 0, rows < 128
         case "sglang_csgmv":

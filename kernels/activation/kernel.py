@@ -1,26 +1,94 @@
-"""SwiGLU's product in Triton: a program computes a block of columns of one row."""
+"""SwiGLU's product in Triton: a program computes a block of columns of a row, or of a few."""
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 2048
+from kernels.chain import chained
+from kernels.lora.checks import check_delta
+from kernels.lora.delta import LoraDelta
+from kernels.lora.kernel.delta import (
+    MIN_COLUMNS,
+    arguments,
+    first_b_of,
+    is_runwise,
+    is_small,
+    rows_of,
+    run_length,
+    share_of,
+)
+from kernels.lora.kernel.expand import expand
+
+_COLUMNS, _DELTA_COLUMNS = 2048, 256  # of a program, at most: without adapters, and with
 
 
-@triton.jit
-def _silu_mul(output, gate_up, row_stride, width, num_blocks, BLOCK: tl.constexpr):
-    row = (tl.program_id(0) // num_blocks).to(tl.int64)
-    columns = (tl.program_id(0) % num_blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < width
-    place = gate_up + row * row_stride + columns
-    gate = tl.load(place, inside, other=0.0).to(tl.float32)
-    up = tl.load(place + width, inside, other=0.0).to(tl.float32)
+@triton.jit(do_not_specialize=["num_rows", "table_stride"])
+def _silu_mul(
+    output,
+    gate_up,
+    row_stride,
+    num_rows,
+    width,
+    bridge,
+    owners,
+    records,
+    lora_pages,
+    page_table,
+    table_stride,
+    NUM_ROWS: tl.constexpr,
+    RUNS: tl.constexpr,
+    RUN: tl.constexpr,
+    RUNWISE: tl.constexpr,
+    HAS_DELTA: tl.constexpr,
+    PIECES: tl.constexpr,
+    BRIDGE: tl.constexpr,
+    RECORD: tl.constexpr,
+    PAGE: tl.constexpr,
+    RANKS: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
     dtype = output.dtype.element_ty
-    gated = (gate * tl.sigmoid(gate)).to(dtype).to(tl.float32)
-    tl.store(output + row * width + columns, (gated * up).to(dtype), inside)
+    first_row = tl.program_id(0) * NUM_ROWS
+    first_column = tl.program_id(1) * (RUNS * RUN)
+    column = first_column + tl.arange(0, RUNS * RUN)
+    start = first_column + tl.arange(0, RUNS) * RUN
+    if HAS_DELTA:
+        owner = tl.load(owners + first_row)
+        gate_b = first_b_of(owner, 0, start, RUN, width, records, lora_pages, page_table, table_stride, RUN, RUNWISE,
+                            RECORD, PAGE, RANKS)  # fmt: skip
+        up_b = first_b_of(owner, 1, start, RUN, width, records, lora_pages, page_table, table_stride, RUN, RUNWISE,
+                          RECORD, PAGE, RANKS)  # fmt: skip
+    if CHAINED:
+        tl.extra.cuda.gdc_wait()
+    for each in range(NUM_ROWS):
+        row = first_row + each
+        inside = column < tl.where(row < num_rows, width, 0)
+        place = gate_up + row.to(tl.int64) * row_stride + column
+        gate = tl.load(place, inside, other=0.0).to(tl.float32)
+        up = tl.load(place + width, inside, other=0.0).to(tl.float32)
+        if HAS_DELTA and NUM_ROWS > 1:
+            now = tl.load(owners + row, mask=row < num_rows, other=-1)
+            if now != owner:
+                gate_b = first_b_of(now, 0, start, RUN, width, records, lora_pages, page_table, table_stride, RUN,
+                                    RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
+                up_b = first_b_of(now, 1, start, RUN, width, records, lora_pages, page_table, table_stride, RUN,
+                                  RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
+                owner = now
+        if HAS_DELTA:
+            share = share_of(gate_b, owner, row, 0, start, RUN, width, bridge, records, lora_pages, page_table,
+                             table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS)  # fmt: skip
+            gate += tl.reshape(share, (RUNS * RUN,))
+            share = share_of(up_b, owner, row, 1, start, RUN, width, bridge, records, lora_pages, page_table,
+                             table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS)  # fmt: skip
+            up += tl.reshape(share, (RUNS * RUN,))
+            gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
+        gated = (gate * tl.sigmoid(gate)).to(dtype).to(tl.float32)
+        tl.store(output + row.to(tl.int64) * width + column, (gated * up).to(dtype), inside)
 
 
-def silu_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
+def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None = None) -> Tensor:
     """As `kernels.activation.silu_mul`.
 
     Raises:
@@ -38,9 +106,29 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
         )
     output = gate_up.new_empty((num_rows, width)) if out is None else out
     if num_rows and width:
-        block = min(_BLOCK, triton.next_power_of_2(width))
-        num_blocks = triton.cdiv(width, block)
-        _silu_mul[(num_rows * num_blocks,)](
-            output, gate_up, gate_up.stride(0), width, num_blocks, BLOCK=block, num_warps=max(1, block // 256)
+        columns, each = min(_COLUMNS, triton.next_power_of_2(width)), 1
+        num_warps = max(1, columns // 256)
+        if delta is not None:
+            check_delta(delta, gate_up, [width, width])
+            if is_small(delta):
+                columns, each = max(MIN_COLUMNS, min(_DELTA_COLUMNS, columns)), rows_of(num_rows)
+                num_warps = max(1, columns // 256)  # so that a thread has all ranks of its columns
+            else:
+                expand(delta)
+                delta = None
+        run = run_length(delta, columns)
+        _silu_mul[(triton.cdiv(num_rows, each), triton.cdiv(width, columns))](
+            output,
+            gate_up,
+            gate_up.stride(0),
+            num_rows,
+            width,
+            NUM_ROWS=each,
+            RUNS=columns // run,
+            RUN=run,
+            RUNWISE=is_runwise(delta, run),
+            num_warps=num_warps,
+            **arguments(delta, gate_up),
+            **chained(gate_up.device),
         )
     return output

@@ -1,7 +1,8 @@
 """LoRA over the page pool."""
 
 from kernels.lora.batch import LoraBatch
+from kernels.lora.delta import LoraDelta
 from kernels.lora.directory import LoraDirectory
-from kernels.lora.op import mbgmm
+from kernels.lora.op import expand, mbgmm, shrink
 
-__all__ = ["LoraBatch", "LoraDirectory", "mbgmm"]
+__all__ = ["LoraBatch", "LoraDelta", "LoraDirectory", "expand", "mbgmm", "shrink"]

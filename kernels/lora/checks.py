@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.lora.batch import LoraBatch
+from kernels.lora.delta import LoraDelta
 from kernels.lora.directory import LoraDirectory
 
 _NUM_MODULES = 7
@@ -45,6 +46,23 @@ def check(
     if device not in batch.plans:  # its tables are the same in every layer
         _check_batch(batch, device)
         batch.plans[device] = None
+
+
+def check_delta(delta: LoraDelta, whole: Tensor, widths: Sequence[int]) -> None:
+    """Raises a ValueError that names `delta` if it is not for `whole`, `[num_rows, sum of widths]`, cut in `widths`."""
+    found = [output.shape[1] for output in delta.outputs]
+    first = whole.data_ptr()
+    for output, width in zip(delta.outputs, widths, strict=False):
+        if output.data_ptr() != first or output.shape[0] != whole.shape[0] or output.stride(0) != whole.stride(0):
+            break
+        first += width * whole.element_size()
+    else:
+        if found == list(widths):
+            return
+    raise ValueError(
+        f"delta: one for the columns {list(widths)} of {tuple(whole.shape)} with strides {whole.stride()} wanted, "
+        f"got one for {[tuple(output.shape) for output in delta.outputs]} elsewhere or of other widths"
+    )
 
 
 def _check_batch(batch: LoraBatch, device: torch.device) -> None:

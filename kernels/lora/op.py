@@ -1,21 +1,14 @@
 """The op that the model calls: the kernel of the device, or the reference."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+from kernels.device import kernel_of
 from kernels.lora import reference
 from kernels.lora.batch import LoraBatch
-
-
-def _triton(*args: Any, **kwargs: Any) -> None:
-    from kernels.lora.kernel import mbgmm  # noqa: PLC0415 - a worker without a GPU has no Triton
-
-    mbgmm(*args, **kwargs)
-
-
-KERNELS: dict[str, Callable[..., None]] = {"cuda": _triton}  # by device type; others run the reference
+from kernels.lora.delta import LoraDelta
 
 
 def mbgmm(
@@ -31,7 +24,7 @@ def mbgmm(
     rank 0 costs nothing. S-LoRA, arXiv 2311.03285, section 5.3. Products are added in float32, and what lies between
     A and B is rounded to the dtype once. On a GPU nothing is read by the host, so that a CUDA graph captured with a
     batch that was not used before may be replayed with other contents of its tables; and a row's result has the same
-    bits whatever else is in the batch.
+    bits whatever else is in the batch, among batches of up to 512 rows and among those of more.
 
     Args:
         outputs: The modules' outputs, each `[num_rows, out_m]` with unit stride in its last dimension; added to in
@@ -46,4 +39,32 @@ def mbgmm(
     Raises:
         ValueError: An argument has the wrong rank, shape, dtype, strides or device; named with what is wanted.
     """
-    KERNELS.get(x.device.type, reference.mbgmm)(outputs, x, pages, batch, layer=layer, modules=modules)
+    _module(x).mbgmm(outputs, x, pages, batch, layer=layer, modules=modules)
+
+
+def shrink(
+    outputs: Sequence[Tensor], x: Tensor, pages: Tensor, batch: LoraBatch, *, layer: int, modules: Sequence[int]
+) -> LoraDelta | None:
+    """Begins `mbgmm(outputs, x, ...)`: what it returns is still to be added to `outputs`, which need not be there yet.
+
+    On a GPU it takes the inputs down to the ranks, `x[t] @ A[i, m].T`, beside whatever makes the outputs; whoever reads
+    these next adds the rest on its way, so that it costs neither a launch nor a trip of the outputs to memory. On a CPU
+    nothing happens before it is added.
+
+    Returns:
+        What `expand`, `rotate_and_write`, `silu_mul` or a norm takes; None if the batch has no row or no adapter.
+
+    Raises:
+        ValueError: As `mbgmm`.
+    """
+    delta: LoraDelta | None = _module(x).shrink(outputs, x, pages, batch, layer=layer, modules=modules)
+    return delta
+
+
+def expand(delta: LoraDelta) -> None:
+    """Ends what `shrink` began: `outputs[m][t] += scale[i, m] * bridge[t, m] @ B[i, m].T`."""
+    _module(delta.x).expand(delta)
+
+
+def _module(x: Tensor) -> Any:
+    return kernel_of("lora") if x.is_cuda else reference

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kernels.lora.batch import LoraBatch
 from kernels.lora.checks import check
+from kernels.lora.delta import LoraDelta
 from kernels.lora.division import Bridge, Division
 from kernels.lora.matrices import Matrices, Product
 
@@ -61,6 +62,18 @@ def mbgmm(
                 outputs_of[output][segment].addmm_(part, b)
             else:
                 outputs_of[output][segment].addmm_(part, b, alpha=scale)
+
+
+def shrink(
+    outputs: Sequence[Tensor], x: Tensor, pages: Tensor, batch: LoraBatch, *, layer: int, modules: Sequence[int]
+) -> LoraDelta:
+    """As `kernels.lora.shrink`: notes what `expand` is to do."""
+    return LoraDelta(outputs, x, pages, batch, layer, tuple(modules))
+
+
+def expand(delta: LoraDelta) -> None:
+    """As `kernels.lora.expand`."""
+    mbgmm(delta.outputs, delta.x, delta.pages, delta.batch, layer=delta.layer, modules=delta.modules)
 
 
 def _work(

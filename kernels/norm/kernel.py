@@ -1,67 +1,136 @@
-"""RMSNorm in Triton: a program holds one row, so that it is read once and written once."""
+"""RMSNorm in Triton: a program holds a row, so that it is read once and written once."""
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.chain import chained
+from kernels.lora.checks import check_delta
+from kernels.lora.delta import LoraDelta
+from kernels.lora.kernel.delta import (
+    MIN_COLUMNS,
+    arguments,
+    first_b_of,
+    is_runwise,
+    is_small,
+    rows_of,
+    run_length,
+    share_of,
+)
+from kernels.lora.kernel.expand import expand
 from kernels.norm.checks import check_norm, check_rows
 
-_WARP_ELEMENTS = 512  # of a row for each warp: two loads of 16 bytes a thread in a type of 2 bytes
+_WARP_ELEMENTS, _DELTA_WARP_ELEMENTS = 512, 256  # of a row for each warp: without adapters, and with
+_MAX_DELTA_COLUMNS = 4096  # that a program has registers for, with all ranks of a thread's columns
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_wanted", "table_stride"])
 def _norm_rows(
-    output,  # [num_programs, width]
+    output,  # [num_wanted, width]
     hidden,
     update,
     weight,
     rows,
     hidden_stride,
     update_stride,
+    num_wanted,
     width,
     epsilon,
-    BLOCK: tl.constexpr,
+    bridge,
+    owners,
+    records,
+    lora_pages,
+    page_table,
+    table_stride,
     ADDS: tl.constexpr,
     GATHERS: tl.constexpr,
+    NUM_ROWS: tl.constexpr,
+    RUNS: tl.constexpr,
+    RUN: tl.constexpr,
+    RUNWISE: tl.constexpr,
+    HAS_DELTA: tl.constexpr,
+    PIECES: tl.constexpr,
+    BRIDGE: tl.constexpr,
+    RECORD: tl.constexpr,
+    PAGE: tl.constexpr,
+    RANKS: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
-    program = tl.program_id(0).to(tl.int64)
-    row = program
-    if GATHERS:
-        row = tl.load(rows + program)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < width
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
     dtype = output.dtype.element_ty
-    place = hidden + row * hidden_stride + columns
-    values = tl.load(place, inside, other=0.0).to(tl.float32)
-    if ADDS:
-        added = tl.load(update + row * update_stride + columns, inside, other=0.0).to(tl.float32)
-        total = (values + added).to(dtype)
-        if not GATHERS:
-            tl.store(place, total, inside)
-        values = total.to(tl.float32)
-    scale = 1.0 / tl.sqrt(tl.sum(values * values, 0) / width + epsilon)
-    normed = (values * scale).to(dtype).to(tl.float32)
-    factor = tl.load(weight + columns, inside, other=0.0).to(tl.float32)
-    tl.store(output + program * width + columns, (normed * factor).to(dtype), inside)
+    first = tl.program_id(0) * NUM_ROWS
+    columns = tl.arange(0, RUNS * RUN)
+    start = tl.arange(0, RUNS) * RUN
+    if HAS_DELTA:
+        owner = tl.load(owners + _row_of(first, rows, GATHERS))
+        b = first_b_of(owner, 0, start, RUN, width, records, lora_pages, page_table, table_stride, RUN, RUNWISE, RECORD,
+                       PAGE, RANKS)  # fmt: skip
+    if CHAINED:
+        tl.extra.cuda.gdc_wait()
+    for each in range(NUM_ROWS):
+        wanted = first + each
+        inside = columns < tl.where(wanted < num_wanted, width, 0)
+        row = _row_of(tl.minimum(wanted, num_wanted - 1), rows, GATHERS)
+        place = hidden + row * hidden_stride + columns
+        values = tl.load(place, inside, other=0.0).to(tl.float32)
+        if ADDS:
+            added = tl.load(update + row * update_stride + columns, inside, other=0.0).to(tl.float32)
+            if HAS_DELTA and NUM_ROWS > 1:
+                now = tl.load(owners + row)
+                if now != owner:
+                    b = first_b_of(now, 0, start, RUN, width, records, lora_pages, page_table, table_stride, RUN,
+                                   RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
+                    owner = now
+            if HAS_DELTA:
+                share = share_of(b, owner, row, 0, start, RUN, width, bridge, records, lora_pages, page_table,
+                                 table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS)  # fmt: skip
+                added += tl.reshape(share, (RUNS * RUN,))
+                added = added.to(dtype).to(tl.float32)
+            total = (values + added).to(dtype)
+            if not GATHERS:
+                tl.store(place, total, inside)
+            values = total.to(tl.float32)
+        scale = 1.0 / tl.sqrt(tl.sum(values * values, 0) / width + epsilon)
+        normed = (values * scale).to(dtype).to(tl.float32)
+        factor = tl.load(weight + columns, inside, other=0.0).to(tl.float32)
+        tl.store(output + wanted.to(tl.int64) * width + columns, (normed * factor).to(dtype), inside)
+
+
+@triton.jit
+def _row_of(wanted, rows, GATHERS: tl.constexpr):
+    row = wanted.to(tl.int64)
+    if GATHERS:
+        row = tl.load(rows + wanted)
+    return row
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, out: Tensor | None = None) -> Tensor:
     """As `kernels.norm.rms_norm`."""
     check_norm(x, None, weight, out)
-    return _launch(out, x, x, x, weight, epsilon, x.shape[0], adds=False, gathers=False)
+    return _launch(out, x, x, x, weight, epsilon, x.shape[0], None, adds=False, gathers=False)
 
 
-def add_rms_norm(hidden: Tensor, update: Tensor, weight: Tensor, epsilon: float, out: Tensor | None = None) -> Tensor:
+def add_rms_norm(
+    hidden: Tensor,
+    update: Tensor,
+    weight: Tensor,
+    epsilon: float,
+    out: Tensor | None = None,
+    delta: LoraDelta | None = None,
+) -> Tensor:
     """As `kernels.norm.add_rms_norm`."""
     check_norm(hidden, update, weight, out)
-    return _launch(out, hidden, update, hidden, weight, epsilon, hidden.shape[0], adds=True, gathers=False)
+    return _launch(out, hidden, update, hidden, weight, epsilon, hidden.shape[0], delta, adds=True, gathers=False)
 
 
-def gather_rms_norm(hidden: Tensor, update: Tensor, rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+def gather_rms_norm(
+    hidden: Tensor, update: Tensor, rows: Tensor, weight: Tensor, epsilon: float, delta: LoraDelta | None = None
+) -> Tensor:
     """As `kernels.norm.gather_rms_norm`."""
     check_norm(hidden, update, weight, None)
     check_rows(rows, hidden)
-    return _launch(None, hidden, update, rows, weight, epsilon, rows.shape[0], adds=True, gathers=True)
+    return _launch(None, hidden, update, rows, weight, epsilon, rows.shape[0], delta, adds=True, gathers=True)
 
 
 def _launch(
@@ -71,16 +140,27 @@ def _launch(
     rows: Tensor,
     weight: Tensor,
     epsilon: float,
-    num_programs: int,
+    num_wanted: int,
+    delta: LoraDelta | None,
     *,
     adds: bool,
     gathers: bool,
 ) -> Tensor:
     width = hidden.shape[1]
-    output = hidden.new_empty((num_programs, width)) if out is None else out
-    if num_programs:
-        block = triton.next_power_of_2(width)
-        _norm_rows[(num_programs,)](
+    output = hidden.new_empty((num_wanted, width)) if out is None else out
+    if num_wanted:
+        columns, each = triton.next_power_of_2(width), 1
+        num_warps = min(16, max(1, columns // _WARP_ELEMENTS))
+        if delta is not None:
+            check_delta(delta, update, [width])
+            if is_small(delta) and columns <= _MAX_DELTA_COLUMNS:
+                columns, each = max(MIN_COLUMNS, columns), rows_of(num_wanted)
+                num_warps = min(16, max(1, columns // _DELTA_WARP_ELEMENTS))
+            else:
+                expand(delta)
+                delta = None
+        run = run_length(delta, columns)
+        _norm_rows[(triton.cdiv(num_wanted, each),)](
             output,
             hidden,
             update,
@@ -88,11 +168,17 @@ def _launch(
             rows,
             hidden.stride(0),
             update.stride(0),
+            num_wanted,
             width,
             epsilon,
-            BLOCK=block,
             ADDS=adds,
             GATHERS=gathers,
-            num_warps=min(16, max(1, block // _WARP_ELEMENTS)),
+            NUM_ROWS=each,
+            RUNS=columns // run,
+            RUN=run,
+            RUNWISE=is_runwise(delta, run),
+            num_warps=num_warps,
+            **arguments(delta, hidden),
+            **chained(hidden.device),
         )
     return output

@@ -9,6 +9,7 @@ the weight in the dtype.
 from torch import Tensor
 
 from kernels.device import kernel_of
+from kernels.lora.delta import LoraDelta
 from kernels.norm import reference
 
 
@@ -30,39 +31,50 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float, out: Tensor | None = Non
     return reference.rms_norm(x, weight, epsilon, out)
 
 
-def add_rms_norm(hidden: Tensor, update: Tensor, weight: Tensor, epsilon: float, out: Tensor | None = None) -> Tensor:
+def add_rms_norm(
+    hidden: Tensor,
+    update: Tensor,
+    weight: Tensor,
+    epsilon: float,
+    out: Tensor | None = None,
+    delta: LoraDelta | None = None,
+) -> Tensor:
     """`hidden += update`, in place and rounded to the dtype; returns `norm(hidden)`.
 
     Args:
         hidden: `[num_rows, width]`, with unit stride in its last dimension; written.
-        update: As `hidden`; not changed.
+        update: As `hidden`; not changed, but on a CPU by `delta`.
         weight: `[width]`, contiguous; dtype and device as `hidden`.
         epsilon: Added to the mean square.
         out: Where the result goes, `[num_rows, width]` contiguous; None: a new tensor.
+        delta: Adapters' share of `update`, its only output, which is added to it first; None: there is none.
 
     Returns:
         `[num_rows, width]`.
     """
     if hidden.is_cuda:
-        normed: Tensor = kernel_of("norm").add_rms_norm(hidden, update, weight, epsilon, out)
+        normed: Tensor = kernel_of("norm").add_rms_norm(hidden, update, weight, epsilon, out, delta)
         return normed
-    return reference.add_rms_norm(hidden, update, weight, epsilon, out)
+    return reference.add_rms_norm(hidden, update, weight, epsilon, out, delta)
 
 
-def gather_rms_norm(hidden: Tensor, update: Tensor, rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+def gather_rms_norm(
+    hidden: Tensor, update: Tensor, rows: Tensor, weight: Tensor, epsilon: float, delta: LoraDelta | None = None
+) -> Tensor:
     """`norm(hidden[rows] + update[rows])`: what comes after the last layer, for the rows whose logits are wanted.
 
     Args:
         hidden: `[num_rows, width]`, with unit stride in its last dimension.
-        update: As `hidden`; not changed.
+        update: As `hidden`; not changed, but on a CPU by `delta`.
         rows: `[num_wanted]` int64, contiguous, in `[0, num_rows)`; repeats are allowed.
         weight: `[width]`, contiguous; dtype and device as `hidden`.
         epsilon: Added to the mean square.
+        delta: As in `add_rms_norm`.
 
     Returns:
         `[num_wanted, width]`, a new tensor.
     """
     if hidden.is_cuda:
-        normed: Tensor = kernel_of("norm").gather_rms_norm(hidden, update, rows, weight, epsilon)
+        normed: Tensor = kernel_of("norm").gather_rms_norm(hidden, update, rows, weight, epsilon, delta)
         return normed
-    return reference.gather_rms_norm(hidden, update, rows, weight, epsilon)
+    return reference.gather_rms_norm(hidden, update, rows, weight, epsilon, delta)

@@ -1,13 +1,28 @@
-"""Rotary positions in Triton: a program turns several heads of one row and puts each where it belongs."""
+"""Rotary positions in Triton: a program turns several heads of a few rows and puts each where it belongs."""
+
+from math import gcd
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.chain import chained
+from kernels.lora.checks import check_delta
+from kernels.lora.delta import LoraDelta
+from kernels.lora.kernel.delta import (
+    MIN_COLUMNS,
+    arguments,
+    first_b_of,
+    is_runwise,
+    is_small,
+    rows_of,
+    share_of,
+)
+from kernels.lora.kernel.expand import expand
 from kernels.rope.checks import check_angles, check_rotation
 
-_HEADS = 8  # of a program
+_HEADS, _DELTA_HEADS = 8, 4  # of a program, at most: without adapters, and with
 
 
 @triton.jit
@@ -26,7 +41,7 @@ def _angles(cosines, sines, positions, frequencies, amplitude, half, BLOCK: tl.c
     tl.store(sines + place + half, sine.to(dtype), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "table_stride"])
 def _rotate_and_write(
     qkv,
     cosines,
@@ -34,60 +49,111 @@ def _rotate_and_write(
     pages,
     slots,
     head_norm,
-    num_heads,
-    num_kv_heads,
+    num_rows,
     num_slots,
     epsilon,
+    bridge,
+    owners,
+    records,
+    lora_pages,
+    page_table,
+    table_stride,
     BLOCK_SIZE: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     LANES: tl.constexpr,
     HEADS: tl.constexpr,
     HAS_NORM: tl.constexpr,
+    NUM_ROWS: tl.constexpr,
+    RUNWISE: tl.constexpr,
+    HAS_DELTA: tl.constexpr,
+    PIECES: tl.constexpr,
+    BRIDGE: tl.constexpr,
+    RECORD: tl.constexpr,
+    PAGE: tl.constexpr,
+    RANKS: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     HALF: tl.constexpr = HEAD_DIM // 2
-    row = tl.program_id(0).to(tl.int64)
-    all_heads = num_heads + 2 * num_kv_heads
-    head = (tl.program_id(1) * HEADS + tl.arange(0, HEADS))[:, None]
-    lane = tl.arange(0, LANES)[None, :]
-    inside = (head < all_heads) & (lane < HALF)
-    is_value = head >= num_heads + num_kv_heads
+    ALL_HEADS: tl.constexpr = NUM_HEADS + 2 * NUM_KV_HEADS
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
     dtype = qkv.dtype.element_ty
+    first_row = tl.program_id(0) * NUM_ROWS
+    first_head = tl.program_id(1) * HEADS
+    head = (first_head + tl.arange(0, HEADS))[:, None]
+    lane = tl.arange(0, LANES)[None, :]
+    is_element = (head < ALL_HEADS) & (lane < HALF)  # [HEADS, LANES]
+    is_value = head >= NUM_HEADS + NUM_KV_HEADS
+    # All heads of a program are of one module, if there are adapters.
+    module = (first_head >= NUM_HEADS).to(tl.int32) + (first_head >= NUM_HEADS + NUM_KV_HEADS).to(tl.int32)
+    begin = tl.where(module == 0, 0, tl.where(module == 1, NUM_HEADS, NUM_HEADS + NUM_KV_HEADS))
+    width = tl.where(module == 0, NUM_HEADS, NUM_KV_HEADS) * HEAD_DIM
+    start = (first_head - begin + tl.arange(0, HEADS)) * HEAD_DIM
+    if HAS_DELTA:
+        owner = tl.load(owners + first_row)
+        first_b = first_b_of(owner, module, start, HALF, width, records, lora_pages, page_table, table_stride, LANES,
+                             RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
+        second_b = first_b_of(owner, module, start + HALF, HALF, width, records, lora_pages, page_table, table_stride,
+                              LANES, RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
+    if CHAINED:
+        tl.extra.cuda.gdc_wait()
+    for each in range(NUM_ROWS):
+        row = first_row + each
+        inside = is_element & (lane < tl.where(row < num_rows, HALF, 0))
+        row64 = row.to(tl.int64)
+        place = qkv + row64 * (ALL_HEADS * HEAD_DIM) + head * HEAD_DIM + lane
+        first = tl.load(place, inside, other=0.0)
+        second = tl.load(place + HALF, inside, other=0.0)
+        turn = row64 * HEAD_DIM + lane
+        is_turned = lane < tl.where(row < num_rows, HALF, 0)
+        cosine = tl.load(cosines + turn, is_turned, other=0.0).to(tl.float32)
+        sine = tl.load(sines + turn + HALF, is_turned, other=0.0).to(tl.float32)
+        a, b = first.to(tl.float32), second.to(tl.float32)
+        if HAS_DELTA and NUM_ROWS > 1:
+            now = tl.load(owners + row, mask=row < num_rows, other=-1)
+            if now != owner:
+                first_b = first_b_of(now, module, start, HALF, width, records, lora_pages, page_table, table_stride,
+                                     LANES, RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
+                second_b = first_b_of(now, module, start + HALF, HALF, width, records, lora_pages, page_table,
+                                      table_stride, LANES, RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
+                owner = now
+        if HAS_DELTA:
+            share = share_of(first_b, owner, row, module, start, HALF, width, bridge, records, lora_pages, page_table,
+                             table_stride, LANES, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS)  # fmt: skip
+            a += share
+            share = share_of(second_b, owner, row, module, start + HALF, HALF, width, bridge, records, lora_pages,
+                             page_table, table_stride, LANES, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS)  # fmt: skip
+            b += share
+            first, second = a.to(dtype), b.to(dtype)
+            a, b = first.to(tl.float32), second.to(tl.float32)
+        if HAS_NORM:
+            mean = (tl.sum(a * a, 1) + tl.sum(b * b, 1)) / HEAD_DIM
+            scale = (1.0 / tl.sqrt(mean + epsilon))[:, None]
+            weight = head_norm + head * HEAD_DIM + lane
+            has_weight = inside & (head < NUM_HEADS + NUM_KV_HEADS)
+            a = (a * scale).to(dtype).to(tl.float32) * tl.load(weight, has_weight, other=0.0).to(tl.float32)
+            b = (b * scale).to(dtype).to(tl.float32) * tl.load(weight + HALF, has_weight, other=0.0).to(tl.float32)
+            a, b = a.to(dtype).to(tl.float32), b.to(dtype).to(tl.float32)
+        turned_a = ((a * cosine).to(dtype).to(tl.float32) - (b * sine).to(dtype).to(tl.float32)).to(dtype)
+        turned_b = ((b * cosine).to(dtype).to(tl.float32) + (a * sine).to(dtype).to(tl.float32)).to(dtype)
+        first = tl.where(is_value, first, turned_a)
+        second = tl.where(is_value, second, turned_b)
 
-    place = qkv + row * all_heads * HEAD_DIM + head * HEAD_DIM + lane  # [HEADS, LANES]
-    first = tl.load(place, inside, other=0.0)
-    second = tl.load(place + HALF, inside, other=0.0)
-    turn = row * HEAD_DIM + lane
-    cosine = tl.load(cosines + turn, lane < HALF, other=0.0).to(tl.float32)
-    sine = tl.load(sines + turn + HALF, lane < HALF, other=0.0).to(tl.float32)
+        is_query = inside & (head < NUM_HEADS)
+        tl.store(place, first, is_query)
+        tl.store(place + HALF, second, is_query)
 
-    a, b = first.to(tl.float32), second.to(tl.float32)
-    if HAS_NORM:
-        mean = (tl.sum(a * a, 1) + tl.sum(b * b, 1)) / HEAD_DIM
-        scale = (1.0 / tl.sqrt(mean + epsilon))[:, None]
-        weight = head_norm + head * HEAD_DIM + lane
-        has_weight = inside & (head < num_heads + num_kv_heads)
-        a = (a * scale).to(dtype).to(tl.float32) * tl.load(weight, has_weight, other=0.0).to(tl.float32)
-        b = (b * scale).to(dtype).to(tl.float32) * tl.load(weight + HALF, has_weight, other=0.0).to(tl.float32)
-        a, b = a.to(dtype).to(tl.float32), b.to(dtype).to(tl.float32)
-    turned_a = ((a * cosine).to(dtype).to(tl.float32) - (b * sine).to(dtype).to(tl.float32)).to(dtype)
-    turned_b = ((b * cosine).to(dtype).to(tl.float32) + (a * sine).to(dtype).to(tl.float32)).to(dtype)
-    first = tl.where(is_value, first, turned_a)
-    second = tl.where(is_value, second, turned_b)
-
-    is_query = inside & (head < num_heads)
-    tl.store(place, first, is_query)
-    tl.store(place + HALF, second, is_query)
-
-    slot = tl.load(slots + row)
-    first_written = tl.where((slot >= 0) & (slot < num_slots), num_heads, all_heads)
-    is_written = inside & (head >= first_written)
-    page = slot // BLOCK_SIZE
-    part = page * 2 + is_value.to(tl.int64)  # a page holds keys, then values
-    token = part * BLOCK_SIZE + slot % BLOCK_SIZE
-    kv_head = head - num_heads - tl.where(is_value, num_kv_heads, 0)
-    target = pages + (token * num_kv_heads + kv_head) * HEAD_DIM + lane
-    tl.store(target, first, is_written)
-    tl.store(target + HALF, second, is_written)
+        slot = tl.load(slots + row, row < num_rows, other=-1)
+        first_written = tl.where((slot >= 0) & (slot < num_slots), NUM_HEADS, ALL_HEADS)
+        is_written = inside & (head >= first_written)
+        part = slot // BLOCK_SIZE * 2 + is_value.to(tl.int64)  # a page holds keys, then values
+        token = part * BLOCK_SIZE + slot % BLOCK_SIZE
+        kv_head = head - NUM_HEADS - tl.where(is_value, NUM_KV_HEADS, 0)
+        target = pages + (token * NUM_KV_HEADS + kv_head) * HEAD_DIM + lane
+        tl.store(target, first, is_written)
+        tl.store(target + HALF, second, is_written)
 
 
 def angles(positions: Tensor, frequencies: Tensor, amplitude: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -120,6 +186,7 @@ def rotate_and_write(
     block_size: int,
     head_norm: Tensor | None = None,
     epsilon: float = 0.0,
+    delta: LoraDelta | None = None,
 ) -> Tensor:
     """As `kernels.rope.rotate_and_write`; queries are rotated in place."""
     cosines, sines = turns
@@ -127,24 +194,38 @@ def rotate_and_write(
     num_rows, all_heads = qkv.shape[0], num_heads + 2 * num_kv_heads
     head_dim = qkv.shape[1] // all_heads
     if num_rows:
-        lanes = triton.next_power_of_2(head_dim // 2)
-        _rotate_and_write[(num_rows, triton.cdiv(all_heads, _HEADS))](
+        lanes, heads, each = triton.next_power_of_2(head_dim // 2), _HEADS, 1
+        if delta is not None:
+            check_delta(delta, qkv, [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim])
+            if is_small(delta):
+                shared = gcd(num_heads, num_kv_heads)
+                heads, each = min(_DELTA_HEADS, shared & -shared), rows_of(num_rows)
+                lanes = max(lanes, MIN_COLUMNS // heads)
+            else:
+                expand(delta)
+                delta = None
+        _rotate_and_write[(triton.cdiv(num_rows, each), triton.cdiv(all_heads, heads))](
             qkv,
             cosines,
             sines,
             pages,
             slots,
             qkv if head_norm is None else head_norm,
-            num_heads,
-            num_kv_heads,
+            num_rows,
             pages.shape[0] * block_size,
             epsilon,
             BLOCK_SIZE=block_size,
+            NUM_HEADS=num_heads,
+            NUM_KV_HEADS=num_kv_heads,
             HEAD_DIM=head_dim,
             LANES=lanes,
-            HEADS=_HEADS,
+            HEADS=heads,
             HAS_NORM=head_norm is not None,
-            num_warps=4,
+            NUM_ROWS=each,
+            RUNWISE=is_runwise(delta, lanes) and lanes * 2 == head_dim,
+            num_warps=4 if delta is None else max(1, heads * lanes // 256),  # so that a thread has all ranks
             enable_fp_fusion=False,  # each product is rounded before they are added
+            **arguments(delta, qkv),
+            **chained(qkv.device),
         )
     return qkv.view(num_rows, all_heads, head_dim)[:, :num_heads]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.device import kernel_of
+from kernels.lora.delta import LoraDelta
 from kernels.rope import reference
 
 
@@ -44,6 +45,7 @@ def rotate_and_write(
     block_size: int,
     head_norm: Tensor | None = None,
     epsilon: float = 0.0,
+    delta: LoraDelta | None = None,
 ) -> Tensor:
     """Rotates queries and keys; writes keys and values to their slots in the pool.
 
@@ -66,6 +68,7 @@ def rotate_and_write(
         block_size: Tokens of a page.
         head_norm: `[num_heads + num_kv_heads, head_dim]`, contiguous; None: no norm.
         epsilon: Added to the mean square.
+        delta: Adapters' share of `qkv`, with q, k and v as its outputs, which is added first; None: there is none.
 
     Returns:
         The rotated queries, `[num_rows, num_heads, head_dim]`, unit stride in the last.
@@ -81,5 +84,6 @@ def rotate_and_write(
         block_size=block_size,
         head_norm=head_norm,
         epsilon=epsilon,
+        delta=delta,
     )
     return query

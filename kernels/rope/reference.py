@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from kernels.lora.delta import LoraDelta
+from kernels.lora.reference import expand
 from kernels.norm.reference import rms_norm
 from kernels.paging.reference import write_kv
 
@@ -32,8 +34,11 @@ def rotate_and_write(
     block_size: int,
     head_norm: Tensor | None = None,
     epsilon: float = 0.0,
+    delta: LoraDelta | None = None,
 ) -> Tensor:
     """As `kernels.rope.rotate_and_write`."""
+    if delta is not None:
+        expand(delta)
     num_rotated = num_heads + num_kv_heads
     heads = qkv.unflatten(1, (num_rotated + num_kv_heads, -1))
     rotated = heads[:, :num_rotated]

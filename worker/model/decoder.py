@@ -1,5 +1,7 @@
 """The forward pass: one decoder for all families, over the page pool, with every row's own adapter."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
@@ -7,7 +9,7 @@ from torch.nn.functional import embedding
 from kernels.activation import silu_mul
 from kernels.attention import paged_attention
 from kernels.linear import linear
-from kernels.lora import mbgmm
+from kernels.lora import LoraDelta, shrink
 from kernels.norm import add_rms_norm, gather_rms_norm, rms_norm
 from kernels.rope import rotate_and_write
 from worker.memory.layout import GROUPS
@@ -62,12 +64,12 @@ class Decoder:
             buffers = self._workspace.buffers(hidden.shape[0])
             x = rms_norm(hidden, layers[0].input_norm, epsilon, buffers.x)
             for layer, weights in enumerate(layers):
-                update = self._attention(layer, x, turns, batch, pages[layer], buffers)
-                x = add_rms_norm(hidden, update, weights.post_attention_norm, epsilon, buffers.x)
-                update = self._mlp(layer, x, batch, pages[layer], buffers)
+                update, delta = self._attention(layer, x, turns, batch, pages[layer], buffers)
+                x = add_rms_norm(hidden, update, weights.post_attention_norm, epsilon, buffers.x, delta)
+                update, delta = self._mlp(layer, x, batch, pages[layer], buffers)
                 if layer + 1 < len(layers):
-                    x = add_rms_norm(hidden, update, layers[layer + 1].input_norm, epsilon, buffers.x)
-            wanted = gather_rms_norm(hidden, update, batch.logit_rows, self._weights.norm, epsilon)
+                    x = add_rms_norm(hidden, update, layers[layer + 1].input_norm, epsilon, buffers.x, delta)
+            wanted = gather_rms_norm(hidden, update, batch.logit_rows, self._weights.norm, epsilon, delta)
             logits = self.new_logits(wanted.shape[0]) if logits is None else logits
             return linear(wanted, self._weights.output, logits, chained=True)
 
@@ -79,11 +81,11 @@ class Decoder:
         batch: ForwardBatch,
         pages: Tensor,
         buffers: Buffers,
-    ) -> Tensor:
+    ) -> tuple[Tensor, LoraDelta | None]:
+        """What attention adds to the hidden state, and what adapters have yet to add to that."""
         shape, weights = self._config.shape, self._weights.layers[layer]
+        delta = _begin(buffers.qkv_columns, x, pages, batch, layer, _QKV)
         qkv = weights.qkv(x, buffers.qkv)
-        if batch.lora is not None:
-            mbgmm(buffers.qkv_columns, x, pages, batch.lora, layer=layer, modules=_QKV)
         block_size = pages.shape[1] // (2 * shape.num_kv_heads * shape.head_dim)
         query = rotate_and_write(
             qkv,
@@ -95,6 +97,7 @@ class Decoder:
             block_size=block_size,
             head_norm=weights.qk_norm,
             epsilon=self._config.norm_epsilon,
+            delta=delta,
         )
         attended = paged_attention(
             query,
@@ -105,18 +108,25 @@ class Decoder:
             scale=shape.head_dim**-0.5,
             window=self._config.traits.windows[layer],
         ).flatten(1)
-        output = weights.o(attended, buffers.output)
-        if batch.lora is not None:
-            mbgmm((output,), attended, pages, batch.lora, layer=layer, modules=_O)
-        return output
+        delta = _begin((buffers.output,), attended, pages, batch, layer, _O)
+        return weights.o(attended, buffers.output), delta
 
-    def _mlp(self, layer: int, x: Tensor, batch: ForwardBatch, pages: Tensor, buffers: Buffers) -> Tensor:
+    def _mlp(
+        self, layer: int, x: Tensor, batch: ForwardBatch, pages: Tensor, buffers: Buffers
+    ) -> tuple[Tensor, LoraDelta | None]:
+        """As `_attention`, of the gated layers."""
         weights = self._weights.layers[layer]
+        delta = _begin(buffers.gate_up_columns, x, pages, batch, layer, _GATE_UP)
         gate_up = weights.gate_up(x, buffers.gate_up)
-        if batch.lora is not None:
-            mbgmm(buffers.gate_up_columns, x, pages, batch.lora, layer=layer, modules=_GATE_UP)
-        inner = silu_mul(gate_up, buffers.inner)
-        output = weights.down(inner, buffers.output)
-        if batch.lora is not None:
-            mbgmm((output,), inner, pages, batch.lora, layer=layer, modules=_DOWN)
-        return output
+        inner = silu_mul(gate_up, buffers.inner, delta)
+        delta = _begin((buffers.output,), inner, pages, batch, layer, _DOWN)
+        return weights.down(inner, buffers.output), delta
+
+
+def _begin(
+    outputs: Sequence[Tensor], x: Tensor, pages: Tensor, batch: ForwardBatch, layer: int, modules: tuple[int, ...]
+) -> LoraDelta | None:
+    """Starts what adapters add to a group of modules before the base model makes their outputs."""
+    if batch.lora is None:
+        return None
+    return shrink(outputs, x, pages, batch.lora, layer=layer, modules=modules)

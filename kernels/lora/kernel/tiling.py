@@ -1,8 +1,9 @@
 """How MBGMM is cut into tiles: what host and device agree on, and how a tile finds its adapter and its pages.
 
-An adapter with few rows is read once by tiles of a few rank rows (MBGMV), one with many by tiles of many rows (MBGMM).
-Both add the products of a row in one order: sums of `SUB` consecutive products, four of those to a span, and the
-spans one after the other. So a row's bits depend neither on the regime nor on how the work is split.
+The inputs of a row are multiplied in *spans* of consecutive elements, each in one chain of tensor core products; the
+sums of four spans are added, first to last, to a *piece*, and the pieces, first to last, to what the row's expand
+begins with. Adapters of few rows (MBGMV) and of many (MBGMM) keep to this order, so a row's bits depend neither on the
+regime nor on how the work is split.
 """
 
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ import triton.language as tl
 from kernels.lora.directory import LoraDirectory
 
 FEW_ROWS = 8  # an adapter with no more is read by MBGMV
-SUBS = 4  # sub-blocks of a span, one for each warp
-FEW_RANKS = 16  # of a tile of MBGMV: the least a tensor core takes
-EXPAND_ROWS = 32  # of a tile of MBGMM's expand
-LINE_BYTES = 128  # of the caches
-SPLIT_ROWS = 1024  # with more rows in the batch, tiles of many rows fill the GPU without splitting the inputs
+SPANS = 4  # of a piece, one for each warp
+MAX_SPAN = 256
+FEW_RANKS = 16  # of a tile of MBGMV's shrink: the least a tensor core takes
+MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink
+EXPAND_STEPS = 8  # tiles of `MANY_ROWS` rows that MBGMM's expand takes one after the other
+EXPAND_COLUMNS = 128  # of each
+SPLIT_ROWS = 1024  # with more rows in the batch, MBGMM's tiles alone fill the GPU, without splitting the inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,60 +29,42 @@ class Tiling:
     """The sizes of tiles, from what the host knows.
 
     Attributes:
-        sub: Elements of a sub-block; in one page for each rank row if `is_rowwise`.
-        is_rowwise: Whether page borders cut no sub-block.
-        rows: Rows of a tile of MBGMM's shrink.
-        ranks: Rank rows of a tile of MBGMM's shrink.
-        steps: Tiles of `EXPAND_ROWS` rows that MBGMM's expand takes one after the other.
-        expand_ranks: Rank rows of a tile of MBGMM's expand.
-        is_split: Whether a tile of MBGMM reads one span of the input, not all.
-        has_many: Whether any adapter could have more than `FEW_ROWS` rows.
-        live: Adapters that a batch could have, a power of two.
+        span: Elements of a span; in one page for each rank row if `is_rowwise`.
+        is_rowwise: Whether page borders cut no span.
+        is_split: Whether a tile reads one piece of the input, not all; if not, all adapters are MBGMM's.
+        has_many: Whether MBGMM could have any adapter.
+        live: Adapters that a batch could have, a power of two; in few sizes, as each is compiled.
+        expand_ranks: Ranks that MBGMM's expand multiplies at a time.
     """
 
-    sub: int
+    span: int
     is_rowwise: bool
-    rows: int
-    ranks: int
-    steps: int
-    expand_ranks: int
     is_split: bool
     has_many: bool
     live: int
+    expand_ranks: int
 
     @classmethod
     def of(cls, num_rows: int, num_live: int, directory: LoraDirectory) -> "Tiling":
         """The tiles for a batch."""
-        chunk_elements = directory.chunk_elements
-        sub = max(16, min(128, chunk_elements & -chunk_elements))
-        is_split = num_rows <= SPLIT_ROWS
+        span = run_of(directory, MAX_SPAN)
         return cls(
-            sub=sub,
-            is_rowwise=chunk_elements % sub == 0,
-            rows=32 if is_split else 64,
-            ranks=32 if is_split else 64,
-            steps=1 if is_split else 8,
-            expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
-            is_split=is_split,
+            span=span,
+            is_rowwise=directory.chunk_elements % span == 0,
+            is_split=num_rows <= SPLIT_ROWS,
             has_many=num_rows > FEW_ROWS,
-            live=max(64, triton.next_power_of_2(num_live)),
+            live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
+            expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
         )
 
-    def num_spans(self, in_features: int) -> int:
-        """Spans of an input."""
-        return -(-in_features // (SUBS * self.sub))
+    def num_pieces(self, in_features: int) -> int:
+        """Pieces of an input that different programs add up."""
+        return -(-in_features // (SPANS * self.span)) if self.is_split else 1
 
-    @property
-    def constants(self) -> dict[str, int | bool]:
-        """What every kernel is compiled for, beside what it alone asks for."""
-        return {
-            "SUB": self.sub,
-            "SUBS": SUBS,
-            "FEW": FEW_ROWS,
-            "FEW_RANKS": FEW_RANKS,
-            "ROOM": self.live + 2,
-            "LIVE": self.live,
-        }
+
+def run_of(directory: LoraDirectory, most: int) -> int:
+    """The longest run of elements, a power of two from 16 to `most`, that page borders do not cut, if there is one."""
+    return max(16, min(most, directory.chunk_elements & -directory.chunk_elements))
 
 
 def bridge_width(num_modules: int, max_rank: int) -> int:
@@ -99,25 +84,6 @@ def adapter_of(starts, tile):
 
 
 @triton.jit
-def address_of(page_table, element, mask, PAGE: tl.constexpr):
-    """Where elements of an adapter's stream are in the pool."""
-    page = tl.load(page_table + element // PAGE, mask=mask, other=0).to(tl.int64)
-    return page * PAGE + element % PAGE
-
-
-@triton.jit
-def of_module(module, first, second, third, MODULES: tl.constexpr):
-    """What belongs to a module."""
-    chosen = first
-    if MODULES > 1:
-        chosen = tl.where(module == 1, second, chosen)
-    if MODULES > 2:
-        chosen = tl.where(module == 2, third, chosen)
-    return chosen
-
-
-@triton.jit
-def prefetch(pointers, mask, spare):
-    """Starts to bring what masked-in pointers point to into the L2 cache; the others stand for `spare`."""
-    at = tl.where(mask, pointers.to(tl.int64), spare.to(tl.int64))
-    tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], tl.int32, is_pure=False, pack=1)
+def page_of(page_table, element, mask, PAGE: tl.constexpr):
+    """Where in the pool the pages begin that hold elements of an adapter's stream."""
+    return tl.load(page_table + element // PAGE, mask=mask, other=0).to(tl.int64) * PAGE

@@ -1,0 +1,183 @@
+"""What adapters add to a row of outputs: for kernels that read those outputs anyway, and add it on the way.
+
+A row is multiplied on the plain cores, since to fill a tensor core with one row and zeros is far more work. A program
+takes `RUNS` runs of `RUN` columns, and one row or a few, which share what is read of an adapter's matrix if they have
+the same adapter.
+"""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.lora.delta import LoraDelta
+from kernels.lora.kernel.plan import RECORD
+from kernels.lora.kernel.tiling import SPLIT_ROWS, page_of, run_of
+
+MIN_COLUMNS = 16  # of a program
+_RANKS = 16  # rows of a matrix that are multiplied at a time
+_EACH = ((256, 1), (512, 2), (SPLIT_ROWS, 4))  # rows of a batch, and how many of them a program takes
+
+
+def is_small(delta: LoraDelta) -> bool:
+    """Whether the batch's rows are few enough that it is better to multiply them one by one."""
+    return bool(delta.plan.tiling.is_split)
+
+
+def rows_of(num_rows: int) -> int:
+    """Rows of a program, for a batch with adapters that is small."""
+    return next(each for most, each in _EACH if num_rows <= most)
+
+
+def arguments(delta: LoraDelta | None, like: Tensor) -> dict[str, Any]:
+    """What a kernel that calls `share_of` is given for it, by its parameters' names; `like` stands for nothing."""
+    if delta is None:
+        names = ("bridge", "owners", "records", "lora_pages", "page_table")
+        constants = {"table_stride": 0, "HAS_DELTA": False, "PIECES": 1, "BRIDGE": 1, "RECORD": 1, "PAGE": 1}
+        return dict.fromkeys(names, like) | constants | {"RANKS": _RANKS}
+    plan, page_table = delta.plan, delta.batch.directory.page_table
+    return {
+        "bridge": plan.bridge,
+        "owners": plan.owners,
+        "records": plan.records[delta.layer],
+        "lora_pages": delta.pages,
+        "page_table": page_table,
+        "table_stride": page_table.shape[1],
+        "HAS_DELTA": True,
+        "PIECES": plan.bridge.shape[1],
+        "BRIDGE": plan.bridge.shape[2],
+        "RECORD": RECORD,
+        "PAGE": delta.pages.shape[1],
+        "RANKS": _RANKS,
+    }
+
+
+def run_length(delta: LoraDelta | None, most: int) -> int:
+    """Columns that a program may take in one run: pages do not cut it, if any run of 16 or more is safe."""
+    return most if delta is None else run_of(delta.batch.directory, most)
+
+
+def is_runwise(delta: LoraDelta | None, run: int) -> bool:
+    """Whether page borders cut no run of `run` columns that begins at a multiple of it."""
+    return delta is not None and run % 16 == 0 and delta.batch.directory.chunk_elements % run == 0
+
+
+@triton.jit
+def first_b_of(
+    owner,
+    module,
+    start,
+    limit,
+    width,
+    records,
+    lora_pages,
+    page_table,
+    table_stride,
+    RUN: tl.constexpr,
+    RUNWISE: tl.constexpr,
+    RECORD: tl.constexpr,
+    PAGE: tl.constexpr,
+    RANKS: tl.constexpr,
+):
+    """What `share_of` reads first of the owner's matrix, `[RUNS, RANKS, RUN]`; its arguments are those of that.
+
+    No earlier kernel of a step writes it, so it may be asked for before they have ended.
+    """
+    record = records + tl.maximum(owner, 0) * RECORD
+    own = record + 4 + module * 4
+    rank = tl.where(owner >= 0, tl.load(own), 0)
+    table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
+    return _b_of(0, rank, tl.load(own + 2), start, limit, width, table, lora_pages, RUN, RUNWISE, PAGE, RANKS)
+
+
+@triton.jit
+def share_of(
+    b,
+    owner,
+    row,
+    module,
+    start,
+    limit,
+    width,
+    bridge,
+    records,
+    lora_pages,
+    page_table,
+    table_stride,
+    RUN: tl.constexpr,
+    RUNWISE: tl.constexpr,
+    PIECES: tl.constexpr,
+    BRIDGE: tl.constexpr,
+    RECORD: tl.constexpr,
+    PAGE: tl.constexpr,
+    RANKS: tl.constexpr,
+):
+    """`scale * bridge[row] @ B` of the row's owner, `[RUNS, RUN]` float32; zeros if that is none, which is -1.
+
+    `b` is of `first_b_of`. `module` is which one of the group the columns belong to, which has `width` columns; each
+    run begins at its `start`, `[RUNS]`, and `limit` of its columns count.
+    """
+    record = records + tl.maximum(owner, 0) * RECORD
+    own = record + 4 + module * 4
+    rank = tl.where(owner >= 0, tl.load(own), 0)
+    place = tl.load(own + 2)
+    scale = tl.load(own + 3).to(tl.float32, bitcast=True)
+    table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
+    before = tl.where(module > 0, tl.load(record + 4), 0) + tl.where(module > 1, tl.load(record + 8), 0)
+    dtype = lora_pages.dtype.element_ty
+    r = tl.arange(0, RANKS)
+    at = bridge + row.to(tl.int64) * (PIECES * BRIDGE) + before + r
+    part = _part(at, r < rank, dtype, PIECES, BRIDGE)
+    share = tl.sum(part[None, :, None] * b.to(tl.float32), 1)
+    for block in tl.range(RANKS, rank, RANKS, num_stages=1):
+        more = _b_of(block, rank, place, start, limit, width, table, lora_pages, RUN, RUNWISE, PAGE, RANKS)
+        part = _part(at + block, block + r < rank, dtype, PIECES, BRIDGE)
+        share += tl.sum(part[None, :, None] * more.to(tl.float32), 1)
+    return tl.where(owner >= 0, share * scale, 0.0)
+
+
+@triton.jit
+def _part(at, mask, dtype: tl.constexpr, PIECES: tl.constexpr, BRIDGE: tl.constexpr):
+    """Ranks of the bridge, of which the first piece is `at`: its pieces added, first to last, and rounded."""
+    part = tl.load(at, mask=mask, other=0.0)
+    for piece in tl.static_range(1, PIECES):
+        part += tl.load(at + piece * BRIDGE, mask=mask, other=0.0)
+    return part.to(dtype).to(tl.float32)
+
+
+@triton.jit
+def _b_of(
+    block,
+    rank,
+    place,
+    start,
+    limit,
+    width,
+    table,
+    lora_pages,
+    RUN: tl.constexpr,
+    RUNWISE: tl.constexpr,
+    PAGE: tl.constexpr,
+    RANKS: tl.constexpr,
+):
+    """Rows of transposed B from rank `block` on, `[RUNS, RANKS, RUN]`; zeros from `rank` on.
+
+    In this order of dimensions a thread gets all ranks of its columns, if a warp has 256 columns: nothing is then
+    exchanged to add them up.
+    """
+    r = block + tl.arange(0, RANKS)
+    n = tl.arange(0, RUN)
+    if RUNWISE:
+        # Whole runs are there or not: a mask that is one for all elements of a load leaves them one load.
+        begins = (start < width)[:, None] & (r < rank)[None, :]
+        element = place + r[None, :] * width + start[:, None]
+        base = tl.multiple_of(page_of(table, element, begins, PAGE) + element % PAGE, [16, 16])
+        at = base[:, :, None] + n[None, None, :]
+        there = begins[:, :, None]
+    else:
+        column = start[:, None] + n[None, :]  # [RUNS, RUN]
+        there = (r < rank)[None, :, None] & ((n < limit)[None, :] & (column < width))[:, None, :]
+        element = place + r[None, :, None] * width + column[:, None, :]
+        at = page_of(table, element, there, PAGE) + element % PAGE
+    return tl.load(lora_pages + at, mask=there, other=0.0)

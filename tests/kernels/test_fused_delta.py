@@ -1,0 +1,191 @@
+"""Ops that add adapters' shares on their way give what the expand first and the plain op then give."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels import activation, norm, rope
+from kernels.activation import kernel as activation_kernel
+from kernels.lora import LoraDelta
+from kernels.lora import reference as lora_reference
+from kernels.lora.kernel import expand, shrink
+from kernels.norm import kernel as norm_kernel
+from kernels.rope import kernel as rope_kernel
+from tests.kernels.buffers import DEVICE, same_bits
+from tests.kernels.lora_cases import Case, draw_case, draw_counts
+from tests.kernels.tolerances import assert_close
+from worker.memory.layout import GROUPS, ModelShape, PageGeometry
+
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")]
+DTYPES = [
+    pytest.param(torch.float16, id="fp16"),
+    pytest.param(torch.float32, id="fp32"),
+    pytest.param(torch.bfloat16, id="bf16", marks=ON_GPU),
+]
+QKV, OUTPUT, GATE_UP, DOWN = GROUPS
+GEOMETRIES = {
+    "wide": PageGeometry(ModelShape(2, 192, 4, 2, 64, 448), 16),
+    "narrow": PageGeometry(ModelShape(2, 48, 4, 2, 8, 80), 4),
+    "odd": PageGeometry(ModelShape(2, 36, 3, 1, 12, 27), 3),
+}
+LLAMA_8B = PageGeometry(ModelShape(1, 4096, 32, 8, 128, 14336), 16)
+EPSILON = 1e-5
+
+
+def draw(counts: list[int], dtype: torch.dtype, geometry: PageGeometry, ranks: tuple[int, ...] = (0, 1, 8, 20)) -> Case:
+    return draw_case(random.Random(f"{counts}"), counts, ranks, dtype, DEVICE, geometry)
+
+
+class Group:
+    """A group's input, its outputs as one contiguous tensor, and what adapters add to it."""
+
+    def __init__(self, case: Case, modules: tuple[int, ...]) -> None:
+        widths = [case.shape.out_features(module) for module in modules]
+        torch.manual_seed(len(modules))
+        x = torch.randn(case.num_rows, case.shape.in_features(modules[0])).to(case.pages)
+        self.whole = torch.randn(case.num_rows, sum(widths)).to(case.pages)
+        self.delta = shrink(self.whole.split(widths, 1), x, case.pages[0], case.batch, layer=0, modules=modules)
+        self.expanded = self.whole.clone()
+        if self.delta is not None:
+            expand(replace(self.delta, outputs=self.expanded.split(widths, 1)))
+
+
+BATCHES = {
+    "distinct": [1, 1, 1, 1],
+    "many_rows": [3, 40, 2],
+    "base_only": [5, 0, 0],
+    "zipf": draw_counts(random.Random(3), "zipf", 21),
+}
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(counts, geometry, id=f"{name}-{size}")
+        for name, counts in BATCHES.items()
+        for size, geometry in GEOMETRIES.items()
+    ] + [
+        pytest.param(counts, LLAMA_8B, id=f"{counts}-llama", marks=ON_GPU) for counts in ([1, 2, 30, 1], [9, 700, 600])
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("counts", "geometry"), cases())
+def test_silu_mul(counts: list[int], geometry: PageGeometry, dtype: torch.dtype) -> None:
+    group = Group(draw(counts, dtype, geometry), GATE_UP)
+    given = group.whole.clone()
+    found = activation_kernel.silu_mul(group.whole, delta=group.delta)
+    assert_close(found, activation_kernel.silu_mul(group.expanded).double())
+    assert same_bits(group.whole, given)
+
+
+@pytest.mark.parametrize("modules", [OUTPUT, DOWN], ids=["o", "down"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("counts", "geometry"), cases())
+def test_norms(counts: list[int], geometry: PageGeometry, dtype: torch.dtype, modules: tuple[int, ...]) -> None:
+    case = draw(counts, dtype, geometry)
+    group = Group(case, modules)
+    hidden = torch.randn_like(group.whole)
+    weight = torch.rand(hidden.shape[1]).to(hidden) + 0.5
+    ours, theirs = hidden.clone(), hidden.clone()
+    found = norm_kernel.add_rms_norm(ours, group.whole, weight, EPSILON, delta=group.delta)
+    expected = norm_kernel.add_rms_norm(theirs, group.expanded, weight, EPSILON)
+    assert_close(ours, theirs.double())
+    assert_close(found, expected.double())
+    rows = torch.tensor([case.num_rows - 1, 0, case.num_rows - 1], device=DEVICE)
+    wanted = norm_kernel.gather_rms_norm(hidden, group.whole, rows, weight, EPSILON, group.delta)
+    assert_close(wanted, found[rows].double())
+
+
+@pytest.mark.parametrize("has_norm", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("counts", "geometry"), cases())
+def test_rotation(counts: list[int], geometry: PageGeometry, dtype: torch.dtype, has_norm: bool) -> None:
+    case = draw(counts, dtype, geometry)
+    group, shape = Group(case, QKV), geometry.shape
+    num_pages = case.num_rows // geometry.block_size + 2
+    slots = torch.randperm(num_pages * geometry.block_size)[: case.num_rows].to(DEVICE)
+    heads = (shape.num_heads + shape.num_kv_heads, shape.head_dim)
+    frequencies = 10000.0 ** -(torch.arange(0, shape.head_dim, 2) / shape.head_dim).to(DEVICE)
+    turns = rope_kernel.angles(torch.arange(case.num_rows, device=DEVICE), frequencies, 1.0, dtype)
+
+    def run(qkv: Tensor, delta: LoraDelta | None) -> tuple[Tensor, Tensor]:
+        pages = torch.full((num_pages, geometry.page_elements), torch.nan, dtype=dtype, device=DEVICE)
+        query = rope_kernel.rotate_and_write(
+            qkv,
+            turns,
+            pages,
+            slots,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            block_size=geometry.block_size,
+            head_norm=torch.rand(heads, generator=torch.Generator().manual_seed(1)).to(qkv) if has_norm else None,
+            epsilon=EPSILON,
+            delta=delta,
+        )
+        return query, pages
+
+    found, expected = run(group.whole, group.delta), run(group.expanded, None)
+    assert_close(found[0], expected[0].double())
+    assert torch.equal(found[1].isnan(), expected[1].isnan())
+    assert_close(found[1].nan_to_num(), expected[1].nan_to_num().double())
+
+
+def test_the_reference_adds_first() -> None:
+    case = draw_case(random.Random(1), [2, 3, 1], (2, 8), torch.float32, "cpu", GEOMETRIES["narrow"])
+    x, rows, weight = torch.randn(6, 80), torch.tensor([1, 4]), torch.ones(48)
+
+    def began(output: Tensor, modules: tuple[int, ...]) -> LoraDelta:
+        widths = [case.shape.out_features(module) for module in modules]
+        inputs = x[:, : case.shape.in_features(modules[0])]
+        return lora_reference.shrink(
+            output.split(widths, 1), inputs, case.pages[0], case.batch, layer=0, modules=modules
+        )
+
+    gate_up = torch.randn(6, 160)
+    added = gate_up.clone()
+    lora_reference.expand(began(added, GATE_UP))
+    assert not torch.equal(added, gate_up)
+    assert torch.equal(activation.silu_mul(gate_up, delta=began(gate_up, GATE_UP)), activation.silu_mul(added))
+
+    hidden, update = torch.randn(6, 48), torch.randn(6, 48)
+    added = update.clone()
+    lora_reference.expand(began(added, DOWN))
+    wanted = norm.gather_rms_norm(hidden, added, rows, weight, EPSILON)
+    given = update.clone()
+    assert torch.equal(norm.gather_rms_norm(hidden, given, rows, weight, EPSILON, began(given, DOWN)), wanted)
+    given = update.clone()
+    assert torch.equal(norm.add_rms_norm(hidden, given, weight, EPSILON, None, began(given, DOWN))[rows], wanted)
+
+
+@pytest.mark.parametrize("op", ["silu_mul", "add_rms_norm", "gather_rms_norm", "rotate_and_write"])
+def test_a_delta_for_something_else_is_named(op: str) -> None:
+    case = draw([2, 3], torch.float16, GEOMETRIES["wide"])
+    group = Group(case, (2, 1, 0))
+    other, weight = group.whole[:, :192].contiguous(), torch.ones(192, dtype=torch.float16, device=DEVICE)
+    calls = {
+        "silu_mul": lambda: activation_kernel.silu_mul(other, delta=group.delta),
+        "add_rms_norm": lambda: norm_kernel.add_rms_norm(other.clone(), other, weight, EPSILON, delta=group.delta),
+        "gather_rms_norm": lambda: norm_kernel.gather_rms_norm(
+            other, other, torch.zeros(1, dtype=torch.int64, device=DEVICE), weight, EPSILON, group.delta
+        ),
+        "rotate_and_write": lambda: rope_kernel.rotate_and_write(
+            group.whole,
+            rope.angles(
+                torch.zeros(5, dtype=torch.int64, device=DEVICE), torch.ones(32, device=DEVICE), 1.0, torch.float16
+            ),
+            case.pages[0],
+            torch.zeros(5, dtype=torch.int64, device=DEVICE),
+            num_heads=4,
+            num_kv_heads=2,
+            block_size=16,
+            delta=group.delta,
+        ),
+    }
+    before = case.pages.clone()
+    with pytest.raises(ValueError, match="delta"):
+        calls[op]()
+    assert same_bits(case.pages, before)
