@@ -11,8 +11,8 @@ from kernels.lora.kernel.delta import (
     MIN_COLUMNS,
     arguments,
     first_b_of,
+    is_by_row,
     is_runwise,
-    is_small,
     rows_of,
     run_length,
     share_of,
@@ -110,7 +110,7 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None
         num_warps = max(1, columns // 256)
         if delta is not None:
             check_delta(delta, gate_up, [width, width])
-            if is_small(delta):
+            if is_by_row(delta):
                 columns, each = max(MIN_COLUMNS, min(_DELTA_COLUMNS, columns)), rows_of(num_rows)
                 num_warps = max(1, columns // 256)  # so that a thread has all ranks of its columns
             else:

@@ -15,7 +15,7 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None
         output[t] = round(gate[t] * sigmoid(gate[t])) * up[t]
 
     Args:
-        gate_up: `[num_rows, 2 * width]`, with unit stride in its last dimension; not changed, but on a CPU by `delta`.
+        gate_up: `[num_rows, 2 * width]`, with unit stride in its last dimension; not changed, but perhaps by `delta`.
         out: Where the result goes, `[num_rows, width]` contiguous; None: a new tensor.
         delta: Adapters' share of `gate_up`, with gate and up as its outputs, which is added first; None: there is none.
 

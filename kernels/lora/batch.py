@@ -25,6 +25,8 @@ class LoraBatch:
         row_start: `[num_live + 1]` int32, ascending; the last is the number of rows, except as above on a GPU.
         slots: `[num_live]` int32; where in the directory adapter `i` is. Also of those that own no row, a valid slot.
         directory: Where the adapters' matrices lie.
+        is_decode: Whether every sequence has one row, so that few rows, probably, have the same adapter. Ops that add
+            adapters' shares on their way do so by row then.
         kept: For each live adapter, what ops made of its slot on the host. A caller may hand an adapter's on from
             batch to batch for as long as its slot stays the same; by default it begins empty.
         derived: What ops made of `slots` and the directory on the host.
@@ -34,6 +36,7 @@ class LoraBatch:
     row_start: Tensor
     slots: Tensor
     directory: LoraDirectory
+    is_decode: bool = False
     kept: tuple[Kept, ...] = ()
     derived: Kept = field(default_factory=dict, repr=False)
     plans: Kept = field(default_factory=dict, repr=False, init=False)

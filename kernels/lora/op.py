@@ -24,7 +24,7 @@ def mbgmm(
     rank 0 costs nothing. S-LoRA, arXiv 2311.03285, section 5.3. Products are added in float32, and what lies between
     A and B is rounded to the dtype once. On a GPU nothing is read by the host, so that a CUDA graph captured with a
     batch that was not used before may be replayed with other contents of its tables; and a row's result has the same
-    bits whatever else is in the batch, among batches of up to 512 rows and among those of more.
+    bits whatever else is in the batch.
 
     Args:
         outputs: The modules' outputs, each `[num_rows, out_m]` with unit stride in its last dimension; added to in
@@ -47,9 +47,9 @@ def shrink(
 ) -> LoraDelta | None:
     """Begins `mbgmm(outputs, x, ...)`: what it returns is still to be added to `outputs`, which need not be there yet.
 
-    On a GPU it takes the inputs down to the ranks, `x[t] @ A[i, m].T`, beside whatever makes the outputs; whoever reads
-    these next adds the rest on its way, so that it costs neither a launch nor a trip of the outputs to memory. On a CPU
-    nothing happens before it is added.
+    On a GPU it takes the inputs down to the ranks, `x[t] @ A[i, m].T`, before the outputs are made. Whoever reads these
+    next adds the rest: in a batch of decodes on its way, so that it costs neither a launch nor a trip of the outputs to
+    memory; else by `expand`, to the outputs in place. On a CPU nothing happens before it is added.
 
     Returns:
         What `expand`, `rotate_and_write`, `silu_mul` or a norm takes; None if the batch has no row or no adapter.

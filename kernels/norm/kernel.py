@@ -11,8 +11,8 @@ from kernels.lora.kernel.delta import (
     MIN_COLUMNS,
     arguments,
     first_b_of,
+    is_by_row,
     is_runwise,
-    is_small,
     rows_of,
     run_length,
     share_of,
@@ -153,7 +153,7 @@ def _launch(
         num_warps = min(16, max(1, columns // _WARP_ELEMENTS))
         if delta is not None:
             check_delta(delta, update, [width])
-            if is_small(delta) and columns <= _MAX_DELTA_COLUMNS:
+            if is_by_row(delta) and columns <= _MAX_DELTA_COLUMNS:
                 columns, each = max(MIN_COLUMNS, columns), rows_of(num_wanted)
                 num_warps = min(16, max(1, columns // _DELTA_WARP_ELEMENTS))
             else:

@@ -43,7 +43,7 @@ def add_rms_norm(
 
     Args:
         hidden: `[num_rows, width]`, with unit stride in its last dimension; written.
-        update: As `hidden`; not changed, but on a CPU by `delta`.
+        update: As `hidden`; not changed, but perhaps by `delta`.
         weight: `[width]`, contiguous; dtype and device as `hidden`.
         epsilon: Added to the mean square.
         out: Where the result goes, `[num_rows, width]` contiguous; None: a new tensor.
@@ -65,7 +65,7 @@ def gather_rms_norm(
 
     Args:
         hidden: `[num_rows, width]`, with unit stride in its last dimension.
-        update: As `hidden`; not changed, but on a CPU by `delta`.
+        update: As `hidden`; not changed, but perhaps by `delta`.
         rows: `[num_wanted]` int64, contiguous, in `[0, num_rows)`; repeats are allowed.
         weight: `[width]`, contiguous; dtype and device as `hidden`.
         epsilon: Added to the mean square.

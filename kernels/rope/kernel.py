@@ -14,8 +14,8 @@ from kernels.lora.kernel.delta import (
     MIN_COLUMNS,
     arguments,
     first_b_of,
+    is_by_row,
     is_runwise,
-    is_small,
     rows_of,
     share_of,
 )
@@ -197,7 +197,7 @@ def rotate_and_write(
         lanes, heads, each = triton.next_power_of_2(head_dim // 2), _HEADS, 1
         if delta is not None:
             check_delta(delta, qkv, [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim])
-            if is_small(delta):
+            if is_by_row(delta):
                 shared = gcd(num_heads, num_kv_heads)
                 heads, each = min(_DELTA_HEADS, shared & -shared), rows_of(num_rows)
                 lanes = max(lanes, MIN_COLUMNS // heads)

@@ -23,7 +23,7 @@ from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")]
 DTYPES = [
     pytest.param(torch.float16, id="fp16"),
-    pytest.param(torch.float32, id="fp32"),
+    pytest.param(torch.float32, id="fp32", marks=ON_GPU),  # in the interpreter one type is enough
     pytest.param(torch.bfloat16, id="bf16", marks=ON_GPU),
 ]
 QKV, OUTPUT, GATE_UP, DOWN = GROUPS
@@ -43,12 +43,13 @@ def draw(counts: list[int], dtype: torch.dtype, geometry: PageGeometry, ranks: t
 class Group:
     """A group's input, its outputs as one contiguous tensor, and what adapters add to it."""
 
-    def __init__(self, case: Case, modules: tuple[int, ...]) -> None:
+    def __init__(self, case: Case, modules: tuple[int, ...], *, is_decode: bool = True) -> None:
         widths = [case.shape.out_features(module) for module in modules]
         torch.manual_seed(len(modules))
         x = torch.randn(case.num_rows, case.shape.in_features(modules[0])).to(case.pages)
         self.whole = torch.randn(case.num_rows, sum(widths)).to(case.pages)
-        self.delta = shrink(self.whole.split(widths, 1), x, case.pages[0], case.batch, layer=0, modules=modules)
+        batch = replace(case.batch, is_decode=is_decode)
+        self.delta = shrink(self.whole.split(widths, 1), x, case.pages[0], batch, layer=0, modules=modules)
         self.expanded = self.whole.clone()
         if self.delta is not None:
             expand(replace(self.delta, outputs=self.expanded.split(widths, 1)))
@@ -56,7 +57,7 @@ class Group:
 
 BATCHES = {
     "distinct": [1, 1, 1, 1],
-    "many_rows": [3, 40, 2],
+    "many_rows": [3, 14, 2],
     "base_only": [5, 0, 0],
     "zipf": draw_counts(random.Random(3), "zipf", 21),
 }
@@ -68,7 +69,8 @@ def cases() -> list[Any]:
         for name, counts in BATCHES.items()
         for size, geometry in GEOMETRIES.items()
     ] + [
-        pytest.param(counts, LLAMA_8B, id=f"{counts}-llama", marks=ON_GPU) for counts in ([1, 2, 30, 1], [9, 700, 600])
+        pytest.param(counts, LLAMA_8B, id=f"{counts}-llama", marks=ON_GPU)
+        for counts in ([1, 2, 30, 1], [9, 200, 1, 150], [9, 300, 600])
     ]
 
 
@@ -132,6 +134,38 @@ def test_rotation(counts: list[int], geometry: PageGeometry, dtype: torch.dtype,
     assert_close(found[0], expected[0].double())
     assert torch.equal(found[1].isnan(), expected[1].isnan())
     assert_close(found[1].nan_to_num(), expected[1].nan_to_num().double())
+
+
+@pytest.mark.parametrize("modules", [GATE_UP, DOWN], ids=["gate_up", "down"])
+def test_a_batch_with_prompts_is_expanded_in_place(modules: tuple[int, ...]) -> None:
+    group = Group(draw([2, 12, 1], torch.float16, GEOMETRIES["narrow"]), modules, is_decode=False)
+    weight = torch.ones(group.whole.shape[1], dtype=torch.float16, device=DEVICE)
+    hidden = torch.zeros_like(group.whole)
+    if modules == GATE_UP:
+        found = activation_kernel.silu_mul(group.whole, delta=group.delta)
+        expected = activation_kernel.silu_mul(group.expanded)
+    else:
+        found = norm_kernel.add_rms_norm(hidden, group.whole, weight, EPSILON, delta=group.delta)
+        expected = norm_kernel.add_rms_norm(hidden.zero_(), group.expanded, weight, EPSILON)
+    assert same_bits(found, expected)
+    assert same_bits(group.whole, group.expanded)
+
+
+def test_a_rows_bits_are_its_own() -> None:
+    """In decoding: alone, beside rows of its own adapter and of others, and where programs take several rows."""
+    case = draw([0, 1, 1, 1], torch.float16, GEOMETRIES["narrow"], (8, 20))
+    alone = None
+    for counts in ([0, 1, 0, 0], [2, 3, 1, 1], [250, 2, 3, 7], [500, 9, 20, 1]):
+        starts = torch.tensor([sum(counts[: i + 1]) for i in range(4)], dtype=torch.int32, device=DEVICE)
+        crowd = replace(case, num_rows=sum(counts), batch=replace(case.batch.with_rows(starts), is_decode=True))
+        x, _, _ = crowd.inputs(GATE_UP)
+        gate_up = torch.randn(crowd.num_rows, 160).to(x)
+        row = counts[0] + counts[1] - 1
+        x[row], gate_up[row] = torch.linspace(-1, 1, 48).to(x), torch.linspace(-2, 2, 160).to(x)
+        delta = shrink(gate_up.split(80, 1), x, case.pages[0], crowd.batch, layer=0, modules=GATE_UP)
+        found = activation_kernel.silu_mul(gate_up, delta=delta)[row]
+        alone = found if alone is None else alone
+        assert same_bits(found, alone), counts
 
 
 def test_the_reference_adds_first() -> None:

@@ -105,7 +105,7 @@ class BatchBuilder:
     def _forward(self, sent: FixedTables, size: BatchSize, *, with_adapters: bool) -> ForwardBatch:
         """The batch of a fixed size whose tables these are."""
         *tensors, first_rows, slots = sent.tensors
-        lora = self._lora.fixed(slots, first_rows) if with_adapters else None
+        lora = self._lora.fixed(slots, first_rows, is_decode=size.is_decode) if with_adapters else None
         return _batch(tensors, sent.block_table, lora, 1 if size.is_decode else None, size)
 
     def _size(self, plan: Plan, num_rows: int, *, all_sampled: bool) -> BatchSize | None:

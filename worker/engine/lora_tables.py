@@ -71,14 +71,14 @@ class LoraTables:
         key = [entry.slot for entry in entries]
         if self._last is None or self._last[0] != key:
             kept = tuple(entry.kept for entry in entries)
-            self._last = (key, LoraBatch(row_start, slots, self._directory, kept))
+            self._last = (key, LoraBatch(row_start, slots, self._directory, kept=kept))
             return self._last[1]
         return self._last[1].with_rows(row_start)
 
-    def fixed(self, slots: Tensor, row_start: Tensor) -> LoraBatch:
+    def fixed(self, slots: Tensor, row_start: Tensor, *, is_decode: bool) -> LoraBatch:
         """The batch of as many live adapters as there are `slots`; those that fill it up own no row."""
         assert self._directory is not None, "the slots were asked for first"
-        return LoraBatch(row_start, slots, self._directory)
+        return LoraBatch(row_start, slots, self._directory, is_decode)
 
     def forget(self, digest: str) -> None:
         """Give back the slot of an adapter that left the pool."""

@@ -1,8 +1,8 @@
 """What adapters add to a row of outputs: for kernels that read those outputs anyway, and add it on the way.
 
-A row is multiplied on the plain cores, since to fill a tensor core with one row and zeros is far more work. A program
-takes `RUNS` runs of `RUN` columns, and one row or a few, which share what is read of an adapter's matrix if they have
-the same adapter.
+In decoding, a row is multiplied on the plain cores, since to fill a tensor core with one row and zeros is far more
+work. A program takes `RUNS` runs of `RUN` columns, and one row or a few, which share what is read of an adapter's
+matrix if they have the same adapter.
 """
 
 from typing import Any
@@ -13,20 +13,20 @@ from torch import Tensor
 
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.plan import RECORD
-from kernels.lora.kernel.tiling import SPLIT_ROWS, page_of, run_of
+from kernels.lora.kernel.tiling import page_of, run_of
 
 MIN_COLUMNS = 16  # of a program
 _RANKS = 16  # rows of a matrix that are multiplied at a time
-_EACH = ((256, 1), (512, 2), (SPLIT_ROWS, 4))  # rows of a batch, and how many of them a program takes
+_EACH = ((256, 1), (512, 2), (1024, 4))  # rows of a batch, and how many of them a program takes
 
 
-def is_small(delta: LoraDelta) -> bool:
-    """Whether the batch's rows are few enough that it is better to multiply them one by one."""
-    return bool(delta.plan.tiling.is_split)
+def is_by_row(delta: LoraDelta) -> bool:
+    """Whether it is best to multiply the batch's rows one by one; if not, `expand` has to add all of it first."""
+    return delta.batch.is_decode and delta.x.shape[0] <= _EACH[-1][0]
 
 
 def rows_of(num_rows: int) -> int:
-    """Rows of a program, for a batch with adapters that is small."""
+    """Rows of a program, for a batch that is multiplied by row."""
     return next(each for most, each in _EACH if num_rows <= most)
 
 
@@ -128,22 +128,22 @@ def share_of(
     dtype = lora_pages.dtype.element_ty
     r = tl.arange(0, RANKS)
     at = bridge + row.to(tl.int64) * (PIECES * BRIDGE) + before + r
-    part = _part(at, r < rank, dtype, PIECES, BRIDGE)
+    part = part_of(at, r < rank, dtype, PIECES, BRIDGE).to(tl.float32)
     share = tl.sum(part[None, :, None] * b.to(tl.float32), 1)
     for block in tl.range(RANKS, rank, RANKS, num_stages=1):
         more = _b_of(block, rank, place, start, limit, width, table, lora_pages, RUN, RUNWISE, PAGE, RANKS)
-        part = _part(at + block, block + r < rank, dtype, PIECES, BRIDGE)
+        part = part_of(at + block, block + r < rank, dtype, PIECES, BRIDGE).to(tl.float32)
         share += tl.sum(part[None, :, None] * more.to(tl.float32), 1)
     return tl.where(owner >= 0, share * scale, 0.0)
 
 
 @triton.jit
-def _part(at, mask, dtype: tl.constexpr, PIECES: tl.constexpr, BRIDGE: tl.constexpr):
+def part_of(at, mask, dtype: tl.constexpr, PIECES: tl.constexpr, BRIDGE: tl.constexpr):
     """Ranks of the bridge, of which the first piece is `at`: its pieces added, first to last, and rounded."""
     part = tl.load(at, mask=mask, other=0.0)
     for piece in tl.static_range(1, PIECES):
         part += tl.load(at + piece * BRIDGE, mask=mask, other=0.0)
-    return part.to(dtype).to(tl.float32)
+    return part.to(dtype)
 
 
 @triton.jit

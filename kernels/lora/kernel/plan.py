@@ -10,6 +10,7 @@ from torch import Tensor
 from kernels.lora.batch import LoraBatch
 from kernels.lora.kernel.tiling import (
     EXPAND_COLUMNS,
+    EXPAND_RUNS,
     EXPAND_STEPS,
     FEW_RANKS,
     FEW_ROWS,
@@ -28,8 +29,8 @@ class Plan:
 
     Attributes:
         tiling: Sizes of tiles.
-        starts: `[num_layers, 3, live + 1]` int32; the first tile of each live adapter, and the number of tiles: of
-            MBGMV's shrink, of MBGMM's shrink, of MBGMM's expand.
+        starts: `[num_layers, 4, live + 1]` int32; the first tile of each live adapter, and the number of tiles: of
+            MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's expand.
         records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and sum of ranks; then
             of each module the rank, the places of A and B, and the bits of the scale.
         owners: `[num_rows]` int32; the live adapter of each row, -1 where there is none.
@@ -54,7 +55,7 @@ class Plan:
         width, num_pieces = bridge_width(len(modules), directory.max_rank), tiling.num_pieces(in_features)
         plan = cls(
             tiling,
-            starts=torch.empty((num_layers, 3, tiling.live + 1), dtype=torch.int32, device=device),
+            starts=torch.empty((num_layers, 4, tiling.live + 1), dtype=torch.int32, device=device),
             records=torch.empty((num_layers, num_live, RECORD), dtype=torch.int32, device=device),
             owners=torch.empty(num_rows, dtype=torch.int32, device=device),
             bridge=torch.empty((num_rows, num_pieces, width), dtype=torch.float32, device=device),
@@ -82,6 +83,7 @@ class Plan:
             OWNED=16,
             STEP_ROWS=EXPAND_STEPS * MANY_ROWS,
             COLUMNS=EXPAND_COLUMNS,
+            RUNS=EXPAND_RUNS,
         )
         return plan
 
@@ -114,6 +116,7 @@ def _plan(
     OWNED: tl.constexpr,
     STEP_ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    RUNS: tl.constexpr,
 ):
     layer = tl.program_id(0)
     num_layers = tl.num_programs(0)
@@ -124,7 +127,8 @@ def _plan(
     count = tl.where(is_live, tl.load(row_start + adapter + 1, mask=is_live, other=0) - first, 0)
     record = records + (layer * num_live + adapter) * RECORD
     total = tl.zeros((LIVE,), tl.int32)
-    columns = tl.zeros((LIVE,), tl.int32)
+    few_columns = tl.zeros((LIVE,), tl.int32)
+    many_columns = tl.zeros((LIVE,), tl.int32)
     for module in tl.static_range(MODULES):
         name = name0 if module == 0 else (name1 if module == 1 else name2)
         site = (slot.to(tl.int64) * num_layers + layer) * 7 + name
@@ -136,19 +140,23 @@ def _plan(
         tl.store(record + 7 + module * 4, scale.to(tl.int32, bitcast=True), mask=is_live)
         total += rank
         width = width0 if module == 0 else (width1 if module == 1 else width2)
-        columns += tl.where(rank > 0, (width + COLUMNS - 1) // COLUMNS, 0)
+        few_columns += tl.where(rank > 0, (width + RUNS * COLUMNS - 1) // (RUNS * COLUMNS), 0)
+        many_columns += tl.where(rank > 0, (width + COLUMNS - 1) // COLUMNS, 0)
     tl.store(record, first, mask=is_live)
     tl.store(record + 1, count, mask=is_live)
     tl.store(record + 2, slot, mask=is_live)
     tl.store(record + 3, total, mask=is_live)
 
-    out = starts + layer * 3 * (LIVE + 1)
+    out = starts + layer * 4 * (LIVE + 1)
+    is_few = (count > 0) & (count <= FEW)
     few_blocks = (total + FEW_RANKS - 1) // FEW_RANKS
-    _store_starts(out, tl.where((count > 0) & (count <= FEW), few_blocks * PIECES, 0), adapter, LIVE)
+    _store_starts(out, tl.where(is_few, few_blocks * PIECES, 0), adapter, LIVE)
     many_blocks = (total + RANKS - 1) // RANKS * PIECES
     row_tiles = tl.where(count > FEW, (count + ROWS - 1) // ROWS, 0)
     _store_starts(out + LIVE + 1, row_tiles * many_blocks, adapter, LIVE)
-    _store_starts(out + 2 * (LIVE + 1), (count + STEP_ROWS - 1) // STEP_ROWS * columns, adapter, LIVE)
+    _store_starts(out + 2 * (LIVE + 1), tl.where(is_few, few_columns, 0), adapter, LIVE)
+    row_tiles = tl.where(count > FEW, (count + STEP_ROWS - 1) // STEP_ROWS, 0)
+    _store_starts(out + 3 * (LIVE + 1), row_tiles * many_columns, adapter, LIVE)
 
     end = tl.load(row_start + num_live)
     for begin in range(layer * OWNED, num_rows, num_layers * OWNED):

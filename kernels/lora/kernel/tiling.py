@@ -19,8 +19,9 @@ SPANS = 4  # of a piece, one for each warp
 MAX_SPAN = 256
 FEW_RANKS = 16  # of a tile of MBGMV's shrink: the least a tensor core takes
 MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink
+EXPAND_COLUMNS = 128  # of a run of outputs
+EXPAND_RUNS = 4  # of a tile of MBGMV's expand, one for each warp
 EXPAND_STEPS = 8  # tiles of `MANY_ROWS` rows that MBGMM's expand takes one after the other
-EXPAND_COLUMNS = 128  # of each
 SPLIT_ROWS = 1024  # with more rows in the batch, MBGMM's tiles alone fill the GPU, without splitting the inputs
 
 
@@ -54,7 +55,7 @@ class Tiling:
             is_split=num_rows <= SPLIT_ROWS,
             has_many=num_rows > FEW_ROWS,
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
-            expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
+            expand_ranks=max(16, min(32, triton.next_power_of_2(directory.max_rank))),
         )
 
     def num_pieces(self, in_features: int) -> int:
