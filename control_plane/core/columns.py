@@ -115,6 +115,8 @@ class FleetColumns:
             ResidencyTier.HOST: RowSets(),
             ResidencyTier.POOL: RowSets(),
         }
+        # The last answer of `tiers`, which several scorers ask for in one decision.
+        self._last_tiers: tuple[str, npt.NDArray[np.int8]] | None = None
         self._users: RowSets[str] = RowSets()
         self.base_models: RowSets[str] = RowSets()
         """Rows by what the worker serves."""
@@ -165,6 +167,7 @@ class FleetColumns:
 
     def set_tier(self, digest: str, row: int, tier: ResidencyTier) -> None:
         """Note where an adapter is on a worker."""
+        self._last_tiers = None
         for each, rows in self._tiers.items():
             rows.put(digest, row, is_in=each is tier)
 
@@ -182,12 +185,15 @@ class FleetColumns:
         return rows is not None and bool(self.has_room[rows].any())
 
     def tiers(self, digest: str) -> npt.NDArray[np.int8]:
-        """Where an adapter is on each worker, as `TierLevel`."""
+        """Where an adapter is on each worker, as `TierLevel`; to be read, not changed."""
+        if self._last_tiers is not None and self._last_tiers[0] == digest:
+            return self._last_tiers[1]
         found = np.zeros(self.num_rows, dtype=np.int8)
         for tier, sets in self._tiers.items():
             rows = sets.of(digest)
             if rows is not None:
                 found[rows] = _LEVELS[tier]
+        self._last_tiers = (digest, found)
         return found
 
     def num_holders(self, digest: str) -> int:
@@ -196,6 +202,7 @@ class FleetColumns:
 
     def _grow(self) -> None:
         old = self.num_rows
+        self._last_tiers = None
         for name, (kind, empty) in _COLUMNS.items():
             column: npt.NDArray[np.generic] = np.full(2 * old, empty, dtype=kind)
             column[:old] = getattr(self, name)

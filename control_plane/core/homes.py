@@ -32,7 +32,7 @@ def homes(digest: str, worker_numbers: _Numbers, among: Bools, count: int) -> Ro
     numbers *= _SECOND
     numbers ^= numbers >> _SHIFT
     if count == 1:
-        numbers[~among] = 0
+        numbers *= among
         row = int(numbers.argmax())
         return np.array([row] if among[row] else [], dtype=np.intp)
     rows = among.nonzero()[0]

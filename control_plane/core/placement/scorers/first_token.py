@@ -30,11 +30,11 @@ class FirstToken:
     def score(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Floats:
         """Falls with the time expected."""
         rates = fleet.prefill_tokens_per_s
-        known = rates[rates > 0]
+        is_known = rates > 0
         expected = np.zeros(fleet.num_rows)
-        if known.size:
+        if is_known.any():
             num_tokens = fleet.pending_prefill_tokens + request.num_prefill_tokens
-            expected += num_tokens / np.where(rates > 0, rates, known.mean())
+            expected = num_tokens / np.where(is_known, rates, rates[is_known].mean())
         adapter, service_s = request.adapter, fleet.predictor.service_s
         if adapter is None:
             expected += service_s(request.request, 0.0, ResidencyTier.POOL)

@@ -36,6 +36,6 @@ class Home:
         num_left = np.count_nonzero(among)
         if num_left > 1:
             mean = fleet.load.dot(among) / num_left
-            among = among & (fleet.load <= self.bound * mean + self.slack / np.maximum(fleet.window, 1))
+            among = among & ((fleet.load - self.bound * mean) * fleet.window <= self.slack)
         scores[homes(digest, fleet.numbers, among, fleet.demand.num_workers(digest, request.now))] = 1.0
         return scores
