@@ -80,7 +80,7 @@ class Placer:
             return [tracked for tracked in queue if now - max(unable_since, tracked.arrived_at) >= grace_s]
         return [
             tracked
-            for tracked in queue.parked(queue.num_parked)
+            for tracked in queue
             if tracked.unplaceable_since is not None and now - tracked.unplaceable_since >= grace_s
         ]
 

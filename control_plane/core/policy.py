@@ -87,8 +87,8 @@ class FairnessSettings:
     prompt_token_weight: float = bounded(1.0, 0.0, 1000.0)
     output_token_weight: float = bounded(2.0, 0.0, 1000.0)
     """What a token counts; output costs more, for every token is a step of its own."""
-    max_share: float = bounded(0.8, 0.01, 1.0)
-    """The most of the fleet that a tenant may hold while others have requests; 1 for all of it."""
+    kept_share: float = bounded(0.1, 0.0, 0.9)
+    """What the tenant that wants most leaves free of the fleet beyond its part while others are there; 0: nothing."""
     recent_s: float = bounded(30.0, 0.0, 86_400.0)
     """How long a tenant counts as having requests after its last one came."""
     default_tokens_per_s: float = bounded(0.0, 0.001, 1e12, may_be_zero=True)

@@ -183,29 +183,15 @@ class WaitingQueue:
         return [tracked for tracked, _ in zip(self._parked.values(), range(limit), strict=False)]
 
     def head(self) -> TrackedRequest | None:
-        """The request that goes first, of the tenants that may begin one more."""
-        heads = {
-            tenant: key
-            for tenant in list(self._lanes)
-            if (key := self._head_of(tenant)) is not None and self._may_go(self._lanes[tenant].order)
-        }
-        if not heads:
-            return None
-        lane = self._lanes[self._fairness.next_tenant(heads)]
-        return self._ordered[lane.order[0][1]]
+        """The request that goes first, but for the next one of a tenant that is to leave room for others."""
+        heads = {tenant: key for tenant in list(self._lanes) if (key := self._head_of(tenant)) is not None}
+        return self._first_of_tenants({tenant: (key, self._lanes[tenant].order) for tenant, key in heads.items()})
 
     def head_of_adapter(self, digest: str | None, tenant: str | None = None) -> TrackedRequest | None:
         """As `head`, of the requests for an adapter, or for the base model; of one tenant, if one is named."""
         lanes = self._lanes.items() if tenant is None else [(tenant, self._lanes[tenant])]
-        heads = {
-            name: key
-            for name, lane in lanes
-            if (key := self._first_key(lane, digest)) and self._may_go(lane.groups[digest])
-        }
-        if not heads:
-            return None
-        group = self._lanes[self._fairness.next_tenant(heads)].groups[digest]
-        return self._ordered[group[0][1]]
+        heads = {name: (key, lane.groups[digest]) for name, lane in lanes if (key := self._first_key(lane, digest))}
+        return self._first_of_tenants(heads)
 
     @property
     def adapters(self) -> set[str]:
@@ -219,10 +205,18 @@ class WaitingQueue:
             found += self._first_of(lane.order, limit)
         return [self._ordered[request_id] for _, request_id in sorted(found)[:limit]]
 
-    def _may_go(self, heap: _Heap) -> bool:
-        """Whether a heap's first request is not one too many of its tenant; one that had a place has a right to it."""
-        tracked = self._ordered[heap[0][1]]
-        return tracked.is_requeued or self._shares.may_take(tracked.request.tenant, tracked.num_final_tokens)
+    def _first_of_tenants(self, heads: dict[str, tuple[OrderKey, _Heap]]) -> TrackedRequest | None:
+        """The first request of the tenant whose turn it is, of those with these keys and heaps."""
+        greediest = self._shares.greediest(self._num_of_tenant) if heads else None
+        if greediest in heads:
+            tracked = self._ordered[heads[greediest][1][0][1]]
+            # One that had a place has a right to it.
+            if not tracked.is_requeued and not self._shares.leaves_room(tracked.num_final_tokens):
+                del heads[greediest]
+        if not heads:
+            return None
+        _, heap = heads[self._fairness.next_tenant({tenant: key for tenant, (key, _) in heads.items()})]
+        return self._ordered[heap[0][1]]
 
     def _put_in_order(self, tracked: TrackedRequest) -> None:
         key = self.key(tracked)

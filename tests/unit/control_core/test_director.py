@@ -211,18 +211,19 @@ def test_an_idle_worker_takes_what_looks_hopeless() -> None:
 
 
 def test_a_tenant_that_floods_leaves_room_for_the_others() -> None:
-    policy = Policy("test", fairness=FairnessSettings(max_share=0.5, recent_s=30.0))
+    """Its part is a half, and a half is kept beyond that."""
+    policy = Policy("test", fairness=FairnessSettings(kept_share=0.5, recent_s=30.0))
     made = make(policy, w=4)
     made.on_event(RequestArrived(request("polite", tenant="polite")), 1.0)
     made.on_event(tokens("polite", 1, end=FinishReason.STOP), 2.0)
     effects = [made.on_event(RequestArrived(request(f"r{index}", tenant="flood")), 3.0) for index in range(4)]
     assert [sent(each) for each in effects] == [[["r0"]], [["r1"]], [], []]
     assert sent(made.on_event(RequestArrived(request("again", tenant="polite")), 4.0)) == [["again"]]
-    # One that lost its worker has a right to its place.
+    # Those that lost their worker have a right to a place.
     made.on_event(WorkerLost("w"), 5.0)
-    assert sent(made.on_event(WorkerReported(status("w", window=3)), 6.0)) == [["r0", "r1", "again"]]
-    made.on_event(tokens("r0", 1, end=FinishReason.STOP), 7.0)
+    assert sent(made.on_event(WorkerReported(status("w", window=4)), 6.0)) == [["r0", "r1", "again"]]
     assert sent(made.on_event(Tick(), 34.0)) == []
+    # The other's last request is long ago.
     assert sent(made.on_event(Tick(), 35.0)) == [["r2"]]
 
 
