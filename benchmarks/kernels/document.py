@@ -14,7 +14,8 @@ METHOD = (
     "Every time is of CUDA graph replays, without launches: a graph holds some layers' calls in turn, each with its "
     "own weights, inputs and outputs, in all far more than L2 holds; median, least and most of the replays, for one "
     "call. Each result was first compared with float64. Floors: bytes over a large copy's rate or products over a "
-    "large bf16 matrix product's rate, the larger. LoRA is a whole layer's, added to the base outputs in place."
+    "large bf16 matrix product's rate, the larger. LoRA is a whole layer's, added to the base outputs in place; in "
+    "`layer`, in all of a layer but its attention, as the engine adds it, and as the peers do in the same layer."
 )
 PEERS = {
     "vllm": (
@@ -43,7 +44,7 @@ def write(
         "refused": results.refused.reasons,
         "left_out": results.left_out,
         "lora": [{**_lora_point(point), **measured.document()} for point, measured in results.lora.items()],
-        "layer": [{**_lora_point(point), **added(times)} for point, times in results.layers.items()],
+        "layer": [{**_lora_point(point), **added(results, point)} for point in results.layers],
         "attention": [measured.document() for measured in results.attention.values()],
         "step": [measured.document() for measured in results.step],
     }

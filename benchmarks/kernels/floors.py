@@ -60,17 +60,17 @@ def measure_ceilings(copy_bytes: int = 4 << 30, width: int = 8192) -> Ceilings:
 
 
 def lora_work(model: Model, ranks: Sequence[int], rows: Sequence[int]) -> Work:
-    """One layer's LoRA: adapters with rows are read at their true rank, x once for each group, outputs added to."""
-    num_bytes = flops = 0
-    num_rows = sum(rows)
-    for group in model.groups:
-        width_in, widths = model.in_features(group), model.widths(group)
-        num_bytes += num_rows * (width_in + 2 * sum(widths))
-        for rank, count in zip(ranks, rows, strict=True):
-            elements = rank * (len(group) * width_in + sum(widths))
-            num_bytes += elements if count else 0
-            flops += 2 * count * elements
-    return Work(num_bytes * ELEMENT, flops)
+    """One layer's LoRA: the adapters, and the rows: x once for each group, outputs added to."""
+    width = sum(model.in_features(group) + 2 * sum(model.widths(group)) for group in model.groups)
+    return adapter_work(model, ranks, rows) + Work(sum(rows) * width * ELEMENT)
+
+
+def adapter_work(model: Model, ranks: Sequence[int], rows: Sequence[int]) -> Work:
+    """One layer's adapters and products with them: those that have rows are read, at their true rank."""
+    width = sum(len(group) * model.in_features(group) + sum(model.widths(group)) for group in model.groups)
+    live_ranks = sum(rank for rank, count in zip(ranks, rows, strict=True) if count)
+    row_ranks = sum(rank * count for rank, count in zip(ranks, rows, strict=True))
+    return Work(live_ranks * width * ELEMENT, 2 * row_ranks * width)
 
 
 def linear_work(model: Model, num_rows: int) -> Work:

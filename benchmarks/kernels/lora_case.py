@@ -1,6 +1,6 @@
 """One point of the LoRA grid: adapters in pages, the rows that use them, and the right result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, cycle, islice
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from benchmarks.kernels.floors import Work, lora_work
+from benchmarks.kernels.floors import Work, adapter_work, lora_work
 from benchmarks.kernels.popularity import Popularity, rows_per_adapter
 from benchmarks.kernels.shapes import MODELS, Model
 from kernels.lora import LoraBatch, LoraDirectory
@@ -57,6 +57,11 @@ class LoraPoint:
     def work(self) -> Work:
         """One layer's."""
         return lora_work(MODELS[self.model], self.live_ranks, self.rows)
+
+    @property
+    def adapter_work(self) -> Work:
+        """Of that what is the adapters': where a layer's rows are read and written anyway, it is all that is added."""
+        return adapter_work(MODELS[self.model], self.live_ranks, self.rows)
 
     @property
     def name(self) -> str:
@@ -129,7 +134,12 @@ class LoraCase:
             row_start=torch.tensor(self.starts, dtype=torch.int32, device=self.device),
             slots=slots.int(),
             directory=LoraDirectory(table, places, scales, elements, self.max_rank),
+            is_decode=self.point.phase == "decode",
         )
+
+    def share_rows(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        """Gives all layers the same inputs and outputs, as a model's layers have them, by group."""
+        self.layers = [replace(data, inputs=inputs, outputs=outputs) for data in self.layers]
 
     @cached_property
     def _places(self) -> dict[int, Tensor]:

@@ -1,6 +1,7 @@
 """The LoRA grid: its points, and how one is checked and timed."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle, islice
 
 from torch import Tensor
@@ -81,22 +82,19 @@ def measure_point(point: LoraPoint, contenders: Sequence[Contender], refused: Re
             run = contender.prepare(case)
             if run is not None:
                 judge.check(run)
-                timings[contender.name] = time_calls(layer_calls(case, run))
+                timings[contender.name] = time_calls(layer_calls(case, partial(_run_groups, run, case)))
         run = None
     return timings
 
 
-def layer_calls(case: LoraCase, run: Run) -> list[Callable[[], None]]:
-    """Whole layers in turn: all of them once, and again until there are CALLS."""
+def layer_calls(case: LoraCase, run: Callable[[int], None]) -> list[Callable[[], None]]:
+    """Whole layers in turn: all of them once, and again until there are CALLS.
 
-    def call(layer: int) -> Callable[[], None]:
-        def run_groups() -> None:
-            for index in range(len(case.model.groups)):
-                run(layer, index)
-
-        return run_groups
-
-    calls = [call(layer) for layer in range(case.num_layers)]
+    Args:
+        case: how many there are.
+        run: runs one.
+    """
+    calls = [partial(run, layer) for layer in range(case.num_layers)]
     least = case.num_layers if case.point.phase == "prefill" else CALLS
     return list(islice(cycle(calls), max(case.num_layers, least)))
 
@@ -115,7 +113,8 @@ class Judge:
         self._right: dict[int, list[Tensor]] = {}
         for layer in {0, case.num_layers - 1}:
             if linear is not None:
-                _run_groups(linear, case, layer)
+                with on_capture_stream():
+                    _run_groups(linear, case, layer)
             self._before[layer] = [output.clone() for output in case.layers[layer].outputs]
             self._right[layer] = case.expected(layer, self._before[layer])
 
@@ -129,12 +128,12 @@ class Judge:
             outputs = self._case.layers[layer].outputs
             for output, old in zip(outputs, before, strict=True):
                 output.copy_(old)
-            _run_groups(run, self._case, layer)
+            with on_capture_stream():
+                _run_groups(run, self._case, layer)
             for output, right, old in zip(outputs, self._right[layer], before, strict=True):
                 check_result(output, right, changed=old)
 
 
 def _run_groups(run: Run, case: LoraCase, layer: int) -> None:
-    with on_capture_stream():
-        for index in range(len(case.model.groups)):
-            run(layer, index)
+    for index in range(len(case.model.groups)):
+        run(layer, index)

@@ -1,33 +1,36 @@
-"""What LoRA adds to a layer: its base linears in a CUDA graph, alone and with LoRA."""
+"""What LoRA adds to a layer: all of it but attention in a CUDA graph, without adapters and with.
+
+Nothing is timed before it is right. The linears' outputs are compared with float64, and so are those with LoRA added in
+place, by `mbgmm` and by each peer. Ours leaves adapters' shares to the ops after the linears, so that no outputs with
+them are in memory: what it makes of a layer is compared with what `mbgmm` after each linear and then plain ops make of
+it, which the part `step` compares with float64.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import torch
-
-from benchmarks.kernels.contenders import Contender, Run
+from benchmarks.kernels.contenders import Contender, Ours
 from benchmarks.kernels.correctness import Refused
-from benchmarks.kernels.floors import Work, linear_work
-from benchmarks.kernels.lora_case import DTYPE, LoraCase, LoraPoint
+from benchmarks.kernels.layer_chain import Begin, LayerChain
+from benchmarks.kernels.lora_case import LoraCase, LoraPoint
 from benchmarks.kernels.lora_grid import Judge, layer_calls
 from benchmarks.kernels.timing import Timing, time_calls
-
-BASE_LAYERS = 2  # of a model of some size, each far more than a cache holds
 
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Whole layers of linears.
+    """Whole layers without their attention.
 
     Attributes:
         base: without adapters.
         with_lora: by contender.
-        base_work: of the base linears.
+        linears: the base linears alone.
     """
 
     base: Timing
     with_lora: dict[str, Timing]
-    base_work: Work
+    linears: Timing
 
     def added_us(self, name: str) -> float:
         """What a contender's LoRA adds, by the medians."""
@@ -40,46 +43,48 @@ def quick_points() -> list[LoraPoint]:
 
 
 def all_points() -> list[LoraPoint]:
-    """As many live distinct adapters of rank 16 as rows; 8,192 tokens over few and many adapters, of every rank."""
-    decodes = [LoraPoint("llama-3-8b", (16,), "decode", "distinct", live, live) for live in (8, 64, 256)]
+    """As many live distinct adapters as rows, on all linears or on few; 8,192 tokens over adapters of every rank."""
+    decodes = [LoraPoint("llama-3-8b", (16,), "decode", "distinct", live, live) for live in (8, 64, 256, 1)]
     prefills = [
         LoraPoint("llama-3-8b", (rank,), "prefill", "even", 8192, live)
         for rank in (8, 16, 32, 64)
         for live in (1, 8, 64)
     ]
-    return [*decodes, *prefills]
+    return [*decodes, LoraPoint("llama-7b", (8,), "decode", "distinct", 256, 256), *prefills]
 
 
-def measure_layer(point: LoraPoint, contenders: Sequence[Contender], refused: Refused) -> LayerTimes:
-    """Times the base linears, then the base linears with each contender's LoRA, if the sum of both is right."""
+def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused) -> LayerTimes:
+    """Times a layer without adapters, then with ours and with each peer's LoRA, if it is right.
+
+    Raises:
+        WrongAnswer: if a base linear is wrong, and no time means anything.
+    """
     case = LoraCase(point)
-    linear = base_linears(case)
-    judge = Judge(case, linear)
-    base = time_calls(layer_calls(case, linear))
+    chain = LayerChain(case)
+    chain.check_linears()
+    chain.restart()
+    judge = Judge(case, chain.linear)
+    linears = time_calls(layer_calls(case, chain.linears))
+    base = _time(chain, chain.beside(chain.linear))
     with_lora = {}
-    for contender in contenders:
-        with refused.unless_right(f"{contender.name} beside base linears, {point.name}"):
-            run = contender.beside(case, linear)
+    with refused.unless_right(f"ours in a layer, {point.name}"):
+        in_turn = Ours().beside(case, chain.linear)
+        assert in_turn is not None, "it runs anywhere"
+        chain.restart()
+        judge.check(in_turn)
+        chain.check(chain.ours, chain.beside(in_turn))
+        with_lora["ours"] = _time(chain, chain.ours)
+    for peer in peers:
+        with refused.unless_right(f"{peer.name} in a layer, {point.name}"):
+            run = peer.beside(case, chain.linear)
             if run is not None:
+                chain.restart()
                 judge.check(run)
-                with_lora[contender.name] = time_calls(layer_calls(case, run))
+                with_lora[peer.name] = _time(chain, chain.beside(run))
         run = None
-    return LayerTimes(base, with_lora, linear_work(case.model, point.num_rows))
+    return LayerTimes(base, with_lora, linears)
 
 
-def base_linears(case: LoraCase) -> Run:
-    """Writes a group's outputs with one matrix product."""
-    weights = [
-        [
-            torch.randn(sum(case.model.widths(group)), case.model.in_features(group), dtype=DTYPE, device=case.device)
-            * case.model.in_features(group) ** -0.5
-            for group in case.model.groups
-        ]
-        for _ in range(BASE_LAYERS)
-    ]
-
-    def linear(layer: int, index: int) -> None:
-        data = case.layers[layer]
-        torch.mm(data.inputs[index], weights[layer % BASE_LAYERS][index].T, out=data.outputs[index])
-
-    return linear
+def _time(chain: LayerChain, begin: Begin) -> Timing:
+    chain.restart()
+    return time_calls(layer_calls(chain.case, partial(chain.run, begin=begin)))

@@ -117,15 +117,15 @@ def _layers(axes: Axes, prefills: list[dict[str, Any]]) -> None:
         shares = []
         for point in prefills:
             best = _best(point["with_lora_us"]).get(who)
-            base = point["base_us"]["median"]
-            shares.append(float("nan") if best is None else 100 * (best - base) / base)
+            base, linears = point["base_us"]["median"], point["linears_us"]["median"]
+            shares.append(float("nan") if best is None else 100 * (best - base) / linears)
         axes.bar(
             [i + 0.27 * (place - 1) for i in range(len(prefills))], shares, 0.25, label=NAMES[who], color=COLOURS[who]
         )
     axes.axhline(8, color="black", linewidth=1, linestyle=":")
     axes.set_xticks(range(len(prefills)), labels, fontsize=8)
     axes.set(
-        title="8,192 prompt tokens: added to base linears (peers: rank 16)",
+        title="8,192 prompt tokens: added to a layer (peers: rank 16)",
         xlabel="rank and, below, number of adapters",
         ylabel="% of base linears (goal: 8)",
     )

@@ -12,7 +12,7 @@ from benchmarks.kernels.attention import AttentionPoint
 from benchmarks.kernels.contenders import Contender, PaddedBmm, TorchLoop
 from benchmarks.kernels.floors import Work
 from benchmarks.kernels.lora_case import LoraPoint
-from benchmarks.kernels.results import Measured, Results
+from benchmarks.kernels.results import OURS, Measured, Results
 from benchmarks.kernels.step import StepPoint
 from benchmarks.kernels.timing import Timing
 from benchmarks.kernels.warm import Point, contenders, warm_up
@@ -62,11 +62,12 @@ class Run:
         self.results.lora[point] = self._beside_floor(point.name, point.work, timings)
 
     def layer(self, point: LoraPoint) -> None:
-        """A layer's linears, without and with LoRA; the peers' at the rank that most adapters have."""
-        engines = self._engines if point.ranks == (16,) else self._engines[:1]
-        self.results.layers[point] = times = lora_layer.measure_layer(point, engines, self.results.refused)
+        """A layer without and with LoRA; of prompts, the peers' at the rank that most adapters have."""
+        others = [one for one in self._engines if one.name != OURS]
+        peers = others if point.phase == "decode" or point.ranks == (16,) else []
+        self.results.layers[point] = times = lora_layer.measure_layer(point, peers, self.results.refused)
         added = ", ".join(f"{who} +{times.added_us(who):.1f}" for who in times.with_lora)
-        self._progress(f"base linears and {point.name}: {times.base.median:.1f} us; {added}")
+        self._progress(f"a layer and {point.name}: {times.base.median:.1f} us; {added}")
 
     def attention(self, point: AttentionPoint) -> None:
         """A layer's attention."""

@@ -127,7 +127,7 @@ def _rotate_and_write(model: Model, num_rows: int, device: Device) -> Data:
     qkv = _draw(device, num_rows, (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim)
     frequencies = 1e4 ** -(torch.arange(0, shape.head_dim, 2, device=device) / shape.head_dim)
     turns = rope.angles(torch.arange(num_rows, device=device), frequencies, 1.0, DTYPE)
-    pages, slots = _pool(model, num_rows, device)
+    pages, slots = pool(model, num_rows, device)
 
     def right() -> Tensor:
         turned = qkv.unflatten(1, (-1, shape.head_dim)).double()
@@ -150,7 +150,7 @@ def _rotate_and_write(model: Model, num_rows: int, device: Device) -> Data:
 
 def _write_kv(model: Model, num_rows: int, device: Device) -> Data:
     key, value = _draw(device, 2, num_rows, model.shape.num_kv_heads, model.shape.head_dim)
-    pages, slots = _pool(model, num_rows, device)
+    pages, slots = pool(model, num_rows, device)
 
     def seen(_: Tensor | None) -> Tensor:
         rows = pages.view(-1, 2, BLOCK_SIZE, *key.shape[1:])
@@ -189,7 +189,7 @@ def _linear(layer: str) -> Callable[[Model, int, Device], Data]:
     )
 
 
-def _pool(model: Model, num_rows: int, device: Device) -> tuple[Tensor, Tensor]:
+def pool(model: Model, num_rows: int, device: Device) -> tuple[Tensor, Tensor]:
     """Pages with room for some times the rows, and the rows' slots, anywhere in them."""
     num_pages = -(-num_rows // BLOCK_SIZE) * 4
     pages = torch.zeros(num_pages, model.geometry.page_elements, dtype=DTYPE, device=device)

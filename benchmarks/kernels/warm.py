@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.kernels import lora_layer
 from benchmarks.kernels.attention import AttentionCase, AttentionPoint
 from benchmarks.kernels.contenders import Contender, Ours
+from benchmarks.kernels.layer_chain import LayerChain
 from benchmarks.kernels.lora_case import LoraCase, LoraPoint, layout_of
 from benchmarks.kernels.shapes import MODELS
 from benchmarks.kernels.step import StepPoint
@@ -115,4 +118,8 @@ def _calls(name: str, point: Point, peers: Path | None) -> list[Callable[[], obj
     run = next(one for one in contenders(peers) if one.name == name).prepare(case)
     if run is None:
         return []
-    return [lambda index=index: run(0, index) for index in range(len(case.model.groups))]  # type: ignore[misc]
+    calls: list[Callable[[], object]] = [partial(run, 0, index) for index in range(len(case.model.groups))]
+    if name == "ours" and point in lora_layer.all_points():
+        chain = LayerChain(case)
+        calls.append(partial(chain.run, 0, chain.ours))
+    return calls

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.kernels import attention, lora_grid, lora_layer
-from benchmarks.kernels.floors import Ceilings, Work, attention_work, linear_work, lora_work
+from benchmarks.kernels.floors import Ceilings, Work, adapter_work, attention_work, linear_work, lora_work
 from benchmarks.kernels.popularity import rows_per_adapter
 from benchmarks.kernels.shapes import MODELS
 
@@ -44,6 +44,7 @@ def test_adapter_bytes_are_those_of_an_adapter():
     assert 32 * (lora_work(M2, [16], [1]).num_bytes - row_bytes) == pytest.approx(84e6, rel=0.01)
     row_bytes = 2 * (2 * 4096 + 2 * 4 * 4096)
     assert 32 * (lora_work(S1, [8], [1]).num_bytes - row_bytes) == pytest.approx(16.8e6, rel=0.01)
+    assert lora_work(S1, [8, 4], [1, 0]) == adapter_work(S1, [8, 4], [1, 0]) + Work(row_bytes)
 
 
 def test_lora_counts_live_adapters_and_true_ranks():
@@ -87,5 +88,6 @@ def test_the_grid_spans_what_it_says():
     assert {8, 16, 32, 64} <= {point.ranks[0] for point in points if len(point.ranks) == 1}
     assert {point.model for point in points} == set(MODELS)
     assert set(lora_layer.quick_points()) <= set(lora_layer.all_points())
+    assert set(lora_layer.all_points()) <= set(points), "each is also measured alone"
     attended = attention.all_points()
     assert len({point.name for point in attended}) == len(attended)

@@ -25,7 +25,7 @@ DECODES = [
     LoraPoint("tiny", (8, 16), "decode", "zipf", 12, 6),
     LoraPoint("tiny/attention", (8,), "decode", "identical", 7, 1),
 ]
-PREFILL = LoraPoint("tiny", (16,), "prefill", "even", 40, 3)
+PREFILL = LoraPoint("tiny", (8,), "prefill", "even", 40, 3)
 ATTENDED = [AttentionPoint("tiny", ((40, 1),) * 3), AttentionPoint("tiny", ((40, 40),))]
 
 
@@ -67,7 +67,7 @@ def _on_a_cpu(monkeypatch):
     monkeypatch.setattr(step, "CALLS", 3)
     monkeypatch.setattr(lora_grid, "all_points", lambda: [*DECODES, PREFILL])
     monkeypatch.setattr(lora_grid, "first_points", lambda: DECODES[1:2])
-    monkeypatch.setattr(lora_layer, "all_points", lambda: [DECODES[0], PREFILL])
+    monkeypatch.setattr(lora_layer, "all_points", lambda: [DECODES[0], PREFILL, DECODES[2]])
     monkeypatch.setattr(attention, "all_points", lambda: ATTENDED)
     monkeypatch.setattr(attention, "quick_points", lambda: ATTENDED[1:])
     monkeypatch.setattr(step, "all_points", lambda: [StepPoint(op, "tiny", 5) for op in step.OPS])
@@ -104,14 +104,15 @@ def test_a_run_measures_every_point_and_refuses_the_wrong(monkeypatch, tmp_path,
     assert {point["name"] for point in written["lora"]} == {point.name for point in [*DECODES, PREFILL]}
     for point in written["lora"]:
         assert {"ours", "sglang_csgmv", "torch_loop", "padded_bmm"} == set(point["us"])
-    assert len(written["layer"]) == 2
-    assert set(written["layer"][0]["added_us"]) == {"ours"}, "peers at rank 16 only"
+    assert len(written["layer"]) == 3
+    assert set(written["layer"][0]["added_us"]) == {"ours", "sglang_csgmv"}
+    assert set(written["layer"][1]["added_us"]) == {"ours"}, "of prompts, peers at rank 16 only"
     assert len(written["attention"]) == 2
     assert {"ours", "torch_sdpa"} == set(written["attention"][0]["us"])
     assert len(written["step"]) == len(step.OPS)
     assert all(set(point["us"]) == {"ours", "torch"} for point in written["step"])
     assert written["left_out"] == []
-    assert len(written["refused"]) == 5, "the lame one, at each point of LoRA and beside one layer's linears"
+    assert len(written["refused"]) == 6, "the lame one, at each point of LoRA and in two layers of decodes"
     assert all(reason.startswith("vllm ") for reason in written["refused"])
     assert (tmp_path / "kernels-none.png").exists()
     captured = capsys.readouterr()
