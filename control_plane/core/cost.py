@@ -1,6 +1,6 @@
 """What a request costs to serve: a share of a worker, for as long as its output takes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from control_plane.core.estimators import Ewma
 from control_plane.core.types import Request
@@ -14,10 +14,6 @@ class Room:
     tokens: float = 0.0
     """Tokens of KV that the pool holds; 0 if not known."""
     token_bytes: float = 0.0
-
-    def promised(self, max_promised: float) -> "Room":
-        """The same with a pool that is promised so many times; 0 for any number of times."""
-        return replace(self, tokens=self.tokens * max_promised)
 
     def share(self, num_tokens: float) -> float:
         """The share of a worker that a request takes: of its places or of its pool, the scarcer counts."""

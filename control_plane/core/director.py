@@ -12,7 +12,6 @@ from control_plane.core.errors import RequestError
 from control_plane.core.fairness import fairness_of
 from control_plane.core.fleet import Fleet
 from control_plane.core.ledger import Ledger, RequestState, TrackedRequest
-from control_plane.core.outlook import Outlook
 from control_plane.core.placement.explanation import Explanation
 from control_plane.core.placement.plugin import PlacementRequest, Rng
 from control_plane.core.placing import Placer
@@ -125,8 +124,7 @@ class Director:
             return effects + self._dispatcher.flush()
         self._placer.unpark(now)
         if self._shares.is_due(now):
-            outlook = Outlook(self._fleet.columns)
-            self._shares.refresh(outlook.room.promised(self._fleet.max_promised), outlook.num_workers, now)
+            self._shares.refresh(self._fleet.num_accepting, now)
         misses = 0
         while misses < self._policy.dispatch.lookahead:
             candidate = self._clustering.next(self._fleet, now)

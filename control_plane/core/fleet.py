@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from control_plane.core.columns import FleetColumns
 from control_plane.core.types import WorkerStatus
 from control_plane.core.worker import Worker
@@ -40,6 +42,11 @@ class Fleet:
     def has_open_worker(self) -> bool:
         """Whether some worker has a free place."""
         return bool(self.columns.has_room.any())
+
+    @property
+    def num_accepting(self) -> int:
+        """How many workers take requests, now or when a place is freed."""
+        return int(np.count_nonzero(self.columns.window))
 
     @property
     def accepting_workers(self) -> list[Worker]:

@@ -88,9 +88,9 @@ class FairnessSettings:
     output_token_weight: float = bounded(2.0, 0.0, 1000.0)
     """What a token counts; output costs more, for every token is a step of its own."""
     kept_share: float = bounded(0.1, 0.0, 0.9)
-    """What the tenant that wants most leaves free of the fleet beyond its part while others are there; 0: nothing."""
+    """What a tenant that alone has requests waiting leaves free of the fleet beyond its part; 0 for nothing."""
     recent_s: float = bounded(30.0, 0.0, 86_400.0)
-    """How long a tenant counts as having requests after its last one came."""
+    """How long room is left for a tenant after its last request came."""
     default_tokens_per_s: float = bounded(0.0, 0.001, 1e12, may_be_zero=True)
     """Tokens that a tenant may use that is not named; 0 for any number."""
     quota_burst_s: float = bounded(10.0, 0.1, 86_400.0)

@@ -183,7 +183,7 @@ class WaitingQueue:
         return [tracked for tracked, _ in zip(self._parked.values(), range(limit), strict=False)]
 
     def head(self) -> TrackedRequest | None:
-        """The request that goes first, but for the next one of a tenant that is to leave room for others."""
+        """The request that goes first; None also if the one tenant that waits is to leave room for others."""
         heads = {tenant: key for tenant in list(self._lanes) if (key := self._head_of(tenant)) is not None}
         return self._first_of_tenants({tenant: (key, self._lanes[tenant].order) for tenant, key in heads.items()})
 
@@ -207,16 +207,14 @@ class WaitingQueue:
 
     def _first_of_tenants(self, heads: dict[str, tuple[OrderKey, _Heap]]) -> TrackedRequest | None:
         """The first request of the tenant whose turn it is, of those with these keys and heaps."""
-        greediest = self._shares.greediest(self._num_of_tenant) if heads else None
-        if greediest in heads:
-            tracked = self._ordered[heads[greediest][1][0][1]]
-            # One that had a place has a right to it.
-            if not tracked.is_requeued and not self._shares.leaves_room(tracked.num_final_tokens):
-                del heads[greediest]
         if not heads:
             return None
-        _, heap = heads[self._fairness.next_tenant({tenant: key for tenant, (key, _) in heads.items()})]
-        return self._ordered[heap[0][1]]
+        tenant = self._fairness.next_tenant({name: key for name, (key, _) in heads.items()})
+        tracked = self._ordered[heads[tenant][1][0][1]]
+        # One that had a place has a right to it.
+        if len(self._num_of_tenant) == 1 and not tracked.is_requeued:
+            return tracked if self._shares.leaves_room(tenant) else None
+        return tracked
 
     def _put_in_order(self, tracked: TrackedRequest) -> None:
         key = self.key(tracked)

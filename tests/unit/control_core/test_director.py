@@ -218,13 +218,15 @@ def test_a_tenant_that_floods_leaves_room_for_the_others() -> None:
     made.on_event(tokens("polite", 1, end=FinishReason.STOP), 2.0)
     effects = [made.on_event(RequestArrived(request(f"r{index}", tenant="flood")), 3.0) for index in range(4)]
     assert [sent(each) for each in effects] == [[["r0"]], [["r1"]], [], []]
-    assert sent(made.on_event(RequestArrived(request("again", tenant="polite")), 4.0)) == [["again"]]
     # Those that lost their worker have a right to a place.
     made.on_event(WorkerLost("w"), 5.0)
-    assert sent(made.on_event(WorkerReported(status("w", window=4)), 6.0)) == [["r0", "r1", "again"]]
-    assert sent(made.on_event(Tick(), 34.0)) == []
+    assert sent(made.on_event(WorkerReported(status("w", window=4)), 6.0)) == [["r0", "r1"]]
+    # The other finds room at once.
+    assert sent(made.on_event(RequestArrived(request("again", tenant="polite")), 7.0))[-1][-1] == "again"
+    made.on_event(tokens("again", 1, end=FinishReason.STOP), 8.0)
+    assert sent(made.on_event(Tick(), 37.0)) == []
     # The other's last request is long ago.
-    assert sent(made.on_event(Tick(), 35.0)) == [["r2"]]
+    assert sent(made.on_event(Tick(), 38.0)) == [["r3"]]
 
 
 def test_a_pool_that_is_promised_gets_no_more_until_a_request_ends() -> None:
