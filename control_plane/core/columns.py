@@ -196,10 +196,6 @@ class FleetColumns:
         self._last_tiers = (digest, found)
         return found
 
-    def num_holders(self, digest: str) -> int:
-        """How many workers have an adapter, or are about to."""
-        return sum(sets.count(digest) for sets in self._tiers.values())
-
     def _grow(self) -> None:
         old = self.num_rows
         self._last_tiers = None

@@ -33,12 +33,6 @@ class Fleet:
         return len(self._workers)
 
     @property
-    def open_workers(self) -> list[Worker]:
-        """Workers with a free place, by id."""
-        columns = self.columns
-        return [self.at(row) for row in columns.order[columns.has_room[columns.order]].tolist()]
-
-    @property
     def has_open_worker(self) -> bool:
         """Whether some worker has a free place."""
         return bool(self.columns.has_room.any())
@@ -47,11 +41,6 @@ class Fleet:
     def num_accepting(self) -> int:
         """How many workers take requests, now or when a place is freed."""
         return int(np.count_nonzero(self.columns.window))
-
-    @property
-    def accepting_workers(self) -> list[Worker]:
-        """Workers that take requests, now or when a place is freed."""
-        return [worker for worker in self._workers.values() if worker.window > 0]
 
     def set_max_promised(self, max_promised: float) -> None:
         """How many of a worker's pools may be promised to the ends of its requests; 0 for any number."""

@@ -41,11 +41,6 @@ class Worker:
         return max(0, self.status.request_window) if self.has_lease and not self.is_draining else 0
 
     @property
-    def num_free_places(self) -> int:
-        """Requests that may be sent now; never negative."""
-        return max(0, self.window - len(self.in_flight))
-
-    @property
     def promised(self) -> float:
         """How many of its pools the requests in flight are expected to hold at their ends; 0 if it told of none."""
         status = self.status

@@ -65,7 +65,7 @@ def fleets(draw: st.DrawFn) -> Fleet:
             num_prefill_tokens=draw(st.integers(0, 1000)),
             now=draw(st.sampled_from([0.0, 5.0, NOW])),
         )
-        for index in range(draw(st.integers(0, max(0, made.num_free_places)))):
+        for index in range(draw(st.integers(0, max(0, made.window - len(made.in_flight))))):
             asked = request(f"{number}-{index}", draw(NAMES), rank=draw(RANKS))
             made.take(TrackedRequest(asked, index, 0.0, 1.0))
             fleet.columns.prefixes.note(replace(asked, prompt_token_ids=tuple(range(40))), made.row)

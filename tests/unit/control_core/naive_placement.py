@@ -123,7 +123,7 @@ FILTERS: dict[str, Verdict] = {
     "adapter_fits": adapter_fits,
     "base_model": lambda plugin, asked, worker, fleet: asked.request.base_model in ("", worker.status.base_model),
     "drain": lambda plugin, asked, worker, fleet: not worker.is_draining and worker.status.request_window > 0,
-    "has_room": lambda plugin, asked, worker, fleet: worker.num_free_places > 0,
+    "has_room": lambda plugin, asked, worker, fleet: len(worker.in_flight) < worker.window,
     "health": health,
     "labels": lambda plugin, asked, worker, fleet: all(
         dict(worker.status.labels).get(key) in values for key, values in plugin.match.values_of
@@ -173,13 +173,13 @@ def total(profile: Profile, asked: PlacementRequest, worker: Worker, left: Left)
 
 def left_by(profile: Profile, asked: PlacementRequest, fleet: Fleet) -> Left:
     """The workers with a free place that no filter refuses."""
-    return [each for each in fleet if each.num_free_places > 0 and not refused_by(profile, asked, each, fleet)]
+    return [each for each in fleet if len(each.in_flight) < each.window and not refused_by(profile, asked, each, fleet)]
 
 
 def emptied_by(profile: Profile, asked: PlacementRequest, fleet: Fleet) -> str | None:
     """The filter that refuses the last worker with a free place; or the last at all, if none is in service."""
     is_any_in_service = any(each.window > 0 for each in fleet)
-    left = [each for each in fleet if each.num_free_places > 0 or not is_any_in_service]
+    left = [each for each in fleet if len(each.in_flight) < each.window or not is_any_in_service]
     if not left:
         return "has_room" if len(fleet) else None
     for plugin in profile.asked:

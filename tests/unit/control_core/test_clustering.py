@@ -33,7 +33,7 @@ def test_the_next_is_the_first_that_some_worker_has_room_for(
     running: list[list[str | None]], waiting: list[str | None]
 ) -> None:
     clustering, _, fleet = made(running, waiting)
-    room = [each for each in fleet if each.num_free_places > 0]
+    room = [each for each in fleet if len(each.in_flight) < each.window]
 
     def workers_of(name: str | None) -> set[str]:
         digest = f"sha256:{name}"
@@ -56,7 +56,6 @@ def test_what_runs_is_not_gone_through(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a large fleet runs far more than waits")
 
     monkeypatch.setattr(Worker, "adapters", property(refuse))
-    monkeypatch.setattr(Fleet, "open_workers", property(refuse))
     candidate = clustering.next(fleet, 0.0)
     assert candidate is not None
     assert candidate.tracked.request_id == "r1"

@@ -71,7 +71,7 @@ def test_each_plugin_says_of_all_workers_what_its_judge_says_of_each(
         verdicts = plugin.admits(asked, fleet.columns)
         for each in fleet:
             assert verdicts[each.row] == naive_placement.FILTERS[name](plugin, asked, each, fleet), name
-    left = [each for each in fleet if each.num_free_places > 0]
+    left = [each for each in fleet if len(each.in_flight) < each.window]
     for name in SCORERS:
         plugin = data.draw(plugins(SCORERS[name]))
         values = plugin.score(asked, fleet.columns, fleet.columns.has_room)
