@@ -12,6 +12,7 @@ from kernels import activation, norm, rope
 from kernels.activation import kernel as activation_kernel
 from kernels.lora import LoraDelta
 from kernels.lora import reference as lora_reference
+from kernels.lora.kernel import delta as lora_delta
 from kernels.lora.kernel import expand, shrink
 from kernels.norm import kernel as norm_kernel
 from kernels.rope import kernel as rope_kernel
@@ -100,6 +101,15 @@ def test_norms(counts: list[int], geometry: PageGeometry, dtype: torch.dtype, mo
     rows = torch.tensor([case.num_rows - 1, 0, case.num_rows - 1], device=DEVICE)
     wanted = norm_kernel.gather_rms_norm(hidden, group.whole, rows, weight, EPSILON, group.delta)
     assert_close(wanted, found[rows].double())
+
+
+def test_a_gather_may_repeat_rows_more_often_than_a_batch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_delta, "_EACH", ((2, 1), (4, 2)))
+    group = Group(draw([1, 1], torch.float16, GEOMETRIES["narrow"], (8,)), DOWN)
+    hidden, weight = torch.randn_like(group.whole), torch.ones_like(group.whole[0])
+    rows = torch.arange(5, device=DEVICE) % 2
+    found = norm_kernel.gather_rms_norm(hidden, group.whole, rows, weight, EPSILON, group.delta)
+    assert_close(found, norm_kernel.gather_rms_norm(hidden, group.expanded, rows, weight, EPSILON).double())
 
 
 @pytest.mark.parametrize("has_norm", [False, True])

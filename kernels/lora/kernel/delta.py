@@ -26,8 +26,8 @@ def is_by_row(delta: LoraDelta) -> bool:
 
 
 def rows_of(num_rows: int) -> int:
-    """Rows of a program, for a batch that is multiplied by row."""
-    return next(each for most, each in _EACH if num_rows <= most)
+    """Rows of a program that takes so many of a batch that is multiplied by row: with repeats, more than it has."""
+    return next((each for most, each in _EACH if num_rows <= most), _EACH[-1][1])
 
 
 def arguments(delta: LoraDelta | None, like: Tensor) -> dict[str, Any]:
@@ -163,8 +163,8 @@ def _b_of(
 ):
     """Rows of transposed B from rank `block` on, `[RUNS, RANKS, RUN]`; zeros from `rank` on.
 
-    In this order of dimensions a thread gets all ranks of its columns, if a warp has 256 columns: nothing is then
-    exchanged to add them up.
+    In this order of dimensions Triton 3.6 gives a thread all ranks of its columns, if a warp has 256 columns: nothing
+    is then exchanged to add them up. Triton 3.9 spreads the warps of a norm over ranks, and spills registers.
     """
     r = block + tl.arange(0, RANKS)
     n = tl.arange(0, RUN)
