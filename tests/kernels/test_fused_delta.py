@@ -161,6 +161,20 @@ def test_a_batch_with_prompts_is_expanded_in_place(modules: tuple[int, ...]) -> 
     assert same_bits(group.whole, group.expanded)
 
 
+@pytest.mark.parametrize(
+    "limit", [(norm_kernel, "_MAX_DELTA_COLUMNS", 32), (lora_delta, "_EACH", ((2, 1),))], ids=["columns", "rows"]
+)
+def test_what_is_too_large_for_a_norm_is_expanded_first(
+    limit: tuple[Any, str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(*limit)
+    group = Group(draw([1, 2], torch.float16, GEOMETRIES["narrow"], (8,)), DOWN)
+    hidden, weight = torch.zeros_like(group.whole), torch.ones_like(group.whole[0])
+    found = norm_kernel.add_rms_norm(hidden, group.whole, weight, EPSILON, delta=group.delta)
+    assert same_bits(found, norm_kernel.add_rms_norm(hidden.zero_(), group.expanded, weight, EPSILON))
+    assert same_bits(group.whole, group.expanded)
+
+
 def test_a_rows_bits_are_its_own() -> None:
     """In decoding: alone, beside rows of its own adapter and of others, and where programs take several rows."""
     case = draw([0, 1, 1, 1], torch.float16, GEOMETRIES["narrow"], (8, 20))

@@ -48,7 +48,7 @@ def shrink(
 
 @cache
 def _options(device: torch.device, *, is_chained: bool) -> dict[str, Any]:
-    """As many programs as the device holds at a time, and how they are launched."""
+    """As many programs as registers hold, and how they are launched. Of MBGMM, shared memory holds three in four."""
     if device.type == "cpu":  # Triton's interpreter
         return {"num_programs": 2, "CHAINED": False, "ON_GPU": False}
     properties = torch.cuda.get_device_properties(device)
