@@ -298,3 +298,18 @@ def test_deadlines_of_ended_requests_are_let_go() -> None:
         made.on_event(tokens(f"r{index}", 1, end=FinishReason.STOP), 0.0)
     made.on_event(Tick(), 1.0)
     assert len(made._admission._deadlines) <= 1024
+
+
+def test_a_clock_that_goes_back_stands_still_and_one_that_jumps_ends_what_waited() -> None:
+    made = make(w=1)
+    made.on_event(RequestArrived(request("r0")), 100.0)
+    made.on_event(RequestArrived(request("r1")), 50.0)
+    assert sent(made.on_event(tokens("r0", 1, end=FinishReason.STOP), 40.0)) == [["r1"]]
+    made.on_event(RequestArrived(request("r2", deadline_s=5.0)), 30.0)
+    assert made.on_event(Tick(), 20.0) == []
+    (failed,) = made.on_event(Tick(), 1e9)
+    assert isinstance(failed, Failed)
+    assert failed.error.reason == "SLO_UNREACHABLE"
+    _, finished = made.on_event(tokens("r1", 1, end=FinishReason.STOP), 0.0)
+    assert isinstance(finished, Finished)
+    assert (finished.timings.dispatched_s, finished.timings.finished_s) == (0.0, 1e9 - 100.0)
