@@ -253,7 +253,7 @@ def _many_rows(
     k = tl.arange(0, SPAN)
     total = tl.zeros((ROWS, RANKS), tl.float32)
     part = tl.zeros((ROWS, RANKS), tl.float32)
-    for span in tl.range(first_span, first_span + num_spans, num_stages=3):
+    for span in tl.range(first_span, first_span + num_spans, num_stages=2):
         start = span * SPAN + tl.zeros((1,), tl.int32)
         a = _a_of(pages, table, rank_row, start, is_rank, IN, PAGE, ROWWISE, SPAN)
         is_x = is_row[:, None] & (span * SPAN < IN)
