@@ -1,4 +1,4 @@
-"""The Hopper kernels, which no interpreter runs, compile for their GPU on any machine."""
+"""Kernels compile for a Hopper GPU on any machine: those that no interpreter runs, and those that LoRA adds."""
 
 import json
 import os
@@ -11,11 +11,23 @@ import pytest
 MULTIPROCESSOR_BYTES = 228 << 10  # of shared memory; a program takes 1 KiB more than it asks for
 
 
+Compiled = dict[str, dict[str, int | bool]]
+
+
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int | bool]]:
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    return compile_all("tests.kernels.compile_for_hopper", tmp_path_factory.mktemp("triton"))
+
+
+@pytest.fixture(scope="module")
+def compiled_lora(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    return compile_all("tests.kernels.compile_lora", tmp_path_factory.mktemp("triton"))
+
+
+def compile_all(module: str, cache: Path) -> Compiled:
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache)}
     result = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.compile_for_hopper"],
+        [sys.executable, "-m", module],
         cwd=Path(__file__).parents[2],
         env=environment,
         capture_output=True,
@@ -30,10 +42,19 @@ LINEARS = [f"linear, {rows}" for rows in ("1 row", "32 rows", "32 rows, narrow",
 
 
 @pytest.mark.parametrize(("kernel", "programs"), [("decode", 2), ("prefill", 1), *((name, 1) for name in LINEARS)])
-def test_compiles_to_hopper_instructions(
-    kernel: str, programs: int, compiled: dict[str, dict[str, int | bool]]
-) -> None:
+def test_compiles_to_hopper_instructions(kernel: str, programs: int, compiled: Compiled) -> None:
     assert compiled[kernel]["has_wgmma"]
     assert compiled[kernel]["has_tma"]
     assert compiled[kernel]["is_chained"] == (kernel != "prefill")
     assert programs * (compiled[kernel]["shared_bytes"] + 1024) <= MULTIPROCESSOR_BYTES
+
+
+@pytest.mark.parametrize(
+    ("kernel", "programs"), [("shrink", 4), ("expand", 3), ("norm", 1), ("silu_mul", 1), ("rotation", 1)]
+)
+def test_lora_reads_matrices_in_wide_loads(kernel: str, programs: int, compiled_lora: Compiled) -> None:
+    """Element by element, which is what a lost hint on an address comes to, they take many times as long."""
+    assert compiled_lora[kernel]["wide_loads"]
+    assert not compiled_lora[kernel]["narrow_loads"]
+    assert compiled_lora[kernel]["is_chained"]
+    assert programs * (compiled_lora[kernel]["shared_bytes"] + 1024) <= MULTIPROCESSOR_BYTES

@@ -1,0 +1,73 @@
+"""Compiles the kernels that LoRA adds to a layer of Llama-3-8B for sm_90 where there is no GPU; prints JSON.
+
+A process of its own: Triton decides when it is imported whether it compiles or interprets.
+"""
+
+import json
+import re
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels.activation.kernel import _silu_mul
+from kernels.lora.kernel.expand import _expand
+from kernels.lora.kernel.shrink import _shrink
+from kernels.norm.kernel import _norm_rows
+from kernels.rope.kernel import _rotate_and_write
+
+POINTERS = {
+    **dict.fromkeys(("x", "pages", "lora_pages", "output", "hidden", "update", "weight", "gate_up", "qkv"), "*bf16"),
+    **dict.fromkeys(("cosines", "sines", "head_norm", "output0", "output1", "output2"), "*bf16"),
+    **dict.fromkeys(("page_table", "starts", "records", "owners"), "*i32"),
+    **dict.fromkeys(("slots", "rows"), "*i64"),
+    "bridge": "*fp32",
+}
+ALIGNED = ("x_stride", "row_stride", "hidden_stride", "update_stride", "stride0", "stride1", "stride2", "width")
+PAGE = {"PAGE": 2 * 16 * 8 * 128, "RECORD": 16, "CHAINED": True}
+TILED = {**PAGE, "MODULES": 3, "WIDTH": 192, "PIECES": 4, "ROWWISE": True, "HAS_MANY": True, "FEW": 8, "FEW_RANKS": 16}
+SHRINK = {"IN": 4096, "SPLIT": True, "SPAN": 256, "SPANS": 4, "ROWS": 32, "RANKS": 32, "LIVE": 512, "ON_GPU": True}
+EXPAND = {"OUT0": 4096, "OUT1": 1024, "OUT2": 1024, "ROWS": 32, "STEPS": 8, "RANKS": 32, "COLUMNS": 128, "RUNS": 4}
+BY_ROW = {**PAGE, "HAS_DELTA": True, "PIECES": 4, "BRIDGE": 192, "RANKS": 16, "NUM_ROWS": 1, "RUNWISE": True}
+ROTATION = {"BLOCK_SIZE": 16, "NUM_HEADS": 32, "NUM_KV_HEADS": 8, "HEAD_DIM": 128, "LANES": 64, "HEADS": 4}
+
+
+def compile_kernel(kernel, constants: dict[str, int | bool | None], num_warps: int, max_registers: int | None = None):
+    names = kernel.arg_names
+    types = {**POINTERS, "epsilon": "fp32"}
+    source = ASTSource(
+        kernel,
+        {name: "constexpr" if name in constants else types.get(name, "i32") for name in names},
+        {(names.index(name),): value for name, value in constants.items()},
+        {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in (*POINTERS, *ALIGNED)},
+    )
+    options = {"num_warps": num_warps, **({} if max_registers is None else {"maxnreg": max_registers})}
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    ptx = compiled.asm["ptx"]
+    return {
+        "shared_bytes": compiled.metadata.shared,
+        "is_chained": "griddepcontrol.wait" in ptx and "griddepcontrol.launch_dependents" in ptx,
+        "wide_loads": len(re.findall(r"ld\.global[\w.:]*\.v4|cp\.async\.cg", ptx)),
+        "narrow_loads": len(re.findall(r"ld\.global[\w.:]*\.[bu]16", ptx)),
+    }
+
+
+def main() -> None:
+    shrink = {**TILED, **SHRINK, "PRECISION": None}
+    expand = {**TILED, **EXPAND, "PRECISION": None, "HAS_FEW": True, "LIVE": 512}
+    norm = {**BY_ROW, "ADDS": True, "GATHERS": False, "RUNS": 4, "RUN": 1024}
+    print(
+        json.dumps(
+            {
+                "shrink": compile_kernel(_shrink, shrink, 4, 128),
+                "expand": compile_kernel(_expand, expand, 4, 168),
+                "norm": compile_kernel(_norm_rows, norm, 16),
+                "silu_mul": compile_kernel(_silu_mul, {**BY_ROW, "RUNS": 1, "RUN": 256}, 1),
+                "rotation": compile_kernel(_rotate_and_write, {**BY_ROW, **ROTATION, "HAS_NORM": False}, 1),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
