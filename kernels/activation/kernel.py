@@ -5,19 +5,17 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.chain import chained
-from kernels.lora.checks import check_delta
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import (
     MIN_COLUMNS,
     arguments,
     first_b_of,
-    is_by_row,
     is_runwise,
     rows_of,
     run_length,
     share_of,
 )
-from kernels.lora.kernel.expand import expand
+from kernels.lora.kernel.expand import expand_unless_by_row
 
 _COLUMNS, _DELTA_COLUMNS = 2048, 256  # of a program, at most: without adapters, and with
 
@@ -107,15 +105,9 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None
     output = gate_up.new_empty((num_rows, width)) if out is None else out
     if num_rows and width:
         columns, each = min(_COLUMNS, triton.next_power_of_2(width)), 1
-        num_warps = max(1, columns // 256)
+        delta = expand_unless_by_row(delta, gate_up, [width, width])
         if delta is not None:
-            check_delta(delta, gate_up, [width, width])
-            if is_by_row(delta):
-                columns, each = max(MIN_COLUMNS, min(_DELTA_COLUMNS, columns)), rows_of(num_rows)
-                num_warps = max(1, columns // 256)  # so that a thread has all ranks of its columns
-            else:
-                expand(delta)
-                delta = None
+            columns, each = max(MIN_COLUMNS, min(_DELTA_COLUMNS, columns)), rows_of(num_rows)
         run = run_length(delta, columns)
         _silu_mul[(triton.cdiv(num_rows, each), triton.cdiv(width, columns))](
             output,
@@ -127,7 +119,7 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None
             RUNS=columns // run,
             RUN=run,
             RUNWISE=is_runwise(delta, run),
-            num_warps=num_warps,
+            num_warps=max(1, columns // 256),  # with adapters, so that a thread has all ranks of its columns
             **arguments(delta, gate_up),
             **chained(gate_up.device),
         )

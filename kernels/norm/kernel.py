@@ -5,19 +5,17 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.chain import chained
-from kernels.lora.checks import check_delta
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import (
     MIN_COLUMNS,
     arguments,
     first_b_of,
-    is_by_row,
     is_runwise,
     rows_of,
     run_length,
     share_of,
 )
-from kernels.lora.kernel.expand import expand
+from kernels.lora.kernel.expand import expand_unless_by_row
 from kernels.norm.checks import check_norm, check_rows
 
 _WARP_ELEMENTS, _DELTA_WARP_ELEMENTS = 512, 256  # of a row for each warp: without adapters, and with
@@ -151,14 +149,10 @@ def _launch(
     if num_wanted:
         columns, each = triton.next_power_of_2(width), 1
         num_warps = min(16, max(1, columns // _WARP_ELEMENTS))
+        delta = expand_unless_by_row(delta, update, [width], has_registers=columns <= _MAX_DELTA_COLUMNS)
         if delta is not None:
-            check_delta(delta, update, [width])
-            if is_by_row(delta) and columns <= _MAX_DELTA_COLUMNS:
-                columns, each = max(MIN_COLUMNS, columns), rows_of(num_wanted)
-                num_warps = min(16, max(1, columns // _DELTA_WARP_ELEMENTS))
-            else:
-                expand(delta)
-                delta = None
+            columns, each = max(MIN_COLUMNS, columns), rows_of(num_wanted)
+            num_warps = min(16, max(1, columns // _DELTA_WARP_ELEMENTS))
         run = run_length(delta, columns)
         _norm_rows[(triton.cdiv(num_wanted, each),)](
             output,

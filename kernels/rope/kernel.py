@@ -8,18 +8,16 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.chain import chained
-from kernels.lora.checks import check_delta
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import (
     MIN_COLUMNS,
     arguments,
     first_b_of,
-    is_by_row,
     is_runwise,
     rows_of,
     share_of,
 )
-from kernels.lora.kernel.expand import expand
+from kernels.lora.kernel.expand import expand_unless_by_row
 from kernels.rope.checks import check_angles, check_rotation
 
 _HEADS, _DELTA_HEADS = 8, 4  # of a program, at most: without adapters, and with
@@ -195,15 +193,12 @@ def rotate_and_write(
     head_dim = qkv.shape[1] // all_heads
     if num_rows:
         lanes, heads, each = triton.next_power_of_2(head_dim // 2), _HEADS, 1
+        widths = [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim]
+        delta = expand_unless_by_row(delta, qkv, widths)
         if delta is not None:
-            check_delta(delta, qkv, [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim])
-            if is_by_row(delta):
-                shared = gcd(num_heads, num_kv_heads)
-                heads, each = min(_DELTA_HEADS, shared & -shared), rows_of(num_rows)
-                lanes = max(lanes, MIN_COLUMNS // heads)
-            else:
-                expand(delta)
-                delta = None
+            shared = gcd(num_heads, num_kv_heads)
+            heads, each = min(_DELTA_HEADS, shared & -shared), rows_of(num_rows)
+            lanes = max(lanes, MIN_COLUMNS // heads)
         _rotate_and_write[(triton.cdiv(num_rows, each), triton.cdiv(all_heads, heads))](
             qkv,
             cosines,

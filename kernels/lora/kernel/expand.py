@@ -4,16 +4,19 @@ An adapter of few rows (MBGMV) is read once by tiles of a few runs of columns, o
 which take tiles of rows one after the other, each read while the one before is added to.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from kernels.chain import chained
+from kernels.lora.checks import check_delta
 from kernels.lora.delta import LoraDelta
-from kernels.lora.kernel.delta import part_of
+from kernels.lora.kernel.delta import is_by_row, part_of
 from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import (
     EXPAND_COLUMNS,
@@ -64,6 +67,25 @@ def expand(delta: LoraDelta) -> None:
         LIVE=plan.tiling.live,
         **options,
     )
+
+
+def expand_unless_by_row(
+    delta: LoraDelta | None, whole: Tensor, widths: Sequence[int], *, has_registers: bool = True
+) -> LoraDelta | None:
+    """What an op that reads `whole`, cut in `widths`, is to add by row on its way; any other delta is expanded here.
+
+    `has_registers` is whether a program of the op could hold what it needs for that.
+
+    Raises:
+        ValueError: The delta is not for `whole`.
+    """
+    if delta is None:
+        return None
+    check_delta(delta, whole, widths)
+    if has_registers and is_by_row(delta):
+        return delta
+    expand(delta)
+    return None
 
 
 @cache
