@@ -121,8 +121,10 @@ def attend_chunks(
     """As `kernels.attention.kernel.prefill.attend_chunks`."""
     num_seqs = batch.block_table.shape[0]
     group, head_dim = query.shape[1] // num_kv_heads, query.shape[2]
-    num_tiles = query.shape[0] // (QUERY_LANES // group) + num_seqs
-    prefill[(num_tiles * num_kv_heads,)](
+    num_rows = query.shape[0]
+    most = (num_rows // (QUERY_LANES // group) + min(num_seqs, num_rows // 2)) * num_kv_heads
+    num_sms = torch.cuda.get_device_properties(query.device).multi_processor_count
+    prefill[(max(1, min(most, num_sms)),)](
         output,
         query,
         _describe(pages, num_kv_heads * head_dim, block_size),
@@ -130,7 +132,6 @@ def attend_chunks(
         batch.context_lens,
         batch.block_table,
         num_seqs,
-        num_tiles,
         output.stride(0),
         query.stride(0),
         query.stride(1),
@@ -148,4 +149,5 @@ def attend_chunks(
         STAGES=PREFILL_STAGES,
         num_warps=4,
         maxnreg=168,
+        launch_pdl=True,
     )

@@ -13,6 +13,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels.attention.kernel.hopper_pages import (
     BARRIER,
@@ -154,28 +155,44 @@ def _attend(
     gl.store(output + pointers[:, None] + dims[None, :], attended.to(output.dtype.element_ty), mask=is_row[:, None])
 
 
-@gluon.jit(do_not_specialize=["num_seqs", "num_tiles", "table_stride", "capacity", "window"])
+@gluon.jit
+def _add(left, right):
+    return left + right
+
+
+@gluon.jit(do_not_specialize=["num_seqs", "table_stride", "capacity", "window"])
 def prefill(
     output, query, desc, query_start, context_lens, block_table,
-    num_seqs, num_tiles, output_stride, query_stride, query_head_stride, table_stride, capacity,
+    num_seqs, output_stride, query_stride, query_head_stride, table_stride, capacity,
     scale_log2, window,
     HAS_WINDOW: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr,
     BLOCK_SIZE: gl.constexpr, BLOCK_TOKENS: gl.constexpr, BLOCK_SEQS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """A tile of 128 lanes, each a row's query head of one KV head, for a program of nine warps."""
+    """Tiles of 128 lanes, each a row's query head of one KV head, taken in turn by programs of nine warps.
+
+    A sequence of one row has no tile: most of a batch may be decodes, and a program that finds nothing to do still
+    waits for a multiprocessor's shared memory.
+    """
     TILE_ROWS: gl.constexpr = 128 // GROUP
     HALVES: gl.constexpr = HEAD_DIM // 64
     PAGES: gl.constexpr = BLOCK_TOKENS // BLOCK_SIZE
-    kv_head = gl.program_id(0) % NUM_KV_HEADS
-    tile = num_tiles - 1 - gl.program_id(0) // NUM_KV_HEADS  # the last rows see most tokens, and go first
+    DTYPE: gl.constexpr = output.dtype.element_ty
+    layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    gdc_launch_dependents()
+    gdc_wait()
     seqs = gl.arange(0, BLOCK_SEQS, gl.BlockedLayout([1], [32], [4], [0]))
     starts = gl.load(query_start + seqs, mask=seqs < num_seqs, other=0)
-    begun = (seqs < num_seqs) & (starts // TILE_ROWS + seqs <= tile)
-    seq = gl.sum(begun.to(gl.int32), 0) - 1
-    seq_start = gl.load(query_start + seq)
-    num_rows = gl.load(query_start + seq + 1) - seq_start
-    tile_start = (tile - seq_start // TILE_ROWS - seq) * TILE_ROWS  # in the sequence's rows
-    if (num_rows > 1) & (tile_start < num_rows):
+    lengths = gl.load(query_start + seqs + 1, mask=seqs < num_seqs, other=0) - starts
+    counts = gl.where((seqs < num_seqs) & (lengths > 1), (lengths + TILE_ROWS - 1) // TILE_ROWS, 0)
+    ends = gl.associative_scan(counts, 0, _add)
+    num_tiles = gl.max(ends, 0)
+    for item in range(gl.program_id(0), num_tiles * NUM_KV_HEADS, gl.num_programs(0)):
+        kv_head = item % NUM_KV_HEADS
+        tile = num_tiles - 1 - item // NUM_KV_HEADS  # the last rows see most tokens, and go first
+        seq = gl.sum((ends <= tile).to(gl.int32), 0)
+        tile_start = (tile - gl.sum(gl.where(seqs == seq, ends - counts, 0), 0)) * TILE_ROWS  # in the sequence's rows
+        seq_start = gl.load(query_start + seq)
+        num_rows = gl.load(query_start + seq + 1) - seq_start
         context = gl.minimum(gl.load(context_lens + seq), capacity)
         first_position = context - num_rows + tile_start
         last_position = gl.minimum(first_position + TILE_ROWS, context) - 1
@@ -189,8 +206,6 @@ def prefill(
         full_first = gl.minimum(full_first, stop)
         full_stop = gl.maximum((first_position + 1) // BLOCK_TOKENS, full_first)
 
-        DTYPE: gl.constexpr = output.dtype.element_ty
-        layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
         queries = gl.allocate_shared_memory(DTYPE, [2, 64, HEAD_DIM], layout)
         keys = allocate_chunks(DTYPE, STAGES, BLOCK_TOKENS, HEAD_DIM, BLOCK_SIZE)
         values = allocate_chunks(DTYPE, STAGES, BLOCK_TOKENS, HEAD_DIM, BLOCK_SIZE)
@@ -302,3 +317,9 @@ def prefill(
             [4, 1],
             [240, 24],
         )
+        BARRIER()
+        for stage in gl.static_range(STAGES):
+            mbarrier.invalidate(key_full.index(stage))
+            mbarrier.invalidate(key_empty.index(stage))
+            mbarrier.invalidate(value_full.index(stage))
+            mbarrier.invalidate(value_empty.index(stage))
