@@ -1,4 +1,4 @@
-"""SwiGLU's product in Triton: a program computes a block of columns of a row, or of a few."""
+"""SwiGLU's product in Triton: a program computes a block of columns of a row."""
 
 import triton
 import triton.language as tl
@@ -11,7 +11,6 @@ from kernels.lora.kernel.delta import (
     arguments,
     first_b_of,
     is_runwise,
-    rows_of,
     run_length,
     share_of,
 )
@@ -20,12 +19,11 @@ from kernels.lora.kernel.expand import expand_unless_by_row
 _COLUMNS, _DELTA_COLUMNS = 2048, 256  # of a program, at most: without adapters, and with
 
 
-@triton.jit(do_not_specialize=["num_rows", "table_stride"])
+@triton.jit(do_not_specialize=["table_stride"])
 def _silu_mul(
     output,
     gate_up,
     row_stride,
-    num_rows,
     width,
     bridge,
     owners,
@@ -33,7 +31,6 @@ def _silu_mul(
     lora_pages,
     page_table,
     table_stride,
-    NUM_ROWS: tl.constexpr,
     RUNS: tl.constexpr,
     RUN: tl.constexpr,
     RUNWISE: tl.constexpr,
@@ -43,47 +40,38 @@ def _silu_mul(
     RECORD: tl.constexpr,
     PAGE: tl.constexpr,
     RANKS: tl.constexpr,
+    EARLY: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
     if CHAINED:
         tl.extra.cuda.gdc_launch_dependents()
     dtype = output.dtype.element_ty
-    first_row = tl.program_id(0) * NUM_ROWS
+    row = tl.program_id(0)
     first_column = tl.program_id(1) * (RUNS * RUN)
     column = first_column + tl.arange(0, RUNS * RUN)
     start = first_column + tl.arange(0, RUNS) * RUN
     if HAS_DELTA:
-        owner = tl.load(owners + first_row)
+        owner = tl.load(owners + row)
         gate_b = first_b_of(owner, 0, start, RUN, width, records, lora_pages, page_table, table_stride, RUN, RUNWISE,
-                            RECORD, PAGE, RANKS)  # fmt: skip
+                            RECORD, PAGE, RANKS, EARLY)  # fmt: skip
         up_b = first_b_of(owner, 1, start, RUN, width, records, lora_pages, page_table, table_stride, RUN, RUNWISE,
-                          RECORD, PAGE, RANKS)  # fmt: skip
+                          RECORD, PAGE, RANKS, EARLY)  # fmt: skip
     if CHAINED:
         tl.extra.cuda.gdc_wait()
-    for each in range(NUM_ROWS):
-        row = first_row + each
-        inside = column < tl.where(row < num_rows, width, 0)
-        place = gate_up + row.to(tl.int64) * row_stride + column
-        gate = tl.load(place, inside, other=0.0).to(tl.float32)
-        up = tl.load(place + width, inside, other=0.0).to(tl.float32)
-        if HAS_DELTA and NUM_ROWS > 1:
-            now = tl.load(owners + row, mask=row < num_rows, other=-1)
-            if now != owner:
-                gate_b = first_b_of(now, 0, start, RUN, width, records, lora_pages, page_table, table_stride, RUN,
-                                    RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
-                up_b = first_b_of(now, 1, start, RUN, width, records, lora_pages, page_table, table_stride, RUN,
-                                  RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
-                owner = now
-        if HAS_DELTA:
-            share = share_of(gate_b, owner, row, 0, start, RUN, width, bridge, records, lora_pages, page_table,
-                             table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS)  # fmt: skip
-            gate += tl.reshape(share, (RUNS * RUN,))
-            share = share_of(up_b, owner, row, 1, start, RUN, width, bridge, records, lora_pages, page_table,
-                             table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS)  # fmt: skip
-            up += tl.reshape(share, (RUNS * RUN,))
-            gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
-        gated = (gate * tl.sigmoid(gate)).to(dtype).to(tl.float32)
-        tl.store(output + row.to(tl.int64) * width + column, (gated * up).to(dtype), inside)
+    inside = column < width
+    place = gate_up + row.to(tl.int64) * row_stride + column
+    gate = tl.load(place, inside, other=0.0).to(tl.float32)
+    up = tl.load(place + width, inside, other=0.0).to(tl.float32)
+    if HAS_DELTA:
+        share = share_of(gate_b, owner, row, 0, start, RUN, width, bridge, records, lora_pages, page_table,
+                         table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
+        gate += tl.reshape(share, (RUNS * RUN,))
+        share = share_of(up_b, owner, row, 1, start, RUN, width, bridge, records, lora_pages, page_table,
+                         table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
+        up += tl.reshape(share, (RUNS * RUN,))
+        gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
+    gated = (gate * tl.sigmoid(gate)).to(dtype).to(tl.float32)
+    tl.store(output + row.to(tl.int64) * width + column, (gated * up).to(dtype), inside)
 
 
 def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None = None) -> Tensor:
@@ -104,18 +92,16 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None
         )
     output = gate_up.new_empty((num_rows, width)) if out is None else out
     if num_rows and width:
-        columns, each = min(_COLUMNS, triton.next_power_of_2(width)), 1
+        columns = min(_COLUMNS, triton.next_power_of_2(width))
         delta = expand_unless_by_row(delta, gate_up, [width, width])
         if delta is not None:
-            columns, each = max(MIN_COLUMNS, min(_DELTA_COLUMNS, columns)), rows_of(num_rows)
+            columns = max(MIN_COLUMNS, min(_DELTA_COLUMNS, columns))
         run = run_length(delta, columns)
-        _silu_mul[(triton.cdiv(num_rows, each), triton.cdiv(width, columns))](
+        _silu_mul[(num_rows, triton.cdiv(width, columns))](
             output,
             gate_up,
             gate_up.stride(0),
-            num_rows,
             width,
-            NUM_ROWS=each,
             RUNS=columns // run,
             RUN=run,
             RUNWISE=is_runwise(delta, run),

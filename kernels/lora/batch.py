@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels.lora.directory import LoraDirectory
 
+ALL_MODULES = frozenset(range(7))
 Kept = dict[Hashable, Any]
 
 
@@ -26,7 +27,8 @@ class LoraBatch:
         slots: `[num_live]` int32; where in the directory adapter `i` is. Also of those that own no row, a valid slot.
         directory: Where the adapters' matrices lie.
         is_decode: Whether every sequence has one row, so that few rows, probably, have the same adapter. Ops that add
-            adapters' shares on their way do so by row then.
+            adapters' shares on their way do so for all rows then.
+        modules: No live adapter targets another module, numbered as in the directory: of these nothing is computed.
         kept: For each live adapter, what ops made of its slot on the host. A caller may hand an adapter's on from
             batch to batch for as long as its slot stays the same; by default it begins empty.
         derived: What ops made of `slots` and the directory on the host.
@@ -37,6 +39,7 @@ class LoraBatch:
     slots: Tensor
     directory: LoraDirectory
     is_decode: bool = False
+    modules: frozenset[int] = ALL_MODULES
     kept: tuple[Kept, ...] = ()
     derived: Kept = field(default_factory=dict, repr=False)
     plans: Kept = field(default_factory=dict, repr=False, init=False)

@@ -52,7 +52,8 @@ def shrink(
     memory; else by `expand`, to the outputs in place. On a CPU nothing happens before it is added.
 
     Returns:
-        What `expand`, `rotate_and_write`, `silu_mul` or a norm takes; None if the batch has no row or no adapter.
+        What `expand`, `rotate_and_write`, `silu_mul` or a norm takes; None if the batch has no row, no adapter, or none
+        that targets one of the modules.
 
     Raises:
         ValueError: As `mbgmm`.

@@ -11,7 +11,6 @@ from kernels.lora.kernel.delta import (
     arguments,
     first_b_of,
     is_runwise,
-    rows_of,
     run_length,
     share_of,
 )
@@ -22,7 +21,7 @@ _WARP_ELEMENTS, _DELTA_WARP_ELEMENTS = 512, 256  # of a row for each warp: witho
 _MAX_DELTA_COLUMNS = 4096  # that a program has registers for, with all ranks of a thread's columns
 
 
-@triton.jit(do_not_specialize=["num_wanted", "table_stride"])
+@triton.jit(do_not_specialize=["table_stride"])
 def _norm_rows(
     output,  # [num_wanted, width]
     hidden,
@@ -31,7 +30,6 @@ def _norm_rows(
     rows,
     hidden_stride,
     update_stride,
-    num_wanted,
     width,
     epsilon,
     bridge,
@@ -42,7 +40,6 @@ def _norm_rows(
     table_stride,
     ADDS: tl.constexpr,
     GATHERS: tl.constexpr,
-    NUM_ROWS: tl.constexpr,
     RUNS: tl.constexpr,
     RUN: tl.constexpr,
     RUNWISE: tl.constexpr,
@@ -52,47 +49,39 @@ def _norm_rows(
     RECORD: tl.constexpr,
     PAGE: tl.constexpr,
     RANKS: tl.constexpr,
+    EARLY: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
     if CHAINED:
         tl.extra.cuda.gdc_launch_dependents()
     dtype = output.dtype.element_ty
-    first = tl.program_id(0) * NUM_ROWS
+    wanted = tl.program_id(0)
+    row = _row_of(wanted, rows, GATHERS)
     columns = tl.arange(0, RUNS * RUN)
     start = tl.arange(0, RUNS) * RUN
     if HAS_DELTA:
-        owner = tl.load(owners + _row_of(first, rows, GATHERS))
+        owner = tl.load(owners + row)
         b = first_b_of(owner, 0, start, RUN, width, records, lora_pages, page_table, table_stride, RUN, RUNWISE, RECORD,
-                       PAGE, RANKS)  # fmt: skip
+                       PAGE, RANKS, EARLY)  # fmt: skip
     if CHAINED:
         tl.extra.cuda.gdc_wait()
-    for each in range(NUM_ROWS):
-        wanted = first + each
-        inside = columns < tl.where(wanted < num_wanted, width, 0)
-        row = _row_of(tl.minimum(wanted, num_wanted - 1), rows, GATHERS)
-        place = hidden + row * hidden_stride + columns
-        values = tl.load(place, inside, other=0.0).to(tl.float32)
-        if ADDS:
-            added = tl.load(update + row * update_stride + columns, inside, other=0.0).to(tl.float32)
-            if HAS_DELTA and NUM_ROWS > 1:
-                now = tl.load(owners + row)
-                if now != owner:
-                    b = first_b_of(now, 0, start, RUN, width, records, lora_pages, page_table, table_stride, RUN,
-                                   RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
-                    owner = now
-            if HAS_DELTA:
-                share = share_of(b, owner, row, 0, start, RUN, width, bridge, records, lora_pages, page_table,
-                                 table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS)  # fmt: skip
-                added += tl.reshape(share, (RUNS * RUN,))
-                added = added.to(dtype).to(tl.float32)
-            total = (values + added).to(dtype)
-            if not GATHERS:
-                tl.store(place, total, inside)
-            values = total.to(tl.float32)
-        scale = 1.0 / tl.sqrt(tl.sum(values * values, 0) / width + epsilon)
-        normed = (values * scale).to(dtype).to(tl.float32)
-        factor = tl.load(weight + columns, inside, other=0.0).to(tl.float32)
-        tl.store(output + wanted.to(tl.int64) * width + columns, (normed * factor).to(dtype), inside)
+    inside = columns < width
+    place = hidden + row * hidden_stride + columns
+    values = tl.load(place, inside, other=0.0).to(tl.float32)
+    if ADDS:
+        added = tl.load(update + row * update_stride + columns, inside, other=0.0).to(tl.float32)
+        if HAS_DELTA:
+            share = share_of(b, owner, row, 0, start, RUN, width, bridge, records, lora_pages, page_table,
+                             table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
+            added = (added + tl.reshape(share, (RUNS * RUN,))).to(dtype).to(tl.float32)
+        total = (values + added).to(dtype)
+        if not GATHERS:
+            tl.store(place, total, inside)
+        values = total.to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(values * values, 0) / width + epsilon)
+    normed = (values * scale).to(dtype).to(tl.float32)
+    factor = tl.load(weight + columns, inside, other=0.0).to(tl.float32)
+    tl.store(output + wanted.to(tl.int64) * width + columns, (normed * factor).to(dtype), inside)
 
 
 @triton.jit
@@ -147,14 +136,14 @@ def _launch(
     width = hidden.shape[1]
     output = hidden.new_empty((num_wanted, width)) if out is None else out
     if num_wanted:
-        columns, each = triton.next_power_of_2(width), 1
+        columns = triton.next_power_of_2(width)
         num_warps = min(16, max(1, columns // _WARP_ELEMENTS))
         delta = expand_unless_by_row(delta, update, [width], has_registers=columns <= _MAX_DELTA_COLUMNS)
         if delta is not None:
-            columns, each = max(MIN_COLUMNS, columns), rows_of(num_wanted)
+            columns = max(MIN_COLUMNS, columns)
             num_warps = min(16, max(1, columns // _DELTA_WARP_ELEMENTS))
         run = run_length(delta, columns)
-        _norm_rows[(triton.cdiv(num_wanted, each),)](
+        _norm_rows[(num_wanted,)](
             output,
             hidden,
             update,
@@ -162,12 +151,10 @@ def _launch(
             rows,
             hidden.stride(0),
             update.stride(0),
-            num_wanted,
             width,
             epsilon,
             ADDS=adds,
             GATHERS=gathers,
-            NUM_ROWS=each,
             RUNS=columns // run,
             RUN=run,
             RUNWISE=is_runwise(delta, run),

@@ -1,4 +1,4 @@
-"""Rotary positions in Triton: a program turns several heads of a few rows and puts each where it belongs."""
+"""Rotary positions in Triton: a program turns several heads of a row and puts each where it belongs."""
 
 from math import gcd
 
@@ -14,7 +14,6 @@ from kernels.lora.kernel.delta import (
     arguments,
     first_b_of,
     is_runwise,
-    rows_of,
     share_of,
 )
 from kernels.lora.kernel.expand import expand_unless_by_row
@@ -39,7 +38,7 @@ def _angles(cosines, sines, positions, frequencies, amplitude, half, BLOCK: tl.c
     tl.store(sines + place + half, sine.to(dtype), inside)
 
 
-@triton.jit(do_not_specialize=["num_rows", "table_stride"])
+@triton.jit(do_not_specialize=["table_stride"])
 def _rotate_and_write(
     qkv,
     cosines,
@@ -47,7 +46,6 @@ def _rotate_and_write(
     pages,
     slots,
     head_norm,
-    num_rows,
     num_slots,
     epsilon,
     bridge,
@@ -63,7 +61,6 @@ def _rotate_and_write(
     LANES: tl.constexpr,
     HEADS: tl.constexpr,
     HAS_NORM: tl.constexpr,
-    NUM_ROWS: tl.constexpr,
     RUNWISE: tl.constexpr,
     HAS_DELTA: tl.constexpr,
     PIECES: tl.constexpr,
@@ -71,6 +68,7 @@ def _rotate_and_write(
     RECORD: tl.constexpr,
     PAGE: tl.constexpr,
     RANKS: tl.constexpr,
+    EARLY: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
     HALF: tl.constexpr = HEAD_DIM // 2
@@ -78,11 +76,11 @@ def _rotate_and_write(
     if CHAINED:
         tl.extra.cuda.gdc_launch_dependents()
     dtype = qkv.dtype.element_ty
-    first_row = tl.program_id(0) * NUM_ROWS
+    row = tl.program_id(0)
     first_head = tl.program_id(1) * HEADS
     head = (first_head + tl.arange(0, HEADS))[:, None]
     lane = tl.arange(0, LANES)[None, :]
-    is_element = (head < ALL_HEADS) & (lane < HALF)  # [HEADS, LANES]
+    inside = (head < ALL_HEADS) & (lane < HALF)  # [HEADS, LANES]
     is_value = head >= NUM_HEADS + NUM_KV_HEADS
     # All heads of a program are of one module, if there are adapters.
     module = (first_head >= NUM_HEADS).to(tl.int32) + (first_head >= NUM_HEADS + NUM_KV_HEADS).to(tl.int32)
@@ -90,68 +88,57 @@ def _rotate_and_write(
     width = tl.where(module == 0, NUM_HEADS, NUM_KV_HEADS) * HEAD_DIM
     start = (first_head - begin + tl.arange(0, HEADS)) * HEAD_DIM
     if HAS_DELTA:
-        owner = tl.load(owners + first_row)
+        owner = tl.load(owners + row)
         first_b = first_b_of(owner, module, start, HALF, width, records, lora_pages, page_table, table_stride, LANES,
-                             RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
+                             RUNWISE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
         second_b = first_b_of(owner, module, start + HALF, HALF, width, records, lora_pages, page_table, table_stride,
-                              LANES, RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
+                              LANES, RUNWISE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
     if CHAINED:
         tl.extra.cuda.gdc_wait()
-    for each in range(NUM_ROWS):
-        row = first_row + each
-        inside = is_element & (lane < tl.where(row < num_rows, HALF, 0))
-        row64 = row.to(tl.int64)
-        place = qkv + row64 * (ALL_HEADS * HEAD_DIM) + head * HEAD_DIM + lane
-        first = tl.load(place, inside, other=0.0)
-        second = tl.load(place + HALF, inside, other=0.0)
-        turn = row64 * HEAD_DIM + lane
-        is_turned = lane < tl.where(row < num_rows, HALF, 0)
-        cosine = tl.load(cosines + turn, is_turned, other=0.0).to(tl.float32)
-        sine = tl.load(sines + turn + HALF, is_turned, other=0.0).to(tl.float32)
+    row64 = row.to(tl.int64)
+    place = qkv + row64 * (ALL_HEADS * HEAD_DIM) + head * HEAD_DIM + lane
+    first = tl.load(place, inside, other=0.0)
+    second = tl.load(place + HALF, inside, other=0.0)
+    turn = row64 * HEAD_DIM + lane
+    cosine = tl.load(cosines + turn, lane < HALF, other=0.0).to(tl.float32)
+    sine = tl.load(sines + turn + HALF, lane < HALF, other=0.0).to(tl.float32)
+    a, b = first.to(tl.float32), second.to(tl.float32)
+    if HAS_DELTA:
+        share = share_of(first_b, owner, row, module, start, HALF, width, bridge, records, lora_pages, page_table,
+                         table_stride, LANES, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
+        a += share
+        share = share_of(second_b, owner, row, module, start + HALF, HALF, width, bridge, records, lora_pages,
+                         page_table, table_stride, LANES, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS,
+                         EARLY)  # fmt: skip
+        b += share
+        first, second = a.to(dtype), b.to(dtype)
         a, b = first.to(tl.float32), second.to(tl.float32)
-        if HAS_DELTA and NUM_ROWS > 1:
-            now = tl.load(owners + row, mask=row < num_rows, other=-1)
-            if now != owner:
-                first_b = first_b_of(now, module, start, HALF, width, records, lora_pages, page_table, table_stride,
-                                     LANES, RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
-                second_b = first_b_of(now, module, start + HALF, HALF, width, records, lora_pages, page_table,
-                                      table_stride, LANES, RUNWISE, RECORD, PAGE, RANKS)  # fmt: skip
-                owner = now
-        if HAS_DELTA:
-            share = share_of(first_b, owner, row, module, start, HALF, width, bridge, records, lora_pages, page_table,
-                             table_stride, LANES, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS)  # fmt: skip
-            a += share
-            share = share_of(second_b, owner, row, module, start + HALF, HALF, width, bridge, records, lora_pages,
-                             page_table, table_stride, LANES, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS)  # fmt: skip
-            b += share
-            first, second = a.to(dtype), b.to(dtype)
-            a, b = first.to(tl.float32), second.to(tl.float32)
-        if HAS_NORM:
-            mean = (tl.sum(a * a, 1) + tl.sum(b * b, 1)) / HEAD_DIM
-            scale = (1.0 / tl.sqrt(mean + epsilon))[:, None]
-            weight = head_norm + head * HEAD_DIM + lane
-            has_weight = inside & (head < NUM_HEADS + NUM_KV_HEADS)
-            a = (a * scale).to(dtype).to(tl.float32) * tl.load(weight, has_weight, other=0.0).to(tl.float32)
-            b = (b * scale).to(dtype).to(tl.float32) * tl.load(weight + HALF, has_weight, other=0.0).to(tl.float32)
-            a, b = a.to(dtype).to(tl.float32), b.to(dtype).to(tl.float32)
-        turned_a = ((a * cosine).to(dtype).to(tl.float32) - (b * sine).to(dtype).to(tl.float32)).to(dtype)
-        turned_b = ((b * cosine).to(dtype).to(tl.float32) + (a * sine).to(dtype).to(tl.float32)).to(dtype)
-        first = tl.where(is_value, first, turned_a)
-        second = tl.where(is_value, second, turned_b)
+    if HAS_NORM:
+        mean = (tl.sum(a * a, 1) + tl.sum(b * b, 1)) / HEAD_DIM
+        scale = (1.0 / tl.sqrt(mean + epsilon))[:, None]
+        weight = head_norm + head * HEAD_DIM + lane
+        has_weight = inside & (head < NUM_HEADS + NUM_KV_HEADS)
+        a = (a * scale).to(dtype).to(tl.float32) * tl.load(weight, has_weight, other=0.0).to(tl.float32)
+        b = (b * scale).to(dtype).to(tl.float32) * tl.load(weight + HALF, has_weight, other=0.0).to(tl.float32)
+        a, b = a.to(dtype).to(tl.float32), b.to(dtype).to(tl.float32)
+    turned_a = ((a * cosine).to(dtype).to(tl.float32) - (b * sine).to(dtype).to(tl.float32)).to(dtype)
+    turned_b = ((b * cosine).to(dtype).to(tl.float32) + (a * sine).to(dtype).to(tl.float32)).to(dtype)
+    first = tl.where(is_value, first, turned_a)
+    second = tl.where(is_value, second, turned_b)
 
-        is_query = inside & (head < NUM_HEADS)
-        tl.store(place, first, is_query)
-        tl.store(place + HALF, second, is_query)
+    is_query = inside & (head < NUM_HEADS)
+    tl.store(place, first, is_query)
+    tl.store(place + HALF, second, is_query)
 
-        slot = tl.load(slots + row, row < num_rows, other=-1)
-        first_written = tl.where((slot >= 0) & (slot < num_slots), NUM_HEADS, ALL_HEADS)
-        is_written = inside & (head >= first_written)
-        part = slot // BLOCK_SIZE * 2 + is_value.to(tl.int64)  # a page holds keys, then values
-        token = part * BLOCK_SIZE + slot % BLOCK_SIZE
-        kv_head = head - NUM_HEADS - tl.where(is_value, NUM_KV_HEADS, 0)
-        target = pages + (token * NUM_KV_HEADS + kv_head) * HEAD_DIM + lane
-        tl.store(target, first, is_written)
-        tl.store(target + HALF, second, is_written)
+    slot = tl.load(slots + row)
+    first_written = tl.where((slot >= 0) & (slot < num_slots), NUM_HEADS, ALL_HEADS)
+    is_written = inside & (head >= first_written)
+    part = slot // BLOCK_SIZE * 2 + is_value.to(tl.int64)  # a page holds keys, then values
+    token = part * BLOCK_SIZE + slot % BLOCK_SIZE
+    kv_head = head - NUM_HEADS - tl.where(is_value, NUM_KV_HEADS, 0)
+    target = pages + (token * NUM_KV_HEADS + kv_head) * HEAD_DIM + lane
+    tl.store(target, first, is_written)
+    tl.store(target + HALF, second, is_written)
 
 
 def angles(positions: Tensor, frequencies: Tensor, amplitude: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -192,21 +179,20 @@ def rotate_and_write(
     num_rows, all_heads = qkv.shape[0], num_heads + 2 * num_kv_heads
     head_dim = qkv.shape[1] // all_heads
     if num_rows:
-        lanes, heads, each = triton.next_power_of_2(head_dim // 2), _HEADS, 1
+        lanes, heads = triton.next_power_of_2(head_dim // 2), _HEADS
         widths = [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim]
         delta = expand_unless_by_row(delta, qkv, widths)
         if delta is not None:
             shared = gcd(num_heads, num_kv_heads)
-            heads, each = min(_DELTA_HEADS, shared & -shared), rows_of(num_rows)
+            heads = min(_DELTA_HEADS, shared & -shared)
             lanes = max(lanes, MIN_COLUMNS // heads)
-        _rotate_and_write[(triton.cdiv(num_rows, each), triton.cdiv(all_heads, heads))](
+        _rotate_and_write[(num_rows, triton.cdiv(all_heads, heads))](
             qkv,
             cosines,
             sines,
             pages,
             slots,
             qkv if head_norm is None else head_norm,
-            num_rows,
             pages.shape[0] * block_size,
             epsilon,
             BLOCK_SIZE=block_size,
@@ -216,7 +202,6 @@ def rotate_and_write(
             LANES=lanes,
             HEADS=heads,
             HAS_NORM=head_norm is not None,
-            NUM_ROWS=each,
             RUNWISE=is_runwise(delta, lanes) and lanes * 2 == head_dim,
             num_warps=4 if delta is None else max(1, heads * lanes // 256),  # so that a thread has all ranks
             enable_fp_fusion=False,  # each product is rounded before they are added

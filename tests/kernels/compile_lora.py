@@ -25,10 +25,16 @@ POINTERS = {
 }
 ALIGNED = ("x_stride", "row_stride", "hidden_stride", "update_stride", "stride0", "stride1", "stride2", "width")
 PAGE = {"PAGE": 2 * 16 * 8 * 128, "RECORD": 16, "CHAINED": True}
-TILED = {**PAGE, "MODULES": 3, "WIDTH": 192, "PIECES": 4, "ROWWISE": True, "HAS_MANY": True, "FEW": 8, "FEW_RANKS": 16}
-SHRINK = {"IN": 4096, "SPLIT": True, "SPAN": 256, "SPANS": 4, "ROWS": 32, "RANKS": 32, "LIVE": 512, "ON_GPU": True}
-EXPAND = {"OUT0": 4096, "OUT1": 1024, "OUT2": 1024, "ROWS": 32, "STEPS": 8, "RANKS": 32, "COLUMNS": 128, "RUNS": 4}
-BY_ROW = {**PAGE, "HAS_DELTA": True, "PIECES": 4, "BRIDGE": 192, "RANKS": 16, "NUM_ROWS": 1, "RUNWISE": True}
+TILED = {**PAGE, "MODULES": 3, "WIDTH": 192, "PIECES": 4, "ROWWISE": True, "HAS_MANY": True, "FEW": 8}
+SPLIT = {"IN": 4096, "SPLIT": True, "SPAN": 256, "SPANS": 4, "FEW_RANKS": 16, "STAGES": 3, "ON_GPU": True}
+SHRINK = {**SPLIT, "ROUNDS": 1, "ROWS": 32, "RANKS": 32, "LIVE": 512, "PRECISION": None}
+WIDTHS = {"OUT0": 4096, "OUT1": 1024, "OUT2": 1024, "COLUMNS": 128, "RUNS": 4, "HAS_FEW": True, "FEW_ROWWISE": True}
+EXPAND = {**WIDTHS, "ROWS": 32, "STEPS": 2, "HAS_LATER": False, "LIVE": 512, "PRECISION": None}
+RANKS = {  # of an expand: of the largest rank an adapter has
+    16: {"RANKS": 16, "FEW_COLUMNS": 128, "STAGES": 3},
+    64: {"RANKS": 64, "FEW_COLUMNS": 64, "STAGES": 3},
+}
+BY_ROW = {**PAGE, "HAS_DELTA": True, "PIECES": 4, "BRIDGE": 192, "RANKS": 16, "RUNWISE": True, "EARLY": True}
 ROTATION = {"BLOCK_SIZE": 16, "NUM_HEADS": 32, "NUM_KV_HEADS": 8, "HEAD_DIM": 128, "LANES": 64, "HEADS": 4}
 
 
@@ -53,16 +59,19 @@ def compile_kernel(kernel, constants: dict[str, int | bool | None], num_warps: i
 
 
 def main() -> None:
-    shrink = {**TILED, **SHRINK, "PRECISION": None}
-    expand = {**TILED, **EXPAND, "PRECISION": None, "HAS_FEW": True, "LIVE": 512}
+    expand = {**TILED, **EXPAND}
     norm = {**BY_ROW, "ADDS": True, "GATHERS": False, "RUNS": 4, "RUN": 1024}
     print(
         json.dumps(
             {
-                "shrink": compile_kernel(_shrink, shrink, 4, 128),
-                "expand": compile_kernel(_expand, expand, 4, 168),
+                "shrink": compile_kernel(_shrink, {**TILED, **SHRINK}, 4, 232),
+                "expand": compile_kernel(_expand, {**expand, **RANKS[16]}, 4, 232),
+                "expand of rank 64": compile_kernel(_expand, {**expand, **RANKS[64]}, 4, 232),
                 "norm": compile_kernel(_norm_rows, norm, 16),
                 "silu_mul": compile_kernel(_silu_mul, {**BY_ROW, "RUNS": 1, "RUN": 256}, 1),
+                "silu_mul of many rows": compile_kernel(
+                    _silu_mul, {**BY_ROW, "EARLY": False, "RUNS": 1, "RUN": 256}, 1
+                ),
                 "rotation": compile_kernel(_rotate_and_write, {**BY_ROW, **ROTATION, "HAS_NORM": False}, 1),
             }
         )

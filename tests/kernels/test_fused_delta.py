@@ -71,8 +71,14 @@ def cases() -> list[Any]:
         for size, geometry in GEOMETRIES.items()
     ] + [
         pytest.param(counts, LLAMA_8B, id=f"{counts}-llama", marks=ON_GPU)
-        for counts in ([1, 2, 30, 1], [9, 200, 1, 150], [9, 300, 600])
+        for counts in ([1, 2, 30, 1], [9, 20, 1, 34], [9, 150, 60])
     ]
+
+
+@pytest.fixture(params=[True, False], ids=["early", "late"], autouse=True)
+def is_early(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether matrices are asked for before earlier kernels have ended, as with few rows, or not, as with more."""
+    monkeypatch.setattr(lora_delta, "_EARLY_ROWS", 64 if request.param else 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -103,8 +109,7 @@ def test_norms(counts: list[int], geometry: PageGeometry, dtype: torch.dtype, mo
     assert_close(wanted, found[rows].double())
 
 
-def test_a_gather_may_repeat_rows_more_often_than_a_batch_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora_delta, "_EACH", ((2, 1), (4, 2)))
+def test_a_gather_may_repeat_rows_more_often_than_a_batch_has() -> None:
     group = Group(draw([1, 1], torch.float16, GEOMETRIES["narrow"], (8,)), DOWN)
     hidden, weight = torch.randn_like(group.whole), torch.ones_like(group.whole[0])
     rows = torch.arange(5, device=DEVICE) % 2
@@ -147,7 +152,32 @@ def test_rotation(counts: list[int], geometry: PageGeometry, dtype: torch.dtype,
 
 
 @pytest.mark.parametrize("modules", [GATE_UP, DOWN], ids=["gate_up", "down"])
-def test_a_batch_with_prompts_is_expanded_in_place(modules: tuple[int, ...]) -> None:
+def test_in_a_batch_with_prompts_those_are_expanded_in_place(modules: tuple[int, ...]) -> None:
+    geometry = GEOMETRIES["narrow"]
+    group = Group(draw([2, 12, 1, 8, 9], torch.float16, geometry, (8,)), modules, is_decode=False)
+    given, hidden = group.whole.clone(), torch.zeros_like(group.whole)
+    if modules == GATE_UP:
+        found = activation_kernel.silu_mul(group.whole, delta=group.delta)
+        expected = activation_kernel.silu_mul(group.expanded)
+    else:
+        weight = torch.ones(group.whole.shape[1], dtype=torch.float16, device=DEVICE)
+        found = norm_kernel.add_rms_norm(hidden, group.whole, weight, EPSILON, delta=group.delta)
+        expected = norm_kernel.add_rms_norm(torch.zeros_like(hidden), group.expanded, weight, EPSILON)
+    assert_close(found, expected.double())
+    for rows, is_expanded in (
+        (slice(0, 2), False),
+        (slice(2, 14), True),
+        (slice(14, 23), False),
+        (slice(23, 32), True),
+    ):
+        assert same_bits(group.whole[rows], (group.expanded if is_expanded else given)[rows])
+
+
+@pytest.mark.parametrize("modules", [GATE_UP, DOWN], ids=["gate_up", "down"])
+def test_a_batch_with_prompts_of_large_ranks_is_expanded_in_place(
+    modules: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lora_delta, "MOST_RANKS", 0)
     group = Group(draw([2, 12, 1], torch.float16, GEOMETRIES["narrow"]), modules, is_decode=False)
     weight = torch.ones(group.whole.shape[1], dtype=torch.float16, device=DEVICE)
     hidden = torch.zeros_like(group.whole)
@@ -162,7 +192,7 @@ def test_a_batch_with_prompts_is_expanded_in_place(modules: tuple[int, ...]) -> 
 
 
 @pytest.mark.parametrize(
-    "limit", [(norm_kernel, "_MAX_DELTA_COLUMNS", 32), (lora_delta, "_EACH", ((2, 1),))], ids=["columns", "rows"]
+    "limit", [(norm_kernel, "_MAX_DELTA_COLUMNS", 32), (lora_delta, "MOST_RANKS", 23)], ids=["columns", "rows"]
 )
 def test_what_is_too_large_for_a_norm_is_expanded_first(
     limit: tuple[Any, str, Any], monkeypatch: pytest.MonkeyPatch
@@ -176,10 +206,10 @@ def test_what_is_too_large_for_a_norm_is_expanded_first(
 
 
 def test_a_rows_bits_are_its_own() -> None:
-    """In decoding: alone, beside rows of its own adapter and of others, and where programs take several rows."""
+    """In decoding: alone, and beside rows of its own adapter and of others."""
     case = draw([0, 1, 1, 1], torch.float16, GEOMETRIES["narrow"], (8, 20))
     alone = None
-    for counts in ([0, 1, 0, 0], [2, 3, 1, 1], [250, 2, 3, 7], [500, 9, 20, 1]):
+    for counts in ([0, 1, 0, 0], [2, 3, 1, 1], [20, 12, 3, 7], [50, 9, 4, 1]):
         starts = torch.tensor([sum(counts[: i + 1]) for i in range(4)], dtype=torch.int32, device=DEVICE)
         crowd = replace(case, num_rows=sum(counts), batch=replace(case.batch.with_rows(starts), is_decode=True))
         x, _, _ = crowd.inputs(GATE_UP)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.lora import LoraBatch, naive
-from kernels.lora.kernel import mbgmm, tiling
+from kernels.lora.kernel import mbgmm, shrink, tiling
 from kernels.lora.kernel.plan import Plan
 from tests.kernels.lora_cases import Case, bits, draw_case, draw_counts
 from tests.kernels.tolerances import assert_close
@@ -97,8 +97,29 @@ def test_modules_need_not_be_a_whole_group(modules: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_prompts_fill_the_gpu_without_splitting_the_inputs(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     monkeypatch.setattr(tiling, "SPLIT_ROWS", 100)
-    for group in GROUPS[:2]:
+    for group in (*GROUPS[:2], GROUPS[3]):
         run(draw([3, 130, 5, 0, 8, 9], dtype), group)
+
+
+@pytest.mark.parametrize("split_rows", [8, 100], ids=["whole", "split"])
+@pytest.mark.parametrize("counts", [[1, 2, 1], [0, 3, 12, 1], [0, *[1] * 9]], ids=str)
+def test_pieces_of_several_rounds(counts: list[int], split_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with inputs that are longer than the interpreter has the patience for."""
+    monkeypatch.setattr(tiling, "SPLIT_ROWS", split_rows)
+    for most in (1, 2):
+        monkeypatch.setattr(tiling, "MAX_PIECES", most)
+        for geometry in (PageGeometry(ModelShape(2, 272, 3, 1, 16, 336), 16), GEOMETRIES["odd"]):
+            run(draw(counts, geometry=geometry), GROUPS[3])
+            run(draw(counts, geometry=geometry), GROUPS[0])
+
+
+def test_modules_that_no_live_adapter_targets_launch_nothing() -> None:
+    case = draw([0, 2, 1], ranks=(0,))
+    batch = replace(case.batch, modules=frozenset(GROUPS[0] + GROUPS[1]))
+    x, _, outputs = case.inputs(GROUPS[2])
+    assert shrink(outputs, x, case.pages[0], batch, layer=0, modules=GROUPS[2]) is None
+    mbgmm(outputs, x, case.pages[0], batch, layer=0, modules=GROUPS[2])
+    assert not plans(batch)
 
 
 def test_capacity_that_is_not_used() -> None:

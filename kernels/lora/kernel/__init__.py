@@ -31,7 +31,7 @@ def shrink(
 ) -> LoraDelta | None:
     """As `kernels.lora.shrink`."""
     check(outputs, x, pages, batch, layer=layer, modules=modules)
-    if not x.shape[0] or not batch.slots.shape[0]:
+    if not x.shape[0] or not batch.slots.shape[0] or batch.modules.isdisjoint(modules):
         return None
     group = tuple(modules)
     key = (group, x.shape[0])
@@ -42,20 +42,21 @@ def shrink(
             batch, group, x.shape[0], x.shape[1], [output.shape[1] for output in outputs]
         )
     # A chained kernel begins before the one it follows has ended, and reads the plan at once.
-    _launch_shrink(x, pages, batch, plan, layer, len(group), **_options(x.device, is_chained=not is_new))
+    options = _options(x.device, is_split=plan.tiling.is_split, is_chained=not is_new)
+    _launch_shrink(x, pages, batch, plan, layer, len(group), **options)
     return LoraDelta(outputs, x, pages, batch, layer, group, plan)
 
 
 @cache
-def _options(device: torch.device, *, is_chained: bool) -> dict[str, Any]:
-    """As many programs as registers hold, and how they are launched. Of MBGMM, shared memory holds three in four."""
+def _options(device: torch.device, *, is_split: bool, is_chained: bool) -> dict[str, Any]:
+    """As many programs as shared memory or registers hold, and how they are launched."""
     if device.type == "cpu":  # Triton's interpreter
         return {"num_programs": 2, "CHAINED": False, "ON_GPU": False}
     properties = torch.cuda.get_device_properties(device)
     is_chained = is_chained and properties.major >= 9
     return {
-        "num_programs": 4 * properties.multi_processor_count,
-        "maxnreg": 128,
+        "num_programs": (2 if is_split else 4) * properties.multi_processor_count,
+        "maxnreg": 232 if is_split else 128,
         "CHAINED": is_chained,
         "launch_pdl": is_chained,
         "ON_GPU": True,

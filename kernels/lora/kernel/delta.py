@@ -1,8 +1,7 @@
 """What adapters add to a row of outputs: for kernels that read those outputs anyway, and add it on the way.
 
-In decoding, a row is multiplied on the plain cores, since to fill a tensor core with one row and zeros is far more
-work. A program takes `RUNS` runs of `RUN` columns, and one row or a few, which share what is read of an adapter's
-matrix if they have the same adapter.
+A row whose adapter has few others is multiplied on the plain cores: to fill a tensor core with one row and zeros is far
+more work. A program takes a row and `RUNS` runs of `RUN` columns.
 """
 
 from typing import Any
@@ -17,17 +16,13 @@ from kernels.lora.kernel.tiling import page_of, run_of
 
 MIN_COLUMNS = 16  # of a program
 _RANKS = 16  # rows of a matrix that are multiplied at a time
-_EACH = ((256, 1), (512, 2), (1024, 4))  # rows of a batch, and how many of them a program takes
+MOST_RANKS = 8192  # of all rows, if each had the largest; `expand`, which costs a launch, reads more of them faster
+_EARLY_ROWS = 64  # with more, the kernel before fills the GPU until it ends
 
 
 def is_by_row(delta: LoraDelta) -> bool:
-    """Whether it is best to multiply the batch's rows one by one; if not, `expand` has to add all of it first."""
-    return delta.batch.is_decode and delta.x.shape[0] <= _EACH[-1][0]
-
-
-def rows_of(num_rows: int) -> int:
-    """Rows of a program that takes so many of a batch that is multiplied by row: with repeats, more than it has."""
-    return next((each for most, each in _EACH if num_rows <= most), _EACH[-1][1])
+    """Whether the rows that the plan gives owners are best multiplied one by one; if not, `expand` adds all first."""
+    return delta.plan.tiling.is_split and delta.x.shape[0] * delta.batch.directory.max_rank <= MOST_RANKS
 
 
 def arguments(delta: LoraDelta | None, like: Tensor) -> dict[str, Any]:
@@ -35,6 +30,7 @@ def arguments(delta: LoraDelta | None, like: Tensor) -> dict[str, Any]:
     if delta is None:
         names = ("bridge", "owners", "records", "lora_pages", "page_table")
         constants = {"table_stride": 0, "HAS_DELTA": False, "PIECES": 1, "BRIDGE": 1, "RECORD": 1, "PAGE": 1}
+        constants |= {"EARLY": False}
         return dict.fromkeys(names, like) | constants | {"RANKS": _RANKS}
     plan, page_table = delta.plan, delta.batch.directory.page_table
     return {
@@ -50,6 +46,7 @@ def arguments(delta: LoraDelta | None, like: Tensor) -> dict[str, Any]:
         "RECORD": RECORD,
         "PAGE": delta.pages.shape[1],
         "RANKS": _RANKS,
+        "EARLY": delta.x.shape[0] <= _EARLY_ROWS,
     }
 
 
@@ -79,11 +76,14 @@ def first_b_of(
     RECORD: tl.constexpr,
     PAGE: tl.constexpr,
     RANKS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """What `share_of` reads first of the owner's matrix, `[RUNS, RANKS, RUN]`; its arguments are those of that.
 
-    No earlier kernel of a step writes it, so it may be asked for before they have ended.
+    No earlier kernel of a step writes it, so it may be asked for before they have ended; without `EARLY`, it is not.
     """
+    if not EARLY:
+        return tl.zeros((start.shape[0], RANKS, RUN), lora_pages.dtype.element_ty)
     record = records + tl.maximum(owner, 0) * RECORD
     own = record + 4 + module * 4
     rank = tl.where(owner >= 0, tl.load(own), 0)
@@ -112,29 +112,61 @@ def share_of(
     RECORD: tl.constexpr,
     PAGE: tl.constexpr,
     RANKS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """`scale * bridge[row] @ B` of the row's owner, `[RUNS, RUN]` float32; zeros if that is none, which is -1.
 
     `b` is of `first_b_of`. `module` is which one of the group the columns belong to, which has `width` columns; each
-    run begins at its `start`, `[RUNS]`, and `limit` of its columns count.
+    run begins at its `start`, `[RUNS]`, and `limit` of its columns count. Without `EARLY`, who has nothing to add is
+    done at once; with it, nobody waits for the rank before the rest is asked for.
     """
     record = records + tl.maximum(owner, 0) * RECORD
     own = record + 4 + module * 4
     rank = tl.where(owner >= 0, tl.load(own), 0)
     place = tl.load(own + 2)
-    scale = tl.load(own + 3).to(tl.float32, bitcast=True)
     table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
     before = tl.where(module > 0, tl.load(record + 4), 0) + tl.where(module > 1, tl.load(record + 8), 0)
-    dtype = lora_pages.dtype.element_ty
+    scale = tl.load(own + 3).to(tl.float32, bitcast=True)
+    parts = bridge + row.to(tl.int64) * (PIECES * BRIDGE) + before
+    share = tl.zeros((start.shape[0], RUN), tl.float32)
+    if EARLY:
+        share = _product(b, parts, rank, place, start, limit, width, table, lora_pages, RUN, RUNWISE, PIECES, BRIDGE,
+                         PAGE, RANKS) * scale  # fmt: skip
+    elif rank > 0:
+        b = _b_of(0, rank, place, start, limit, width, table, lora_pages, RUN, RUNWISE, PAGE, RANKS)
+        share = _product(b, parts, rank, place, start, limit, width, table, lora_pages, RUN, RUNWISE, PIECES, BRIDGE,
+                         PAGE, RANKS) * scale  # fmt: skip
+    return tl.where(owner >= 0, share, 0.0)
+
+
+@triton.jit
+def _product(
+    b,
+    parts,
+    rank,
+    place,
+    start,
+    limit,
+    width,
+    table,
+    lora_pages,
+    RUN: tl.constexpr,
+    RUNWISE: tl.constexpr,
+    PIECES: tl.constexpr,
+    BRIDGE: tl.constexpr,
+    PAGE: tl.constexpr,
+    RANKS: tl.constexpr,
+):
+    """A row of the bridge times a matrix of which `b` are the first ranks, `[RUNS, RUN]`."""
     r = tl.arange(0, RANKS)
-    at = bridge + row.to(tl.int64) * (PIECES * BRIDGE) + before + r
-    part = part_of(at, r < rank, dtype, PIECES, BRIDGE).to(tl.float32)
+    dtype = lora_pages.dtype.element_ty
+    part = part_of(parts + r, r < rank, dtype, PIECES, BRIDGE).to(tl.float32)
     share = tl.sum(part[None, :, None] * b.to(tl.float32), 1)
     for block in tl.range(RANKS, rank, RANKS, num_stages=1):
         more = _b_of(block, rank, place, start, limit, width, table, lora_pages, RUN, RUNWISE, PAGE, RANKS)
-        part = part_of(at + block, block + r < rank, dtype, PIECES, BRIDGE).to(tl.float32)
+        part = part_of(parts + block + r, block + r < rank, dtype, PIECES, BRIDGE).to(tl.float32)
         share += tl.sum(part[None, :, None] * more.to(tl.float32), 1)
-    return tl.where(owner >= 0, share * scale, 0.0)
+    return share
 
 
 @triton.jit

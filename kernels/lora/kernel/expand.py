@@ -1,7 +1,7 @@
 """`outputs[m][t] += scale * bridge[t, m] @ B[m]`: every row's ranks up to its outputs.
 
-An adapter of few rows (MBGMV) is read once by tiles of a few runs of columns, one of many (MBGMM) by tiles of one run,
-which take tiles of rows one after the other, each read while the one before is added to.
+A program reads ahead: of an adapter of few rows (MBGMV) the runs of columns of its matrix that it adds one after the
+other; of one of many (MBGMM) tiles of rows, while it keeps a run of columns of the matrix.
 """
 
 from collections.abc import Sequence
@@ -16,26 +16,29 @@ from torch import Tensor
 from kernels.chain import chained
 from kernels.lora.checks import check_delta
 from kernels.lora.delta import LoraDelta
-from kernels.lora.kernel.delta import is_by_row, part_of
+from kernels.lora.kernel.delta import is_by_row
+from kernels.lora.kernel.expand_few import few_rows
+from kernels.lora.kernel.expand_many import many_rows
 from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import (
     EXPAND_COLUMNS,
     EXPAND_RUNS,
-    EXPAND_STEPS,
-    FEW_RANKS,
     FEW_ROWS,
     MANY_ROWS,
     adapter_of,
-    page_of,
     precision_of,
 )
 
+STAGES = 3  # of MBGMV's tiles: so many but one are on their way
 
-def expand(delta: LoraDelta) -> None:
-    """As `kernels.lora.expand`."""
+
+def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
+    """As `kernels.lora.expand`; if not `has_few`, only what MBGMM adds."""
     plan, pages, page_table = delta.plan, delta.pages, delta.batch.directory.page_table
     three = [*delta.outputs, delta.outputs[0], delta.outputs[0]][:3]
-    num_programs, options = _options(pages.device)
+    chunk, few_columns = delta.batch.directory.chunk_elements, plan.tiling.few_columns
+    has_few = has_few and plan.tiling.is_split
+    num_programs, options = _options(pages.device, has_few=has_few, ranks=plan.tiling.expand_ranks)
     _expand[(num_programs,)](
         *three,
         pages,
@@ -55,14 +58,17 @@ def expand(delta: LoraDelta) -> None:
         PAGE=pages.shape[1],
         RECORD=RECORD,
         ROWS=MANY_ROWS,
-        STEPS=EXPAND_STEPS,
+        STEPS=plan.tiling.expand_steps,
         RANKS=plan.tiling.expand_ranks,
+        HAS_LATER=delta.batch.directory.max_rank > plan.tiling.expand_ranks,
         FEW=FEW_ROWS,
-        FEW_RANKS=FEW_RANKS,
-        COLUMNS=EXPAND_COLUMNS,
+        FEW_COLUMNS=few_columns,
+        FEW_ROWWISE=chunk % few_columns == 0,
         RUNS=EXPAND_RUNS,
-        ROWWISE=delta.batch.directory.chunk_elements % EXPAND_COLUMNS == 0,
-        HAS_FEW=plan.tiling.is_split,
+        STAGES=STAGES,
+        COLUMNS=EXPAND_COLUMNS,
+        ROWWISE=chunk % EXPAND_COLUMNS == 0,
+        HAS_FEW=has_few,
         HAS_MANY=plan.tiling.has_many,
         LIVE=plan.tiling.live,
         **options,
@@ -82,18 +88,22 @@ def expand_unless_by_row(
     if delta is None:
         return None
     check_delta(delta, whole, widths)
-    if has_registers and is_by_row(delta):
-        return delta
-    expand(delta)
-    return None
+    if not (has_registers and is_by_row(delta)):
+        expand(delta)
+        return None
+    if not delta.batch.is_decode and delta.plan.tiling.has_many:
+        expand(delta, has_few=False)
+    return delta
 
 
 @cache
-def _options(device: torch.device) -> tuple[int, dict[str, Any]]:
+def _options(device: torch.device, *, has_few: bool, ranks: int) -> tuple[int, dict[str, Any]]:
     """As many programs as the device holds at a time, and how they are launched."""
     if device.type == "cpu":  # Triton's interpreter
         return 2, chained(device)
     processors = torch.cuda.get_device_properties(device).multi_processor_count
+    if has_few or ranks > 32:
+        return 2 * processors, {"maxnreg": 232, **chained(device)}
     return 3 * processors, {"maxnreg": 168, **chained(device)}
 
 
@@ -122,10 +132,13 @@ def _expand(
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
     RANKS: tl.constexpr,
+    HAS_LATER: tl.constexpr,
     FEW: tl.constexpr,
-    FEW_RANKS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    FEW_COLUMNS: tl.constexpr,
+    FEW_ROWWISE: tl.constexpr,
     RUNS: tl.constexpr,
+    STAGES: tl.constexpr,
+    COLUMNS: tl.constexpr,
     ROWWISE: tl.constexpr,
     HAS_FEW: tl.constexpr,
     HAS_MANY: tl.constexpr,
@@ -145,46 +158,47 @@ def _expand(
     if CHAINED:
         tl.extra.cuda.gdc_wait()
     if HAS_FEW:
-        for tile in tl.range(program, tl.load(few + LIVE), step, num_stages=1):
+        num_few = tl.load(few + LIVE)
+        # Neighbouring tiles, which mostly are of one matrix; if some programs have none, the others are far apart.
+        tile = tl.where(num_few <= step, program, program * num_few // step)
+        last = tl.where(num_few <= step, tl.minimum(program + 1, num_few), (program + 1) * num_few // step)
+        while tile < last:
             live = adapter_of(few_starts, tile)
             record = records + live * RECORD
-            local = tile - tl.load(few + live)
-            row = tl.load(record)
             table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-            module, column, first = _place_of(record, local, MODULES, RUNS * COLUMNS, OUT0, OUT1)
+            local = tile - tl.load(few + live)
+            module, column, first = _place_of(record, local, MODULES, RUNS * FEW_COLUMNS, OUT0, OUT1)
             own = record + 4 + module * 4
-            output = _of_module(module, output0, output1, output2, MODULES)
-            stride = _of_module(module, stride0, stride1, stride2, MODULES)
             width = _of_module(module, OUT0, OUT1, OUT2, MODULES)
-            start = (column * RUNS + tl.arange(0, RUNS)) * COLUMNS
-            n = start[:, None] + tl.arange(0, COLUMNS)[None, :]
-            t = tl.arange(0, FEW)
-            is_row = t < tl.load(record + 1)
-            at = output + (row + t)[None, None, :].to(tl.int64) * stride + n[:, :, None]
-            mask = is_row[None, None, :] & (n < width)[:, :, None]
-            old = tl.load(at, mask=mask, other=0.0)
-            share = _few_share(
-                bridge + row.to(tl.int64) * (PIECES * WIDTH) + first,
-                is_row,
+            count = tl.minimum(last - tile, tl.cdiv(width, RUNS * FEW_COLUMNS) - column)
+            few_rows(
+                _of_module(module, output0, output1, output2, MODULES),
+                _of_module(module, stride0, stride1, stride2, MODULES),
+                width,
+                tl.load(own + 3).to(tl.float32, bitcast=True),
+                bridge + first,
+                tl.load(record),
+                tl.load(record + 1),
                 pages,
                 table,
                 tl.load(own + 2),
                 tl.load(own),
-                start,
-                width,
+                column,
+                count,
                 PIECES,
                 WIDTH,
                 PAGE,
-                COLUMNS,
+                OUT0 <= PAGE and OUT1 <= PAGE and OUT2 <= PAGE,
+                FEW_COLUMNS,
                 RUNS,
-                ROWWISE,
+                FEW_ROWWISE,
                 FEW,
-                FEW_RANKS,
+                RANKS,
+                HAS_LATER,
+                STAGES,
                 PRECISION,
             )
-            scale = tl.load(own + 3).to(tl.float32, bitcast=True)
-            new = tl.fma(share, tl.full(share.shape, scale, tl.float32), old.to(tl.float32))
-            tl.store(at, new.to(output0.dtype.element_ty), mask=mask)
+            tile += count
     if HAS_MANY:
         # From the other end, so that programs with one tile fewer of the first kind take one more of this.
         for tile in tl.range(step - 1 - program, tl.load(many + LIVE), step, num_stages=1):
@@ -196,7 +210,7 @@ def _expand(
             table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
             module, column, first = _place_of(record, local % num_columns, MODULES, COLUMNS, OUT0, OUT1)
             own = record + 4 + module * 4
-            _many_rows(
+            many_rows(
                 _of_module(module, output0, output1, output2, MODULES),
                 _of_module(module, stride0, stride1, stride2, MODULES),
                 _of_module(module, OUT0, OUT1, OUT2, MODULES),
@@ -217,6 +231,7 @@ def _expand(
                 ROWS,
                 STEPS,
                 RANKS,
+                HAS_LATER,
                 PRECISION,
             )
 
@@ -271,118 +286,3 @@ def _place_of(record, local, MODULES: tl.constexpr, COLUMNS: tl.constexpr, OUT0:
             column = tl.where(is_last, local - before, column)
             first = tl.where(is_last, rank0 + rank1, first)
     return module, column, first
-
-
-@triton.jit
-def _few_share(
-    bridge,
-    is_row,
-    pages,
-    table,
-    place,
-    rank,
-    start,
-    width,
-    PIECES: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PAGE: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    RUNS: tl.constexpr,
-    ROWWISE: tl.constexpr,
-    FEW: tl.constexpr,
-    RANKS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """What a few rows of the bridge give through `RUNS` runs of columns, one for each warp, `[RUNS, COLUMNS, FEW]`."""
-    n = tl.arange(0, COLUMNS)
-    t = tl.arange(0, FEW)
-    share = tl.zeros((RUNS, COLUMNS, FEW), tl.float32)
-    for block in tl.range(0, rank, RANKS, num_stages=1):
-        r = block + tl.arange(0, RANKS)
-        element = place + r[None, :] * width + start[:, None]
-        begins = (r < rank)[None, :] & (start < width)[:, None]
-        if ROWWISE:
-            base = tl.multiple_of(page_of(table, element, begins, PAGE) + element % PAGE, [16, 16])
-            b = tl.load(pages + base[:, :, None] + n[None, None, :], mask=begins[:, :, None], other=0.0)
-        else:
-            there = begins[:, :, None] & (start[:, None] + n[None, :] < width)[:, None, :]
-            each = element[:, :, None] + n[None, None, :]
-            b = tl.load(pages + page_of(table, each, there, PAGE) + each % PAGE, mask=there, other=0.0)
-        at = bridge + t[None, :] * (PIECES * WIDTH) + r[:, None]
-        part = part_of(at, is_row[None, :] & (r < rank)[:, None], pages.dtype.element_ty, PIECES, WIDTH)
-        parts = tl.broadcast_to(part[None, :, :], (RUNS, RANKS, FEW))
-        share = tl.dot(tl.trans(b, (0, 2, 1)), parts, share, input_precision=PRECISION)
-    return share
-
-
-@triton.jit
-def _many_rows(
-    output,
-    stride,
-    width,
-    scale,
-    bridge,
-    row,
-    num_rows,
-    pages,
-    table,
-    place,
-    rank,
-    start,
-    PIECES: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PAGE: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ROWWISE: tl.constexpr,
-    ROWS: tl.constexpr,
-    STEPS: tl.constexpr,
-    RANKS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Adds to a sub-block of columns of many rows, `STEPS` tiles, each read while the one before is added to."""
-    t = tl.arange(0, ROWS)
-    n = start + tl.arange(0, COLUMNS)
-    r = tl.arange(0, RANKS)
-    dtype = pages.dtype.element_ty
-    end = tl.minimum(STEPS * ROWS, num_rows)
-    is_column = (n < width)[None, :]
-    is_part = (r < rank)[None, :]
-    b = _b_of(pages, table, place, rank, r, start, width, PAGE, COLUMNS, ROWWISE)
-    parts = bridge + (row + t).to(tl.int64)[:, None] * (PIECES * WIDTH) + r[None, :]
-    outs = output + (row + t).to(tl.int64)[:, None] * stride + n[None, :]
-    part = part_of(parts, (t < num_rows)[:, None] & is_part, dtype, PIECES, WIDTH)
-    old = tl.load(outs, mask=(t < num_rows)[:, None] & is_column, other=0.0)
-    for step in tl.range(0, end, ROWS, num_stages=1):
-        is_next = (step + ROWS + t < end)[:, None]
-        next_parts = parts + ROWS * (PIECES * WIDTH)
-        next_part = part_of(next_parts, is_next & is_part, dtype, PIECES, WIDTH)
-        next_outs = outs + ROWS * stride
-        next_old = tl.load(next_outs, mask=is_next & is_column, other=0.0)
-        is_row = (step + t < num_rows)[:, None]
-        share = tl.dot(part, b, input_precision=PRECISION)
-        for block in tl.range(RANKS, rank, RANKS, num_stages=1):
-            later = block + r
-            more_b = _b_of(pages, table, place, rank, later, start, width, PAGE, COLUMNS, ROWWISE)
-            more = part_of(parts + block, is_row & (later < rank)[None, :], dtype, PIECES, WIDTH)
-            share = tl.dot(more, more_b, share, input_precision=PRECISION)
-        new = tl.fma(share, tl.full(share.shape, scale, tl.float32), old.to(tl.float32))
-        tl.store(outs, new.to(output.dtype.element_ty), mask=is_row & is_column)
-        part = next_part
-        old = next_old
-        parts = next_parts
-        outs = next_outs
-
-
-@triton.jit
-def _b_of(pages, table, place, rank, r, start, width, PAGE: tl.constexpr, COLUMNS: tl.constexpr, ROWWISE: tl.constexpr):
-    """Rows of transposed B in a sub-block of columns, `[ranks, COLUMNS]`."""
-    n = tl.arange(0, COLUMNS)
-    mask = (r < rank)[:, None] & (start + n < width)[None, :]
-    element = place + r * width + start
-    if ROWWISE:
-        base = tl.multiple_of(page_of(table, element, r < rank, PAGE) + element % PAGE, 16)
-        at = base[:, None] + n[None, :]
-    else:
-        each = element[:, None] + n[None, :]
-        at = page_of(table, each, mask, PAGE) + each % PAGE
-    return tl.load(pages + at, mask=mask, other=0.0)

@@ -11,7 +11,6 @@ from kernels.lora.batch import LoraBatch
 from kernels.lora.kernel.tiling import (
     EXPAND_COLUMNS,
     EXPAND_RUNS,
-    EXPAND_STEPS,
     FEW_RANKS,
     FEW_ROWS,
     MANY_RANKS,
@@ -33,7 +32,8 @@ class Plan:
             MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's expand.
         records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and sum of ranks; then
             of each module the rank, the places of A and B, and the bits of the scale.
-        owners: `[num_rows]` int32; the live adapter of each row, -1 where there is none.
+        owners: `[num_rows]` int32; the live adapter of each row, -1 where there is none, or, unless the batch is one of
+            decodes, where it is MBGMM's.
         bridge: `[num_rows, num_pieces, width]` float32; what shrinks leave to expands: the sums of pieces of the
             inputs, still to be added, an adapter's ranks of one module after those of the other.
     """
@@ -72,6 +72,7 @@ class Plan:
             num_rows,
             *[*modules, 0, 0][:3],
             *[*widths, 0, 0][:3],
+            num_rows if batch.is_decode else FEW_ROWS,
             MODULES=len(modules),
             PIECES=num_pieces,
             FEW=FEW_ROWS if tiling.is_split else 0,
@@ -81,14 +82,16 @@ class Plan:
             RECORD=RECORD,
             LIVE=tiling.live,
             OWNED=16,
-            STEP_ROWS=EXPAND_STEPS * MANY_ROWS,
-            COLUMNS=EXPAND_COLUMNS,
-            RUNS=EXPAND_RUNS,
+            STEP_ROWS=tiling.expand_steps * MANY_ROWS,
+            FEW_COLUMNS=EXPAND_RUNS * tiling.few_columns,
+            MANY_COLUMNS=EXPAND_COLUMNS,
         )
         return plan
 
 
-@triton.jit(do_not_specialize=["num_live", "num_rows", "name0", "name1", "name2", "width0", "width1", "width2"])
+@triton.jit(
+    do_not_specialize=["num_live", "num_rows", "name0", "name1", "name2", "width0", "width1", "width2", "most_owned"]
+)
 def _plan(
     row_start,
     slots,
@@ -105,6 +108,7 @@ def _plan(
     width0,
     width1,
     width2,
+    most_owned,
     MODULES: tl.constexpr,
     PIECES: tl.constexpr,
     FEW: tl.constexpr,
@@ -115,8 +119,8 @@ def _plan(
     LIVE: tl.constexpr,
     OWNED: tl.constexpr,
     STEP_ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    RUNS: tl.constexpr,
+    FEW_COLUMNS: tl.constexpr,
+    MANY_COLUMNS: tl.constexpr,
 ):
     layer = tl.program_id(0)
     num_layers = tl.num_programs(0)
@@ -140,8 +144,8 @@ def _plan(
         tl.store(record + 7 + module * 4, scale.to(tl.int32, bitcast=True), mask=is_live)
         total += rank
         width = width0 if module == 0 else (width1 if module == 1 else width2)
-        few_columns += tl.where(rank > 0, (width + RUNS * COLUMNS - 1) // (RUNS * COLUMNS), 0)
-        many_columns += tl.where(rank > 0, (width + COLUMNS - 1) // COLUMNS, 0)
+        few_columns += tl.where(rank > 0, (width + FEW_COLUMNS - 1) // FEW_COLUMNS, 0)
+        many_columns += tl.where(rank > 0, (width + MANY_COLUMNS - 1) // MANY_COLUMNS, 0)
     tl.store(record, first, mask=is_live)
     tl.store(record + 1, count, mask=is_live)
     tl.store(record + 2, slot, mask=is_live)
@@ -158,11 +162,11 @@ def _plan(
     row_tiles = tl.where(count > FEW, (count + STEP_ROWS - 1) // STEP_ROWS, 0)
     _store_starts(out + 3 * (LIVE + 1), row_tiles * many_columns, adapter, LIVE)
 
-    end = tl.load(row_start + num_live)
+    end = tl.where(count <= most_owned, first + count, 0)
     for begin in range(layer * OWNED, num_rows, num_layers * OWNED):
         row = begin + tl.arange(0, OWNED)
-        owner = tl.sum((first[None, :] <= row[:, None]).to(tl.int32), 1) - 1
-        tl.store(owners + row, tl.where(row < end, owner, -1), mask=row < num_rows)
+        is_owned = (first[None, :] <= row[:, None]) & (row[:, None] < end[None, :])
+        tl.store(owners + row, tl.max(tl.where(is_owned, adapter[None, :], -1), 1), mask=row < num_rows)
 
 
 @triton.jit

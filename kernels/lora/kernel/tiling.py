@@ -1,9 +1,9 @@
 """How MBGMM is cut into tiles: what host and device agree on, and how a tile finds its adapter and its pages.
 
 The inputs of a row are multiplied in *spans* of consecutive elements, each in one chain of tensor core products; the
-sums of four spans are added, first to last, to a *piece*, and the pieces, first to last, to what the row's expand
-begins with. Adapters of few rows (MBGMV) and of many (MBGMM) keep to this order, so a row's bits depend neither on the
-regime nor on how the work is split.
+sums of four spans are added, first to last, to a *round*, rounds to a *piece*, of which there are four at most, and the
+pieces to what the row's expand begins with. Adapters of few rows (MBGMV) and of many (MBGMM) keep to this order, so a
+row's bits depend neither on the regime nor on how the work is split.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ import triton.language as tl
 from kernels.lora.directory import LoraDirectory
 
 FEW_ROWS = 8  # an adapter with no more is read by MBGMV
-SPANS = 4  # of a piece, one for each warp
+SPANS = 4  # of a round, one for each warp
 MAX_SPAN = 256
+MAX_PIECES = 4  # each is work for a program of its own, and whoever adds them up reads all
 FEW_RANKS = 16  # of a tile of MBGMV's shrink: the least a tensor core takes
 MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink
 EXPAND_COLUMNS = 128  # of a run of outputs
 EXPAND_RUNS = 4  # of a tile of MBGMV's expand, one for each warp
-EXPAND_STEPS = 8  # tiles of `MANY_ROWS` rows that MBGMM's expand takes one after the other
-SPLIT_ROWS = 1024  # with more rows in the batch, MBGMM's tiles alone fill the GPU, without splitting the inputs
+SPLIT_ROWS = 2048  # with more rows in the batch, MBGMM's tiles alone fill the GPU, without splitting the inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Tiling:
         is_split: Whether a tile reads one piece of the input, not all; if not, all adapters are MBGMM's.
         has_many: Whether MBGMM could have any adapter.
         live: Adapters that a batch could have, a power of two; in few sizes, as each is compiled.
-        expand_ranks: Ranks that MBGMM's expand multiplies at a time.
+        expand_ranks: Ranks that an expand multiplies at a time.
+        expand_steps: Tiles of `MANY_ROWS` rows that MBGMM's expand takes one after the other.
     """
 
     span: int
@@ -44,6 +45,7 @@ class Tiling:
     has_many: bool
     live: int
     expand_ranks: int
+    expand_steps: int
 
     @classmethod
     def of(cls, num_rows: int, num_live: int, directory: LoraDirectory) -> "Tiling":
@@ -55,12 +57,25 @@ class Tiling:
             is_split=num_rows <= SPLIT_ROWS,
             has_many=num_rows > FEW_ROWS,
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
-            expand_ranks=max(16, min(32, triton.next_power_of_2(directory.max_rank))),
+            expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
+            expand_steps=2 if num_rows <= SPLIT_ROWS else 8,
         )
+
+    @property
+    def few_columns(self) -> int:
+        """Columns of a run of MBGMV's expand: as many as registers and shared memory hold."""
+        return 64 if self.expand_ranks > 32 else 128
+
+    def num_rounds(self, in_features: int) -> int:
+        """Rounds of a piece, but for the last piece of an input, which may have fewer."""
+        num_rounds = -(-in_features // (SPANS * self.span))
+        return -(-num_rounds // MAX_PIECES)
 
     def num_pieces(self, in_features: int) -> int:
         """Pieces of an input that different programs add up."""
-        return -(-in_features // (SPANS * self.span)) if self.is_split else 1
+        if not self.is_split:
+            return 1
+        return -(-in_features // (SPANS * self.span * self.num_rounds(in_features)))
 
 
 def run_of(directory: LoraDirectory, most: int) -> int:
@@ -82,6 +97,17 @@ def precision_of(dtype: torch.dtype) -> str | None:
 def adapter_of(starts, tile):
     """The adapter that owns a tile: the last that starts no later."""
     return tl.sum((starts <= tile).to(tl.int32), 0) - 1
+
+
+@triton.jit
+def halves_of(page_table, element, length, mask, PAGE: tl.constexpr):
+    """Where runs of up to a page, from `element` on in an adapter's stream, lie in the pool: in two pages at most.
+
+    Returns where the run begins, how much of it the first page has, and where it would begin to end as in the second.
+    """
+    left = PAGE - element % PAGE
+    head = page_of(page_table, element, mask, PAGE) + element % PAGE
+    return head, left, page_of(page_table, element + length - 1, mask, PAGE) - left
 
 
 @triton.jit

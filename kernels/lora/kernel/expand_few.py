@@ -1,0 +1,139 @@
+"""MBGMV's expand: runs of columns of a matrix times the few rows of its adapter."""
+
+import triton
+import triton.language as tl
+
+from kernels.lora.kernel.delta import part_of
+from kernels.lora.kernel.tiling import halves_of, page_of
+
+
+@triton.jit
+def few_rows(
+    output,
+    stride,
+    width,
+    scale,
+    bridge,
+    row,
+    num_rows,
+    pages,
+    table,
+    place,
+    rank,
+    column,
+    count,
+    PIECES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PAGE: tl.constexpr,
+    HAS_HALVES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    RUNS: tl.constexpr,
+    ROWWISE: tl.constexpr,
+    FEW: tl.constexpr,
+    RANKS: tl.constexpr,
+    HAS_LATER: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Adds to `count` tiles of a few rows' columns, each of `RUNS` runs, one for each warp."""
+    r = tl.arange(0, RANKS)
+    parts = bridge + row.to(tl.int64) * (PIECES * WIDTH)
+    outs = output + row.to(tl.int64) * stride
+    halves = halves_of(table, place + r * width, width, r < rank, PAGE)
+    part = _part_of_few(parts, num_rows, r, rank, pages.dtype.element_ty, PIECES, WIDTH, FEW, RUNS)
+    num_fast = tl.where(rank > RANKS, 0, count) if HAS_LATER else count
+    for now in tl.range(column, column + num_fast, num_stages=STAGES):
+        start = (now * RUNS + tl.arange(0, RUNS)) * COLUMNS
+        b = _runs_of_b(pages, table, place, halves, rank, r, start, width, PAGE, HAS_HALVES, COLUMNS, ROWWISE)
+        total = tl.dot(part, b, input_precision=PRECISION)  # [RUNS, 2 * FEW, COLUMNS]
+        _add_few(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, FEW)
+    if HAS_LATER:
+        for now in tl.range(column + num_fast, column + count, num_stages=1):
+            start = (now * RUNS + tl.arange(0, RUNS)) * COLUMNS
+            total = tl.zeros((RUNS, 2 * FEW, COLUMNS), tl.float32)
+            for block in tl.range(0, rank, RANKS, num_stages=1):
+                later = block + r
+                part = _part_of_few(parts, num_rows, later, rank, pages.dtype.element_ty, PIECES, WIDTH, FEW, RUNS)
+                b = _runs_of_b(pages, table, place, halves, rank, later, start, width, PAGE, False, COLUMNS, ROWWISE)
+                total = tl.dot(part, b, total, input_precision=PRECISION)
+            _add_few(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, FEW)
+
+
+@triton.jit
+def _add_few(
+    outs,
+    stride,
+    total,
+    scale,
+    start,
+    num_rows,
+    width,
+    COLUMNS: tl.constexpr,
+    RUNS: tl.constexpr,
+    ROWWISE: tl.constexpr,
+    FEW: tl.constexpr,
+):
+    """Adds the first `num_rows` rows of `total`, `[RUNS, 2 * FEW, COLUMNS]`, to runs of columns from `start` on."""
+    t = tl.arange(0, FEW)
+    share, _ = tl.split(tl.trans(tl.reshape(total, (RUNS, 2, FEW, COLUMNS)), (0, 2, 3, 1)))
+    columns = start[:, None] + tl.arange(0, COLUMNS)[None, :]
+    inside = (start < width)[:, None] if ROWWISE else columns < width  # one for a run leaves its load one
+    mask = inside[:, None, :] & (t < num_rows)[None, :, None]
+    at = outs + t.to(tl.int64)[None, :, None] * stride + columns[:, None, :]
+    old = tl.load(at, mask=mask, other=0.0)
+    new = tl.fma(share, tl.full(share.shape, scale, tl.float32), old.to(tl.float32))
+    tl.store(at, new.to(outs.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _part_of_few(
+    parts,
+    num_rows,
+    r,
+    rank,
+    dtype: tl.constexpr,
+    PIECES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FEW: tl.constexpr,
+    RUNS: tl.constexpr,
+):
+    """Ranks `r` of a few rows for each run, filled up to as many rows as a tensor core takes."""
+    t = tl.arange(0, 2 * FEW)
+    at = parts + t[:, None] * (PIECES * WIDTH) + r[None, :]
+    part = part_of(at, (t < num_rows)[:, None] & (r < rank)[None, :], dtype, PIECES, WIDTH)
+    return tl.broadcast_to(part[None, :, :], (RUNS, 2 * FEW, r.shape[0]))
+
+
+@triton.jit
+def _runs_of_b(
+    pages,
+    table,
+    place,
+    halves,
+    rank,
+    r,
+    start,
+    width,
+    PAGE: tl.constexpr,
+    HAS_HALVES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWWISE: tl.constexpr,
+):
+    """Rows `r` of transposed B in runs of columns that begin at `start`, `[runs, ranks, COLUMNS]`.
+
+    With `HAS_HALVES` no row is longer than a page, and `halves` is where they lie, of `halves_of`.
+    """
+    n = tl.arange(0, COLUMNS)
+    element = place + r[None, :] * width + start[:, None]  # [runs, ranks]
+    if ROWWISE:
+        there = (r < rank)[None, :] & (start < width)[:, None]
+        if HAS_HALVES:
+            head, left, tail = halves
+            base = tl.where(start[:, None] < left[None, :], head[None, :], tail[None, :]) + start[:, None]
+            base = tl.multiple_of(base, [16, 16])
+        else:
+            base = tl.multiple_of(page_of(table, element, there, PAGE) + element % PAGE, [16, 16])
+        return tl.load(pages + base[:, :, None] + n[None, None, :], mask=there[:, :, None], other=0.0)
+    there = (r < rank)[None, :, None] & (start[:, None] + n[None, :] < width)[:, None, :]
+    each = element[:, :, None] + n[None, None, :]
+    return tl.load(pages + page_of(table, each, there, PAGE) + each % PAGE, mask=there, other=0.0)

@@ -1,0 +1,158 @@
+"""MBGMV's shrink: tiles of rank rows times the few rows of their adapter."""
+
+import triton
+import triton.language as tl
+
+from kernels.lora.kernel.shrink_matrix import a_of, rank_rows
+from kernels.lora.kernel.tiling import adapter_of, halves_of
+
+
+@triton.jit
+def one_tile(
+    tile,
+    x,
+    pages,
+    page_table,
+    starts,
+    few_starts,
+    records,
+    bridge,
+    x_stride,
+    table_stride,
+    MODULES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    IN: tl.constexpr,
+    PAGE: tl.constexpr,
+    PIECES: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    RECORD: tl.constexpr,
+    ROWWISE: tl.constexpr,
+    SPAN: tl.constexpr,
+    SPANS: tl.constexpr,
+    FEW: tl.constexpr,
+    RANKS: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    """One piece of a tile. Its matrix, which no earlier kernel writes, is asked for while the one before still runs."""
+    ALL_ROUNDS: tl.constexpr = (IN + SPANS * SPAN - 1) // (SPANS * SPAN)
+    row, num_rows, table, rank, piece, r, rank_row = _few_of(
+        tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, RANKS
+    )
+    halves = halves_of(table, rank_row, IN, r < rank, PAGE)
+    first = piece * ROUNDS
+    start = (first * SPANS + tl.arange(0, SPANS)) * SPAN
+    a = a_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, ROWWISE, SPAN)
+    if CHAINED:
+        tl.extra.cuda.gdc_wait()
+    rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
+    total = _round_of(a, rows, PRECISION)
+    if ROUNDS > 1:
+        for now in tl.range(first + 1, tl.minimum(first + ROUNDS, ALL_ROUNDS), num_stages=STAGES):
+            start = (now * SPANS + tl.arange(0, SPANS)) * SPAN
+            a = a_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, ROWWISE, SPAN)
+            rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
+            total += _round_of(a, rows, PRECISION)
+    t = tl.arange(0, FEW)
+    at = bridge + ((row + t)[None, :].to(tl.int64) * PIECES + piece) * WIDTH + r[:, None]
+    tl.store(at, total, mask=(t < num_rows)[None, :] & (r < rank)[:, None])
+
+
+@triton.jit
+def own_tiles(
+    tile,
+    last,
+    x,
+    pages,
+    page_table,
+    starts,
+    few_starts,
+    records,
+    bridge,
+    x_stride,
+    table_stride,
+    MODULES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    IN: tl.constexpr,
+    PAGE: tl.constexpr,
+    PIECES: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    RECORD: tl.constexpr,
+    ROWWISE: tl.constexpr,
+    SPAN: tl.constexpr,
+    SPANS: tl.constexpr,
+    FEW: tl.constexpr,
+    RANKS: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Tiles `[tile, last)`. Those of the same rank rows are neighbours, and each is read ahead of the one before."""
+    ALL_ROUNDS: tl.constexpr = (IN + SPANS * SPAN - 1) // (SPANS * SPAN)
+    t = tl.arange(0, FEW)
+    while tile < last:
+        row, num_rows, table, rank, first, r, rank_row = _few_of(
+            tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, RANKS
+        )
+        count = tl.minimum(last - tile, PIECES - first)
+        halves = halves_of(table, rank_row, IN, r < rank, PAGE)
+        at = bridge + (row + t)[None, :].to(tl.int64) * (PIECES * WIDTH) + r[:, None]
+        mask = (t < num_rows)[None, :] & (r < rank)[:, None]
+        total = tl.zeros((RANKS, FEW), tl.float32)
+        end = tl.minimum((first + count) * ROUNDS, ALL_ROUNDS)
+        for now in tl.range(first * ROUNDS, end, num_stages=STAGES):
+            start = (now * SPANS + tl.arange(0, SPANS)) * SPAN
+            a = a_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, ROWWISE, SPAN)
+            rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
+            total = tl.where(now % ROUNDS == 0, 0.0, total) + _round_of(a, rows, PRECISION)
+            is_whole = (now % ROUNDS == ROUNDS - 1) | (now == ALL_ROUNDS - 1)
+            tl.store(at + now // ROUNDS * WIDTH, total, mask=mask & is_whole)
+        tile += count
+
+
+@triton.jit
+def _few_of(
+    tile,
+    starts,
+    few_starts,
+    records,
+    page_table,
+    table_stride,
+    MODULES: tl.constexpr,
+    IN: tl.constexpr,
+    PIECES: tl.constexpr,
+    RECORD: tl.constexpr,
+    RANKS: tl.constexpr,
+):
+    """An adapter's first row, rows, pages and ranks, and which piece of which of its rank rows a tile is."""
+    live = adapter_of(few_starts, tile)
+    record = records + live * RECORD
+    table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
+    local = tile - tl.load(starts + live)
+    r = local // PIECES * RANKS + tl.arange(0, RANKS)
+    rank_row = rank_rows(record, r, MODULES, IN)
+    return tl.load(record), tl.load(record + 1), table, tl.load(record + 3), local % PIECES, r, rank_row
+
+
+@triton.jit
+def _round_of(a, rows, PRECISION: tl.constexpr):
+    """What a round gives: `a` `[SPANS, ranks, SPAN]` times `rows` `[SPANS, FEW, SPAN]`, `[ranks, FEW]`."""
+    products = tl.dot(a, tl.trans(rows, (0, 2, 1)), input_precision=PRECISION)
+    shape: tl.constexpr = products.shape
+    front, back = tl.split(tl.trans(tl.reshape(products, (2, 2, shape[1], shape[2])), (2, 3, 1, 0)))
+    first, second = tl.split(front)
+    third, fourth = tl.split(back)
+    return ((first + second) + third) + fourth
+
+
+@triton.jit
+def _few_x(
+    x, x_stride, row, num_rows, start, IN: tl.constexpr, ROWWISE: tl.constexpr, SPAN: tl.constexpr, FEW: tl.constexpr
+):
+    """Spans of few rows' inputs, `[SPANS, FEW, SPAN]`."""
+    t = tl.arange(0, FEW)
+    at = start[:, None, None] + tl.arange(0, SPAN)[None, None, :]
+    mask = (t < num_rows)[None, :, None] & (start < IN)[:, None, None]
+    if not ROWWISE:
+        mask = mask & (at < IN)
+    return tl.load(x + (row + t)[None, :, None].to(tl.int64) * x_stride + at, mask=mask, other=0.0)

@@ -1,0 +1,125 @@
+"""MBGMM's shrink: tiles of many rows of an adapter times its rank rows."""
+
+import triton
+import triton.language as tl
+
+from kernels.lora.kernel.shrink_matrix import a_of, rank_rows
+from kernels.lora.kernel.tiling import adapter_of, halves_of
+
+
+@triton.jit
+def many_tiles(
+    tile,
+    step,
+    num_many,
+    x,
+    pages,
+    page_table,
+    starts,
+    records,
+    bridge,
+    x_stride,
+    table_stride,
+    MODULES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    IN: tl.constexpr,
+    PAGE: tl.constexpr,
+    PIECES: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    RECORD: tl.constexpr,
+    ROWWISE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    SPAN: tl.constexpr,
+    SPANS: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANKS: tl.constexpr,
+    LIVE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ON_GPU: tl.constexpr,
+):
+    """Every `step`th tile from `tile` on: a piece of the inputs if `SPLIT`, or all of them."""
+    ALL_SPANS: tl.constexpr = (IN + SPANS * SPAN - 1) // (SPANS * SPAN) * SPANS
+    many_starts = tl.load(starts + tl.arange(0, LIVE))
+    while tile < num_many:
+        live = adapter_of(many_starts, tile)
+        record = records + live * RECORD
+        row = tl.load(record)
+        num_rows = tl.load(record + 1)
+        table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
+        rank = tl.load(record + 3)
+        num_blocks = (rank + RANKS - 1) // RANKS
+        local = tile - tl.load(starts + live)
+        piece = local // num_blocks % PIECES
+        t = local // num_blocks // PIECES * ROWS + tl.arange(0, ROWS)
+        r = local % num_blocks * RANKS + tl.arange(0, RANKS)
+        total = _many_rows(
+            x + (row + t)[:, None].to(tl.int64) * x_stride,
+            t < num_rows,
+            pages,
+            table,
+            rank_rows(record, r, MODULES, IN),
+            r < rank,
+            piece * (ROUNDS * SPANS),
+            tl.minimum((piece + 1) * (ROUNDS * SPANS) if SPLIT else ALL_SPANS, ALL_SPANS),
+            IN,
+            PAGE,
+            SPAN,
+            SPANS,
+            ROUNDS,
+            ROWWISE,
+            ROWS,
+            RANKS,
+            PRECISION,
+            ON_GPU,
+        )  # [ROWS, RANKS]
+        at = bridge + ((row + t)[:, None].to(tl.int64) * PIECES + piece) * WIDTH + r[None, :]
+        tl.store(at, total, mask=(t < num_rows)[:, None] & (r < rank)[None, :])
+        tile += step
+
+
+@triton.jit
+def _many_rows(
+    x,
+    is_row,
+    pages,
+    table,
+    rank_row,
+    is_rank,
+    first_span,
+    end,
+    IN: tl.constexpr,
+    PAGE: tl.constexpr,
+    SPAN: tl.constexpr,
+    SPANS: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    ROWWISE: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANKS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ON_GPU: tl.constexpr,
+):
+    """Consecutive pieces of many rows' product, added in the order in which few rows' are."""
+    k = tl.arange(0, SPAN)
+    halves = halves_of(table, rank_row, IN, is_rank, PAGE)
+    total = tl.zeros((ROWS, RANKS), tl.float32)
+    piece = tl.zeros((ROWS, RANKS), tl.float32)
+    part = tl.zeros((ROWS, RANKS), tl.float32)
+    for span in tl.range(first_span, end, num_stages=2):
+        start = span * SPAN + tl.zeros((1,), tl.int32)
+        a = a_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, ROWWISE, SPAN)
+        is_x = is_row[:, None] & (span * SPAN < IN)
+        if not ROWWISE:
+            is_x = is_x & (span * SPAN + k < IN)[None, :]
+        rows = tl.load(x + (span * SPAN + k)[None, :], mask=is_x, other=0.0)
+        product = tl.dot(rows, tl.trans(tl.reshape(a, (RANKS, SPAN))), input_precision=PRECISION)
+        if ON_GPU:
+            # Or the compiler would continue the last span's chain in this one.
+            product = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [product], tl.float32, is_pure=True, pack=1)
+        part += product
+        is_round = span % SPANS == SPANS - 1
+        piece = tl.where(is_round, piece + part, piece)
+        part = tl.where(is_round, 0.0, part)
+        is_piece = span % (ROUNDS * SPANS) == ROUNDS * SPANS - 1
+        total = tl.where(is_piece, total + piece, total)
+        piece = tl.where(is_piece, 0.0, piece)
+    return total + piece
