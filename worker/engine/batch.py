@@ -18,7 +18,7 @@ from kernels.lora import LoraBatch
 from worker.adapters.residency import Residency
 from worker.engine.config import EngineConfig
 from worker.engine.fixed import FixedMemory, FixedTables
-from worker.engine.lora_tables import LoraTables
+from worker.engine.lora_tables import TARGETS, LoraTables
 from worker.engine.scheduler import Plan
 from worker.engine.sequence import Sequence
 from worker.engine.staging import joined, to_device
@@ -83,14 +83,14 @@ class BatchBuilder:
             assert self._fixed is not None, "there are sizes"
             sent = self._fixed.send(size, tables, sources, targets)
             source, target = sent.sources, sent.targets
-            forward = self._forward(sent, size, with_adapters=bool(live))
+            forward = self._forward(sent, size, self._lora.targets(live))
         if fed:
             assert pending is not None, "a sequence waits for a token that is not in flight"
             _feed(forward.token_ids, pending, source, target, in_order=np.array_equal(sources, targets))
         return StepBatch(forward, [s for s, ends in zip(sequences, is_sampled.tolist(), strict=True) if ends])
 
     def nobodys(self) -> Iterator[ForwardBatch]:
-        """For every fixed size, the largest first, a batch in which no sequence owns a row, without and with adapters.
+        """For every fixed size, the largest first, batches in which no sequence owns a row: without adapters, and with.
 
         They compute and change nothing.
         """
@@ -98,14 +98,16 @@ class BatchBuilder:
         nothing = np.zeros(0, dtype=np.int64)
         for size in sorted(self.sizes, key=lambda size: size.num_rows, reverse=True):
             assert self._fixed is not None, "there are sizes"
-            for with_adapters in (False, True):
+            for targets in (None, *reversed(TARGETS)):
                 sent = self._fixed.send(size, Tables.nobodys(size), nothing, nothing)
-                yield self._forward(sent, size, with_adapters=with_adapters)
+                yield self._forward(sent, size, targets)
 
-    def _forward(self, sent: FixedTables, size: BatchSize, *, with_adapters: bool) -> ForwardBatch:
-        """The batch of a fixed size whose tables these are."""
+    def _forward(self, sent: FixedTables, size: BatchSize, targets: frozenset[int] | None) -> ForwardBatch:
+        """The batch of a fixed size whose tables these are, with adapters that target so much, or with none."""
         *tensors, first_rows, slots = sent.tensors
-        lora = self._lora.fixed(slots, first_rows, is_decode=size.is_decode) if with_adapters else None
+        lora = None
+        if targets is not None:
+            lora = self._lora.fixed(slots, first_rows, targets, is_decode=size.is_decode)
         return _batch(tensors, sent.block_table, lora, 1 if size.is_decode else None, size)
 
     def _size(self, plan: Plan, num_rows: int, *, all_sampled: bool) -> BatchSize | None:

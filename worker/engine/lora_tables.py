@@ -8,14 +8,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.lora import LoraBatch, LoraDirectory
-from kernels.lora.batch import Kept
+from kernels.lora.batch import ALL_MODULES, Kept
 from worker.adapters.residency import Residency
 from worker.engine.staging import to_device
-from worker.memory.layout import MODULES, AdapterLayout
+from worker.memory.layout import GROUPS, MODULES, AdapterLayout
 from worker.types import HostedAdapter
 
 _FIRST_SLOTS, _FIRST_RANK = 64, 64  # of a directory that was not reserved
 _MOST_SLOTS = 1024  # or as many as a step may need
+
+# What a batch's adapters may target; each has recordings of its own, so they are few.
+TARGETS = (frozenset(GROUPS[0] + GROUPS[1]), ALL_MODULES)
 
 
 @dataclass(slots=True)
@@ -24,6 +27,7 @@ class _Entry:
 
     slot: int
     pages: tuple[int, ...]
+    targets: int  # in TARGETS
     kept: Kept = field(default_factory=dict)
 
 
@@ -75,10 +79,20 @@ class LoraTables:
             return self._last[1]
         return self._last[1].with_rows(row_start)
 
-    def fixed(self, slots: Tensor, row_start: Tensor, *, is_decode: bool) -> LoraBatch:
-        """The batch of as many live adapters as there are `slots`; those that fill it up own no row."""
+    def fixed(self, slots: Tensor, row_start: Tensor, targets: frozenset[int], *, is_decode: bool) -> LoraBatch:
+        """The batch of as many live adapters as there are `slots`; those that fill it up own no row.
+
+        `targets` is one of `TARGETS`.
+        """
         assert self._directory is not None, "the slots were asked for first"
-        return LoraBatch(row_start, slots, self._directory, is_decode)
+        return LoraBatch(row_start, slots, self._directory, is_decode, targets)
+
+    def targets(self, live: list[HostedAdapter]) -> frozenset[int] | None:
+        """The least of `TARGETS` that has all modules of the live adapters; None if there are none."""
+        if not live:
+            return None
+        entries = self._entries
+        return TARGETS[max(entries[adapter.digest].targets for adapter in live)]
 
     def forget(self, digest: str) -> None:
         """Give back the slot of an adapter that left the pool."""
@@ -102,7 +116,7 @@ class LoraTables:
         for row, adapter in zip(page_table, adapters, strict=True):
             pages = self._residency.pages_of(adapter.digest)
             row[: len(pages)] = pages
-            self._entries[adapter.digest] = _Entry(self._free.pop(), pages)
+            self._entries[adapter.digest] = _Entry(self._free.pop(), pages, _targets(adapter.layout))
         places = np.stack([_places(adapter.layout) for adapter in adapters])
         scales = np.array([adapter.layout.scales for adapter in adapters], dtype=np.float32)
         slots = np.array([self._entries[adapter.digest].slot for adapter in adapters], dtype=np.int64)
@@ -115,7 +129,7 @@ class LoraTables:
         old, geometry = self._directory, self._residency.geometry
         # In large steps: another directory costs the recordings that name this one.
         width = 1 << (width - 1).bit_length()
-        max_rank = max(_FIRST_RANK, 1 << (max_rank - 1).bit_length())
+        max_rank = max(min(_FIRST_RANK, self._max_rank or _FIRST_RANK), 1 << (max_rank - 1).bit_length())
         num_slots = _FIRST_SLOTS if old is None else old.num_slots
         while num_slots < num_entries:
             num_slots *= 2
@@ -138,6 +152,12 @@ class LoraTables:
         first = 0 if old is None else old.num_slots
         self._free.extend(reversed(range(first, num_slots)))
         return new
+
+
+def _targets(layout: AdapterLayout) -> int:
+    """The first of `TARGETS` that has all modules of an adapter."""
+    own = {module for ranks in layout.ranks for module, rank in enumerate(ranks) if rank}
+    return next(index for index, modules in enumerate(TARGETS) if own <= modules)
 
 
 def _places(layout: AdapterLayout) -> NDArray[np.int32]:

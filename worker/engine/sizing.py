@@ -7,6 +7,7 @@ import torch
 from worker.adapters.residency import Residency
 from worker.engine.batch import BatchBuilder
 from worker.engine.config import EngineConfig
+from worker.engine.lora_tables import TARGETS
 from worker.memory.layout import PageGeometry
 from worker.memory.pool import PagePool
 from worker.memory.storage import PageStorage
@@ -25,7 +26,10 @@ def free_for_pool(model: LoadedModel, config: EngineConfig) -> int:
     A step's need is measured: the largest batch is computed without and with adapters, its rows being nobody's.
     """
     device = model.decoder.device
-    step_bytes, num_recordings = _measured(model, config), 2 * len(config.decode_sizes + config.chunk_sizes)
+    step_bytes, num_recordings = (
+        _measured(model, config),
+        len(config.decode_sizes + config.chunk_sizes) * (1 + len(TARGETS)),
+    )
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     # A step that is recorded was first computed, in other memory. Copies for this step and the next have room, too.

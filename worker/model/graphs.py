@@ -21,22 +21,24 @@ class GraphedDecoder:
     """A decoder that records what it does with a batch of fixed size, and from then on replays it.
 
     A recording reads the batch's tensors where they lie, so it serves whatever sequences and adapters are in them. Of
-    each size there is one for the base model alone and one for adapters, which names their directory.
+    each size there is one for the base model alone, and one for each set of modules that adapters may target, which
+    names their directory.
     """
 
     def __init__(self, decoder: Decoder, max_seqs: int) -> None:
         """`max_seqs` is that of the largest batch of fixed size."""
         self._decoder = decoder
         self._logits = decoder.new_logits(max_seqs)
-        self._recordings: dict[tuple[BatchSize, bool], _Recording] = {}
+        self._recordings: dict[tuple[BatchSize, frozenset[int] | None], _Recording] = {}
         self._memory = torch.cuda.graph_pool_handle()  # they share it, as they never run at the same time
 
     def forward(self, batch: ForwardBatch, pages: Tensor) -> Tensor:
         """As `Decoder.forward`. Batches of fixed size have their logits in one place: the next one overwrites them."""
         if batch.size is None:
             return self._decoder.forward(batch, pages)
-        directory = None if batch.lora is None else batch.lora.directory
-        key = (batch.size, directory is not None)
+        lora = batch.lora
+        directory, modules = (None, None) if lora is None else (lora.directory, lora.modules)
+        key = (batch.size, modules)
         recording = self._recordings.get(key)
         if recording is None or recording.directory is not directory:
             # First without recording: this compiles and sets up what a recording must not.

@@ -96,14 +96,13 @@ def test_batches_that_are_too_large_keep_their_size() -> None:
 def test_nobodys_batches_own_no_row() -> None:
     _, residency = decoding([3])
     builder = BatchBuilder(CONFIG, residency, CPU)
-    num_rows = []
-    for batch, has_adapters in zip(builder.nobodys(), [False, True] * 5, strict=True):
-        num_rows.append(batch.size.num_rows)
-        assert batch.token_ids.shape == (batch.size.num_rows,)
+    expected = [(rows, modules) for rows in (6, 6, 4, 2, 1) for modules in (None, {0, 1, 2, 3, 4, 5, 6}, {0, 1, 2, 3})]
+    for batch, (num_rows, modules) in zip(builder.nobodys(), expected, strict=True):
+        assert batch.size.num_rows == num_rows
+        assert batch.token_ids.shape == (num_rows,)
         assert not batch.attention.query_start.any()
         assert (batch.attention.kv_slots == -1).all()
-        assert (batch.lora is not None) == has_adapters
+        assert (None if batch.lora is None else batch.lora.modules) == modules
         if batch.lora is not None:
             assert batch.lora.slots.shape == (batch.size.num_seqs,)
             assert not batch.lora.row_start.any()
-    assert num_rows == [6, 6, 6, 6, 4, 4, 2, 2, 1, 1]
