@@ -39,11 +39,16 @@ class Saturated:
 
 def setup_of(documents: list[Mapping[str, Any]]) -> Setup:
     """The one setup that all files are of. Raises CalibrationError."""
-    names = {str(document.get("setup", "")).upper() for document in documents}
+    names = {str(name).upper() for document in documents for name in _setups_in(document)}
     found = [setup for setup in SETUPS.values() if {setup.name.upper()} == names]
     if not found:
         raise CalibrationError(f"the files are of setups {sorted(names)}: name files of one of {', '.join(SETUPS)}")
     return found[0]
+
+
+def _setups_in(document: Mapping[str, Any]) -> list[str]:
+    """Each step of a roofline file says its own, other files say one for all of them."""
+    return [step["setup"] for step in document.get("steps", [])] or [document.get("setup", "")]
 
 
 def steps_in(document: Mapping[str, Any], setup: Setup) -> list[Step]:

@@ -21,6 +21,7 @@ def roofline(**changes: object) -> dict[str, object]:
     """Steps that last exactly as a model says."""
     steps = [
         {
+            "setup": "S1",
             "rows": rows,
             "adapters": adapters,
             "context": context,
@@ -29,7 +30,7 @@ def roofline(**changes: object) -> dict[str, object]:
         }
         for rows, adapters, context, chunk in CASES
     ]
-    return {"setup": "s1", "steps": steps} | changes
+    return {"steps": steps} | changes
 
 
 def serving(seconds: float, *, num_adapters: int = 0, **changes: object) -> dict[str, object]:
