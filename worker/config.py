@@ -19,6 +19,9 @@ PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
 LabelText = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,64}$")]
 
 _ENGINE_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(EngineConfig)}
+# Most tokens of a step, and most sequences, by type of device: on a GPU, as many as an H200 was measured to serve best.
+_BATCHES = {"cpu": (_ENGINE_DEFAULTS["max_step_tokens"], _ENGINE_DEFAULTS["max_running"]), "cuda": (2048, 512)}
+_MIN_REQUEST_WINDOW = 256
 
 
 class Section(BaseModel):
@@ -74,8 +77,9 @@ class EngineSection(Section):
     # Longest prompt and output together, in tokens. 0: what the model's config.json says.
     context_length: int = Field(default=0, ge=0)
     block_size: PositiveInt = _ENGINE_DEFAULTS["block_size"]
-    max_step_tokens: PositiveInt = _ENGINE_DEFAULTS["max_step_tokens"]
-    max_running: PositiveInt = _ENGINE_DEFAULTS["max_running"]
+    # Unset, these two are 512 and 64 on a CPU, 2048 and 512 on a GPU; or what the other one allows.
+    max_step_tokens: PositiveInt | None = None
+    max_running: PositiveInt | None = None
     max_waiting: PositiveInt = _ENGINE_DEFAULTS["max_waiting"]
     max_skips: int = Field(default=_ENGINE_DEFAULTS["max_skips"], ge=0)
     admission_window: PositiveInt = _ENGINE_DEFAULTS["admission_window"]
@@ -84,20 +88,25 @@ class EngineSection(Section):
     prefetch_window: int = Field(default=_ENGINE_DEFAULTS["prefetch_window"], ge=0)
     # These three on a GPU alone.
     max_rank: int = Field(default=256, ge=0)
-    max_graph_rows: int = Field(default=1024, ge=0)
+    max_graph_rows: int = Field(default=2048, ge=0)
     overlap: bool = True
 
     @model_validator(mode="after")
     def _steps_hold_the_batch(self) -> "EngineSection":
-        if self.max_step_tokens < self.max_running:
+        if self.max_step_tokens and self.max_running and self.max_step_tokens < self.max_running:
             raise ValueError(
                 f"max_step_tokens ({self.max_step_tokens}) must be at least max_running ({self.max_running})"
             )
         return self
 
-    def build(self, model_context_length: int) -> EngineConfig:
-        """The engine's configuration for a model of this context length."""
+    def build(self, model_context_length: int, device_type: str) -> EngineConfig:
+        """The engine's configuration for a model of this context length, on `cpu` or `cuda`."""
         values = self.model_dump()
+        step_tokens, running = _BATCHES[device_type]
+        values["max_running"] = self.max_running or min(running, self.max_step_tokens or step_tokens)
+        values["max_step_tokens"] = self.max_step_tokens or max(step_tokens, values["max_running"])
+        if device_type == "cpu":
+            values |= {"max_rank": 0, "max_graph_rows": 0, "overlap": False}
         values["context_length"] = min(self.context_length or model_context_length, model_context_length)
         return EngineConfig(**values)
 
@@ -144,8 +153,8 @@ class WorkerConfig(Section):
     # Folder of a file system in memory. Unset: /dev/shm if there is one, else the folder for temporary files.
     host_cache_dir: Path | None = None
     fetch: FetchSection = FetchSection()
-    # Most requests held for one control plane.
-    request_window: PositiveInt = 256
+    # Most requests held for one control plane. 0: 256, or twice `engine.max_running` if that is more.
+    request_window: int = Field(default=0, ge=0)
     # Most steps of sequences joined in one message.
     message_tokens: PositiveInt = 8192
     status_interval_s: PositiveSeconds = 0.25
@@ -171,6 +180,10 @@ class WorkerConfig(Section):
                 "worker, as host:port"
             )
         return self
+
+    def window(self, max_running: int) -> int:
+        """Most requests held for one control plane, with an engine of batches of up to `max_running` sequences."""
+        return self.request_window or max(_MIN_REQUEST_WINDOW, 2 * max_running)
 
     @property
     def num_threads(self) -> int:

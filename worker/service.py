@@ -57,7 +57,7 @@ async def serve(config: WorkerConfig, launch: Launch, stop: asyncio.Event, ready
         host = await parts.enter_async_context(_host_cache(config, arena, _geometry(config, model), board))
         fixed_status = _fixed_status(config, engine.facts)
         status = StatusBoard(fixed_status, board)
-        limits = DeskLimits(config.request_window, config.message_tokens)
+        limits = DeskLimits(config.window(engine.facts.max_running), config.message_tokens)
         desk = RequestDesk(limits, engine.facts, engine, vocabulary, host, status)
         engine.listen(desk)
 
@@ -148,7 +148,7 @@ def _fixed_status(config: WorkerConfig, facts: EngineFacts) -> WorkerStatus:
     return WorkerStatus(
         worker_id=config.worker_id,
         base_model=config.model.served_name,
-        request_window=config.request_window,
+        request_window=config.window(facts.max_running),
         page_size_bytes=facts.page_size_bytes,
         block_size=facts.block_size,
         stats=EngineStats(total_pages=facts.total_pages, free_pages=facts.total_pages),

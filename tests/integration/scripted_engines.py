@@ -9,7 +9,7 @@ from worker.engine_process.messages import BuiltEngine, EngineFacts
 from worker.errors import ConfigInvalidError
 from worker.types import EngineRequest, FinishReason, SequenceOutput, StepResult
 
-FACTS = EngineFacts(64, 256, frozenset({0}), 10, 4096, 16)
+FACTS = EngineFacts(64, 8, 256, frozenset({0}), 10, 4096, 16)
 KILL_TOKEN = 66
 RAISE_TOKEN = 67
 

@@ -1,6 +1,6 @@
 """Builds the engine, in the engine process: model, pool, adapters' way into it, engine."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,15 +42,14 @@ def build_from_spec(spec: EngineSpec) -> BuiltEngine:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # streams, events, graphs and kernels are of the current one
     model = load_model(spec.model_path, dtype, device, LoadFormat(spec.load_format))
-    config = spec.engine.build(model.config.context_length)
-    if device.type == "cpu":
-        config = replace(config, max_rank=0, max_graph_rows=0, overlap=False)
+    config = spec.engine.build(model.config.context_length, device.type)
     geometry = PageGeometry(model.config.shape, config.block_size)
     pool_bytes = spec.pool_bytes or _default_pool_bytes(model, config, spec.pool_memory_share)
     arena = HostArena.open(ArenaFile.inherited(spec.arena_descriptor), spec.num_arena_pages, geometry, dtype)
     engine = build_engine(model, arena, config, pool_bytes=pool_bytes)
     facts = EngineFacts(
         context_length=config.context_length,
+        max_running=config.max_running,
         vocab_size=model.config.vocab_size,
         eos_token_ids=frozenset(model.config.eos_token_ids),
         total_pages=pages_in_budget(pool_bytes, geometry, dtype, min_tokens=config.context_length),

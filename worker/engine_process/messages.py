@@ -34,6 +34,7 @@ class EngineFacts:
     """What the server process has to know of the engine."""
 
     context_length: int
+    max_running: int
     vocab_size: int
     eos_token_ids: frozenset[int]
     total_pages: int

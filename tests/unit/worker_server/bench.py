@@ -36,6 +36,7 @@ from worker.types import (
 
 FACTS = EngineFacts(
     context_length=64,
+    max_running=8,
     vocab_size=256,
     eos_token_ids=frozenset({0}),
     total_pages=100,

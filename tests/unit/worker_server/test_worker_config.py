@@ -19,9 +19,16 @@ def test_defaults_serve_a_model_under_its_folders_name() -> None:
     config = load_config(MODEL)
     assert config.model.served_name == "tiny"
     assert config.worker_id != load_config(MODEL).worker_id
-    assert config.engine.build(2048) == EngineConfig(
-        context_length=2048, max_graph_rows=1024, max_rank=256, overlap=True
+    assert config.engine.build(2048, "cpu") == EngineConfig(context_length=2048)
+    assert config.engine.build(2048, "cuda") == EngineConfig(
+        context_length=2048,
+        max_step_tokens=2048,
+        max_running=512,
+        max_graph_rows=2048,
+        max_rank=256,
+        overlap=True,
     )
+    assert (config.window(64), config.window(512)) == (256, 1024)
     assert config.num_threads >= 1
 
 
@@ -32,7 +39,7 @@ def test_settings_override_the_file(tmp_path: Path) -> None:
     )
     config = load_config(["--config", str(file), "--set", "engine.max_running=4", "--set", "redis.url="])
     assert (config.listen, config.model.served_name, config.redis.url) == ("127.0.0.1:9", "base", "")
-    engine = config.engine.build(2048)
+    engine = config.engine.build(2048, "cpu")
     assert (engine.max_running, engine.context_length) == (4, 64)
 
 
@@ -57,7 +64,16 @@ def test_the_newest_step_is_told_to_control_planes() -> None:
 
 
 def test_a_context_beyond_the_models_is_not_served() -> None:
-    assert load_config([*MODEL, "--set", "engine.context_length=4096"]).engine.build(2048).context_length == 2048
+    assert load_config([*MODEL, "--set", "engine.context_length=4096"]).engine.build(2048, "cpu").context_length == 2048
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("max_running=600", (2048, 600)), ("max_running=4096", (4096, 4096)), ("max_step_tokens=100", (100, 100))],
+)
+def test_a_bound_that_is_not_set_allows_the_other(given: str, found: tuple[int, int]) -> None:
+    engine = load_config([*MODEL, "--set", f"engine.{given}"]).engine.build(2048, "cuda")
+    assert (engine.max_step_tokens, engine.max_running) == found
 
 
 @pytest.mark.parametrize(
@@ -66,7 +82,7 @@ def test_a_context_beyond_the_models_is_not_served() -> None:
         ([], ["model: is required"]),
         ([*MODEL, "--set", "modle.path=/x"], ["modle: unknown setting; remove it or mend its name"]),
         (
-            [*MODEL, "--set", "engine.max_step_tokens=1", "--set", "threads=-1"],
+            [*MODEL, "--set", "engine.max_step_tokens=1", "--set", "engine.max_running=2", "--set", "threads=-1"],
             ["engine: Value error, max_step_tokens (1) must be at least max_running", "threads: Input should be"],
         ),
         ([*MODEL, "--set", "nonsense"], ["--set nonsense: write it as key=value"]),
