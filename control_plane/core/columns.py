@@ -31,10 +31,12 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "num_adapters": (np.int64, 0),
     "num_reported": (np.int64, 0),
     "pending_prefill_tokens": (np.int64, 0),
-    "total_pages": (np.int64, 0),
-    "kv_pages": (np.int64, 0),
-    "page_size_bytes": (np.int64, 0),
-    "block_size": (np.int64, 0),
+    "total_pages": (np.float64, 0.0),
+    "pages_without_kv": (np.float64, 0.0),
+    "page_size_bytes": (np.float64, np.inf),
+    "block_size": (np.float64, np.inf),
+    "pool_tokens": (np.float64, 0.0),
+    "token_bytes": (np.float64, 0.0),
     "load": (np.float64, 1.0),
     "free_share": (np.float64, 0.0),
     "mean_log2_rank": (np.float64, np.nan),
@@ -84,11 +86,17 @@ class FleetColumns:
     num_reported: Ints
     """Requests running and waiting there, everybody's, as last reported."""
     pending_prefill_tokens: Ints
-    total_pages: Ints
+    total_pages: Floats
     """0 if the worker has not told."""
-    kv_pages: Ints
-    page_size_bytes: Ints
-    block_size: Ints
+    pages_without_kv: Floats
+    page_size_bytes: Floats
+    """Infinite, as is `block_size`, if the worker has not told both: whatever is to fit then takes no page."""
+    block_size: Floats
+    """Tokens whose KV a page holds."""
+    pool_tokens: Floats
+    """Tokens whose KV the pool holds; 0 if the worker has not told."""
+    token_bytes: Floats
+    """Bytes of a token's KV; 0 if the worker has not told."""
     load: Floats
     """Share of the window that is taken; 1 where the window is 0."""
     free_share: Floats

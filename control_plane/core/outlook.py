@@ -29,13 +29,11 @@ class Outlook:
     def room(self) -> Room:
         """What a worker has on average."""
         columns = self._columns
-        known = self._accepting & (columns.total_pages > 0) & (columns.block_size > 0)
+        known = self._accepting & (columns.pool_tokens > 0)
         places = self.num_places / self.num_workers if self.num_workers else 0.0
         if not known.any():
             return Room(places)
-        block_sizes = columns.block_size[known]
-        tokens = float((columns.total_pages[known] * block_sizes).mean())
-        return Room(places, tokens, float((columns.page_size_bytes[known] / block_sizes).mean()))
+        return Room(places, float(columns.pool_tokens[known].mean()), float(columns.token_bytes[known].mean()))
 
     @property
     def prefill_tokens_per_s(self) -> float:

@@ -236,10 +236,14 @@ class Worker:
     def _note_status(self, now: float) -> None:
         """Bring what the worker reports up to date."""
         columns, row, status = self._columns, self.row, self.status
+        page_size, block_size = status.page_size_bytes, status.block_size
+        has_told_sizes = page_size > 0 and block_size > 0
         columns.total_pages[row] = status.total_pages
-        columns.kv_pages[row] = status.kv_pages
-        columns.page_size_bytes[row] = status.page_size_bytes
-        columns.block_size[row] = status.block_size
+        columns.pages_without_kv[row] = status.total_pages - status.kv_pages
+        columns.page_size_bytes[row] = page_size if has_told_sizes else math.inf
+        columns.block_size[row] = block_size if has_told_sizes else math.inf
+        columns.pool_tokens[row] = status.total_pages * block_size
+        columns.token_bytes[row] = page_size / block_size if has_told_sizes else 0.0
         columns.num_reported[row] = status.num_running + status.num_waiting
         columns.reported_at[row] = now
         is_known = status.total_pages > 0

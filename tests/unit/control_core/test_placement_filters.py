@@ -47,6 +47,13 @@ def test_sequence_fits(num_prompt_tokens: int, max_tokens: int, size_bytes: int,
     assert admits(SequenceFits(), PlacementRequest(asked), worker()) is is_admitted
 
 
+def test_sequence_fits_admits_workers_that_have_not_told_a_size() -> None:
+    asked = PlacementRequest(request(name="a", num_prompt_tokens=5000, size_bytes=10**12))
+    silent = [worker(**{name: 0}) for name in ("page_size_bytes", "block_size")]
+    assert [admits(SequenceFits(), asked, made) for made in silent] == [True, True]
+    assert not admits(SequenceFits(), asked, worker(total_pages=0))
+
+
 def test_sequence_fits_counts_resumed_output_once() -> None:
     asked = request(num_prompt_tokens=1000, max_tokens=600)
     assert admits(SequenceFits(), PlacementRequest(asked, num_resumed_tokens=599), worker())

@@ -27,6 +27,5 @@ class AdapterFits:
         """Whether the adapter's pages fit in the pool."""
         if request.adapter is None:
             return np.ones(fleet.num_rows, dtype=np.bool_)
-        page_size = fleet.page_size_bytes
-        num_pages = np.ceil(request.adapter.size_bytes / np.maximum(page_size, 1))
-        return (num_pages <= fleet.total_pages * (1.0 - self.headroom)) | (page_size <= 0)
+        num_pages = np.ceil(request.adapter.size_bytes / fleet.page_size_bytes)
+        return num_pages <= fleet.total_pages * (1.0 - self.headroom)

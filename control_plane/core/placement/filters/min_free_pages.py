@@ -23,4 +23,4 @@ class MinFreePages:
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether enough of the pool holds no KV."""
-        return fleet.total_pages - fleet.kv_pages >= self.share * fleet.total_pages
+        return fleet.pages_without_kv >= self.share * fleet.total_pages

@@ -23,8 +23,7 @@ class SequenceFits:
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether KV and adapter fit in the pool together."""
-        page_size, block_size = fleet.page_size_bytes, fleet.block_size
-        num_pages = np.ceil(request.num_tokens / np.maximum(block_size, 1))
+        num_pages = np.ceil(request.num_tokens / fleet.block_size)
         if request.adapter is not None:
-            num_pages += np.ceil(request.adapter.size_bytes / np.maximum(page_size, 1))
-        return (num_pages <= fleet.total_pages) | (page_size <= 0) | (block_size <= 0)
+            num_pages += np.ceil(request.adapter.size_bytes / fleet.page_size_bytes)
+        return num_pages <= fleet.total_pages
