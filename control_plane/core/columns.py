@@ -43,8 +43,7 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "prefill_tokens_per_s": (np.float64, np.nan),
     "reported_at": (np.float64, 0.0),
     "numbers": (np.uint64, 0),
-    "failures": (np.float64, 0.0),
-    "failed_at": (np.float64, 0.0),
+    "forgiven_at": (np.float64, -np.inf),
 }
 
 
@@ -108,9 +107,8 @@ class FleetColumns:
     reported_at: Floats
     numbers: npt.NDArray[np.uint64]
     """What stands for the worker in `homes`."""
-    failures: Floats
-    """Requests that the worker failed lately, as of `failed_at`; half are forgotten every FAILURE_HALF_LIFE_S."""
-    failed_at: Floats
+    forgiven_at: Floats
+    """When the worker's failures will count as one, or did; half are forgotten every FAILURE_HALF_LIFE_S."""
 
     def __init__(self) -> None:
         for name, (kind, empty) in _COLUMNS.items():

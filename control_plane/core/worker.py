@@ -31,6 +31,7 @@ class Worker:
         self._num_final_tokens = 0.0
         self._adapter_bytes = 0
         self._hinted: dict[str, None] = {}
+        self._num_failures, self._failed_at = 0.0, -math.inf
         self._is_attached = True
         self._note_identity(status, is_here=True)
         self._note()
@@ -121,10 +122,13 @@ class Worker:
 
     def note_failure(self, now: float) -> None:
         """The worker failed or refused a request that another might have served."""
-        columns, row = self._columns, self.row
-        forgotten = 0.5 ** ((now - columns.failed_at[row]) / FAILURE_HALF_LIFE_S)
-        columns.failures[row] = columns.failures[row] * forgotten + 1.0
-        columns.failed_at[row] = now
+        self._num_failures = self.num_failures(now) + 1.0
+        self._failed_at = now
+        self._columns.forgiven_at[self.row] = now + FAILURE_HALF_LIFE_S * math.log2(self._num_failures)
+
+    def num_failures(self, now: float) -> float:
+        """How many requests it failed, each counting half as much after every FAILURE_HALF_LIFE_S."""
+        return self._num_failures * math.exp2((self._failed_at - now) / FAILURE_HALF_LIFE_S)
 
     def merge(self, status: WorkerStatus, now: float, smoothing: float) -> None:
         """Take a report in."""

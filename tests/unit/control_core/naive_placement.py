@@ -42,9 +42,8 @@ def tenants(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) 
 
 
 def health(plugin: Any, asked: PlacementRequest, worker: Worker, fleet: Fleet) -> bool:
-    columns, row = worker._columns, worker.row
-    failures = columns.failures[row] * 0.5 ** ((asked.now - columns.failed_at[row]) / 30.0)
-    return asked.now - columns.reported_at[row] <= plugin.max_silence_s and failures < plugin.max_failures
+    silence_s = asked.now - worker._columns.reported_at[worker.row]
+    return silence_s <= plugin.max_silence_s and worker.num_failures(asked.now) < plugin.max_failures
 
 
 def adapter_residency(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -> float:

@@ -146,6 +146,16 @@ def test_health_of_a_silent_worker(now: float, is_admitted: bool) -> None:
     assert admits(Health(), PlacementRequest(request(), now=now), worker()) is is_admitted
 
 
+@pytest.mark.parametrize("max_failures", range(1, 10))
+def test_health_allows_fewer_failures_than_so_many(max_failures: int) -> None:
+    made, plugin = worker(now=1000.1), Health(max_failures=max_failures)
+    asked = PlacementRequest(request(), now=1000.1)
+    for _ in range(max_failures):
+        assert admits(plugin, asked, made)
+        made.note_failure(1000.1)
+    assert not admits(plugin, asked, made)
+
+
 def test_health_forgives_what_failed_long_ago() -> None:
     made, plugin = worker(), Health(max_silence_s=1000, max_failures=3)
     for _ in range(4):

@@ -1,9 +1,8 @@
 """Keep workers that report and do not fail."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
-
-import numpy as np
 
 from control_plane.core.columns import FAILURE_HALF_LIFE_S, FleetColumns
 from control_plane.core.placement.plugin import PlacementRequest
@@ -27,5 +26,6 @@ class Health:
 
     def admits(self, request: PlacementRequest, fleet: FleetColumns) -> Bools:
         """Whether the worker is heard of, and serves what it takes."""
-        failures = fleet.failures * np.exp2((fleet.failed_at - request.now) / FAILURE_HALF_LIFE_S)
-        return (request.now - fleet.reported_at <= self.max_silence_s) & (failures < self.max_failures)
+        # From one failure back to as many as are allowed.
+        allowed_s = FAILURE_HALF_LIFE_S * math.log2(self.max_failures)
+        return (fleet.reported_at >= request.now - self.max_silence_s) & (fleet.forgiven_at < request.now + allowed_s)
