@@ -55,13 +55,6 @@ class TierLevel(IntEnum):
     POOL = 2
 
 
-_LEVELS = {
-    ResidencyTier.NONE: TierLevel.NONE,
-    ResidencyTier.HOST: TierLevel.HOST,
-    ResidencyTier.POOL: TierLevel.POOL,
-}
-
-
 class FleetColumns:
     """What placement may know of the workers. A worker keeps its row while it is attached; then another may get it.
 
@@ -117,12 +110,10 @@ class FleetColumns:
         self._free = list(range(_FIRST_ROWS))[::-1]
         self._sorted_ids: list[str] = []
         self._sorted_rows: list[int] = []
-        self._tiers: dict[ResidencyTier, RowSets[str]] = {
-            ResidencyTier.HOST: RowSets(),
-            ResidencyTier.POOL: RowSets(),
-        }
+        self._in_host: RowSets[str] = RowSets()
+        self._in_pool: RowSets[str] = RowSets()
         # The last answer of `tiers`, which several scorers ask for in one decision.
-        self._last_tiers: tuple[str, npt.NDArray[np.int8]] | None = None
+        self._last_tiers: tuple[str, Rows] | None = None
         self._users: RowSets[str] = RowSets()
         self.base_models: RowSets[str] = RowSets()
         """Rows by what the worker serves."""
@@ -174,8 +165,8 @@ class FleetColumns:
     def set_tier(self, digest: str, row: int, tier: ResidencyTier) -> None:
         """Note where an adapter is on a worker."""
         self._last_tiers = None
-        for each, rows in self._tiers.items():
-            rows.put(digest, row, is_in=each is tier)
+        self._in_host.put(digest, row, is_in=tier is ResidencyTier.HOST)
+        self._in_pool.put(digest, row, is_in=tier is ResidencyTier.POOL)
 
     def set_used(self, digest: str, row: int, *, is_used: bool) -> None:
         """Note whether a request in flight on a worker uses an adapter."""
@@ -190,15 +181,15 @@ class FleetColumns:
         rows = self._users.of(digest)
         return rows is not None and bool(self.has_room[rows].any())
 
-    def tiers(self, digest: str) -> npt.NDArray[np.int8]:
-        """Where an adapter is on each worker, as `TierLevel`; to be read, not changed."""
+    def tiers(self, digest: str) -> Rows:
+        """Where an adapter is on each worker, as `TierLevel`, to look up by; to be read, not changed."""
         if self._last_tiers is not None and self._last_tiers[0] == digest:
             return self._last_tiers[1]
-        found = np.zeros(self.num_rows, dtype=np.int8)
-        for tier, sets in self._tiers.items():
+        found = np.zeros(self.num_rows, dtype=np.intp)
+        for level, sets in (TierLevel.HOST, self._in_host), (TierLevel.POOL, self._in_pool):
             rows = sets.of(digest)
             if rows is not None:
-                found[rows] = _LEVELS[tier]
+                found[rows] = level
         self._last_tiers = (digest, found)
         return found
 

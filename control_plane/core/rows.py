@@ -34,7 +34,7 @@ class RowSets(Generic[K]):
         """Put a row in a key's set."""
         rows = self._rows.get(key)
         if rows is None:
-            self._rows[key] = array("i", (row,))
+            self._rows[key] = array("q", (row,))
             return
         index = bisect_left(rows, row)
         if index == len(rows) or rows[index] != row:
@@ -63,10 +63,10 @@ class RowSets(Generic[K]):
         rows = self._rows.get(key)
         return len(rows) if rows is not None else 0
 
-    def of(self, key: K) -> npt.NDArray[np.intc] | None:
+    def of(self, key: K) -> Rows | None:
         """A key's rows, to be used before the sets change; None if there are none."""
         rows = self._rows.get(key)
-        return np.frombuffer(rows, dtype=np.intc) if rows is not None else None
+        return np.frombuffer(rows, dtype=np.intp) if rows is not None else None
 
     def mask(self, key: K, num_rows: int) -> Bools:
         """Whether each row is in a key's set."""
