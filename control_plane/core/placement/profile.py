@@ -53,7 +53,8 @@ class Profile:
     name: str = "default"
     asked: tuple[Filter, ...] = field(init=False, repr=False, compare=False)
     """The gates and the filters, but for the free place, which is for `among` to say."""
-    _of_fleet: tuple[Filter, ...] = field(init=False, repr=False, compare=False)
+    _lasting_of_fleet: tuple[Filter, ...] = field(init=False, repr=False, compare=False)
+    _passing_of_fleet: tuple[Filter, ...] = field(init=False, repr=False, compare=False)
     _of_request: tuple[Filter, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +62,9 @@ class Profile:
         gates = [named.pop(gate.name, gate) for gate in GATES]
         asked = (*gates, *named.values())
         object.__setattr__(self, "asked", asked)
-        object.__setattr__(self, "_of_fleet", tuple(each for each in asked if not each.is_of_request))
+        of_fleet = [each for each in asked if not each.is_of_request]
+        object.__setattr__(self, "_lasting_of_fleet", tuple(each for each in of_fleet if each.is_lasting))
+        object.__setattr__(self, "_passing_of_fleet", tuple(each for each in of_fleet if not each.is_lasting))
         object.__setattr__(self, "_of_request", tuple(each for each in asked if each.is_of_request))
 
     def choose(
@@ -83,12 +86,12 @@ class Profile:
 
     def open(self, request: PlacementRequest, fleet: FleetColumns) -> OpenWorkers:
         """The workers that the filters leave that treat all requests of a moment alike."""
-        now = later = fleet.is_attached
-        for each in self._of_fleet:
-            admitted = each.admits(request, fleet)
-            now = now & admitted
-            if each.is_lasting:
-                later = later & admitted
+        later = fleet.is_attached
+        for each in self._lasting_of_fleet:
+            later = later & each.admits(request, fleet)
+        now = later
+        for each in self._passing_of_fleet:
+            now = now & each.admits(request, fleet)
         return OpenWorkers(now, later)
 
     def emptied_by(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> str | None:
@@ -148,9 +151,11 @@ class Profile:
         """Each worker's weighted mean."""
         first, *others = self.scorers
         weighted = first.weight * first.scorer.score(request, fleet, among)
+        scaled = np.empty_like(weighted)
         total_weight = first.weight
         for each in others:
-            weighted += each.weight * each.scorer.score(request, fleet, among)
+            np.multiply(each.weight, each.scorer.score(request, fleet, among), out=scaled)
+            weighted += scaled
             total_weight += each.weight
         weighted /= total_weight
         return weighted
