@@ -33,8 +33,8 @@ def homes(digest: str, worker_numbers: _Numbers, among: Bools, count: int) -> Ro
     numbers ^= numbers >> _SHIFT
     if count == 1:
         numbers *= among
-        row = int(numbers.argmax())
-        return np.array([row] if among[row] else [], dtype=np.intp)
+        best: Rows = numbers.argmax(0, keepdims=True)
+        return best[among[best]]
     rows = among.nonzero()[0]
     if count >= len(rows):
         return rows

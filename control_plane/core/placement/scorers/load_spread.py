@@ -25,4 +25,4 @@ class LoadSpread:
         low, high = (float(loads.min()), float(loads.max())) if loads.size else (0.0, 0.0)
         if high <= low:
             return np.ones(fleet.num_rows)
-        return np.clip((high - fleet.load) / (high - low), 0.0, 1.0)
+        return np.maximum(0.0, np.minimum(1.0, (high - fleet.load) / (high - low)))

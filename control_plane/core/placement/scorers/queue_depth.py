@@ -24,4 +24,4 @@ class QueueDepth:
     def score(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Floats:
         """Falls with the requests there."""
         depth = np.maximum(fleet.num_in_flight, fleet.num_reported)
-        return self.requests / (self.requests + np.maximum(depth, 0).astype(np.float64))
+        return self.requests / (self.requests + depth.astype(np.float64))
