@@ -1,11 +1,11 @@
 """What the placement plugins mean, one worker at a time and without columns: the judge of the vectorised ones."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
 
 from control_plane.core.fleet import Fleet, Worker
-from control_plane.core.homes import number_of
 from control_plane.core.placement.filters.tenants import TenantMode
 from control_plane.core.placement.plugin import PlacementRequest
 from control_plane.core.placement.profile import Profile
@@ -101,8 +101,12 @@ def home(plugin: Any, asked: PlacementRequest, worker: Worker, left: Left) -> fl
     ]
     demand = worker._columns.demand
     count = demand.num_workers(asked.adapter.digest, asked.now)
-    ranked = sorted(calm, key=lambda each: -_mixed(number_of(each.worker_id) ^ number_of(asked.adapter.digest)))
+    ranked = sorted(calm, key=lambda each: -_mixed(_number(each.worker_id) ^ _number(asked.adapter.digest)))
     return float(worker in ranked[:count])
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _mixed(number: int) -> int:
