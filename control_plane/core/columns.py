@@ -30,7 +30,7 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "num_in_flight": (np.int64, 0),
     "num_adapters": (np.int64, 0),
     "num_reported": (np.int64, 0),
-    "pending_prefill_tokens": (np.int64, 0),
+    "pending_prefill_tokens": (np.float64, 0.0),
     "total_pages": (np.float64, 0.0),
     "pages_without_kv": (np.float64, 0.0),
     "page_size_bytes": (np.float64, np.inf),
@@ -40,7 +40,8 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "load": (np.float64, 1.0),
     "free_share": (np.float64, 0.0),
     "mean_log2_rank": (np.float64, np.nan),
-    "prefill_tokens_per_s": (np.float64, np.nan),
+    "prefill_tokens_per_s": (np.float64, 0.0),
+    "prefill_s_per_token": (np.float64, 0.0),
     "reported_at": (np.float64, 0.0),
     "numbers": (np.uint64, 0),
     "forgiven_at": (np.float64, -np.inf),
@@ -77,7 +78,7 @@ class FleetColumns:
     """Distinct adapters among them."""
     num_reported: Ints
     """Requests running and waiting there, everybody's, as last reported."""
-    pending_prefill_tokens: Ints
+    pending_prefill_tokens: Floats
     total_pages: Floats
     """0 if the worker has not told."""
     pages_without_kv: Floats
@@ -96,7 +97,9 @@ class FleetColumns:
     mean_log2_rank: Floats
     """Mean log2 of the adapter ranks in flight; NaN if there are none."""
     prefill_tokens_per_s: Floats
-    """NaN before it was measured."""
+    """0 before it was measured."""
+    prefill_s_per_token: Floats
+    """Its inverse; 0 as well before it was measured."""
     reported_at: Floats
     numbers: npt.NDArray[np.uint64]
     """What stands for the worker in `homes`."""

@@ -253,7 +253,8 @@ class Worker:
         is_known = status.total_pages > 0
         columns.free_share[row] = min(1.0, max(0.0, 1.0 - status.kv_pages / status.total_pages)) if is_known else 0.0
         rate = self.prefill_rate.tokens_per_s
-        columns.prefill_tokens_per_s[row] = math.nan if rate is None else rate
+        columns.prefill_tokens_per_s[row] = rate or 0.0
+        columns.prefill_s_per_token[row] = 1.0 / rate if rate else 0.0
 
     def _note_identity(self, status: WorkerStatus, *, is_here: bool) -> None:
         """Put what the worker serves, its labels and its tenants in the columns, or take them out."""

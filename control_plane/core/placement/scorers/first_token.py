@@ -29,12 +29,12 @@ class FirstToken:
 
     def score(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Floats:
         """Falls with the time expected."""
-        rates = fleet.prefill_tokens_per_s
-        is_known = rates > 0
-        expected = np.zeros(fleet.num_rows)
-        if is_known.any():
-            num_tokens = fleet.pending_prefill_tokens + request.num_prefill_tokens
-            expected = num_tokens / np.where(is_known, rates, rates[is_known].mean())
+        expected = fleet.pending_prefill_tokens + request.num_prefill_tokens
+        s_per_token = fleet.prefill_s_per_token
+        num_known = np.count_nonzero(s_per_token)
+        if 0 < num_known < len(fleet.order):
+            s_per_token = np.where(s_per_token > 0, s_per_token, num_known / fleet.prefill_tokens_per_s.sum())
+        expected *= s_per_token
         adapter, service_s = request.adapter, fleet.predictor.service_s
         if adapter is None:
             expected += service_s(request.request, 0.0, ResidencyTier.POOL)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from control_plane.core.columns import FleetColumns
 from control_plane.core.placement.plugin import PlacementRequest
 from control_plane.core.rows import Bools, Floats
@@ -23,4 +21,4 @@ class PendingPrefill:
 
     def score(self, request: PlacementRequest, fleet: FleetColumns, among: Bools) -> Floats:
         """Falls with the tokens pending."""
-        return self.tokens / (self.tokens + fleet.pending_prefill_tokens.astype(np.float64))
+        return self.tokens / (self.tokens + fleet.pending_prefill_tokens)
