@@ -3,7 +3,7 @@
 import random
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -85,7 +85,11 @@ class _Fleet:
         # The k-th adapter is asked for in proportion to 1/k.
         self._shares = np.cumsum(1.0 / np.arange(1, NUM_ADAPTERS + 1))
         for index in range(NUM_WORKERS):
-            self._director.on_event(WorkerReported(self._status(f"worker-{index:04}")), 0.0)
+            # Two reports, so that the rates at which workers compute prompts are known.
+            first = self._status(f"worker-{index:04}")
+            second = replace(first, num_prefill_tokens=self._rng.randrange(5_000, 20_000))
+            self._director.on_event(WorkerReported(first), 0.0)
+            self._director.on_event(WorkerReported(second), 1.0)
         for _ in range(NUM_IN_FLIGHT):
             self._arrive()
 
@@ -144,6 +148,7 @@ class _Fleet:
             kv_pages=self._rng.randrange(20_000),
             page_size_bytes=1 << 20,
             num_running=self._rng.randrange(WINDOW),
+            pending_prefill_tokens=self._rng.randrange(1, 4096),
             residency=tuple(held.items()),
             is_residency_snapshot=True,
         )
