@@ -78,7 +78,7 @@ bench-gpu: ## Measure on a GPU, with PYTHON's own torch and Triton: kernels (bes
 	run kernels $(if $(PEERS),--peers $(PEERS)) $(BENCH); \
 	run serve --setup S1 --adapters 0 100 2000 --decode 1 32 256 --cold --out benchmarks/results; \
 	run serve --setup S1 --adapters 100 --variant --peer peft --out benchmarks/results; \
-	run serve --setup M2 --adapters 0 200 --decode 1 32 256 --cold --out benchmarks/results; \
+	run serve --setup M2 --adapters 0 200 --decode 1 32 256 --cold --max-running 1024 --out benchmarks/results; \
 	run serve --setup S1 --level stack --adapters 100 --out benchmarks/results; \
 	run roofline --setup S1 --out benchmarks/results; \
 	run roofline --setup M2 --out benchmarks/results; \

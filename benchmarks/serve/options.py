@@ -30,7 +30,7 @@ class Bounds:
     """
 
     max_running: int = 512
-    max_step_tokens: int = 1024
+    max_step_tokens: int = 2048
     pool_bytes: int | None = None
     host_bytes: int | None = None
     context_length: int = 1024

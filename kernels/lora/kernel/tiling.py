@@ -20,7 +20,7 @@ MAX_SPAN = 256
 MAX_PIECES = 4  # each is work for a program of its own, and whoever adds them up reads all
 FEW_RANKS = 16  # of a tile of MBGMV's shrink: the least a tensor core takes
 MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink
-EXPAND_COLUMNS = 128  # of a run of outputs
+EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand
 EXPAND_RUNS = 4  # of a tile of MBGMV's expand, one for each warp
 SPLIT_ROWS = 2048  # with more rows in the batch, MBGMM's tiles alone fill the GPU, without splitting the inputs
 
