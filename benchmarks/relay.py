@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,33 +108,60 @@ class _Scene:
         return process
 
 
+@dataclass(frozen=True)
+class _Apart:
+    """Scenes with a control plane each that have nothing but the machine in common, run as if they were one."""
+
+    scenes: tuple[_Scene, ...]
+
+    def run(self, name: str, num_streams: int, num_tokens: int) -> Run:
+        """All at once, each with its share of the streams."""
+        share = num_streams // len(self.scenes)
+        with ThreadPoolExecutor(len(self.scenes)) as pool:
+            runs = list(pool.map(lambda scene: scene.run(f"apart-{name}", share, num_tokens), self.scenes))
+        return Run(
+            num_tokens=sum(run.num_tokens for run in runs),
+            num_chunks=sum(run.num_chunks for run in runs),
+            seconds=max(run.seconds for run in runs),
+            gap_p99_ms=max(run.gap_p99_ms for run in runs),
+            cpu_s=tuple(cpu_s for run in runs for cpu_s in run.cpu_s),
+        )
+
+
 def measure() -> list[Figure]:
     """One control plane with a message for every token; beyond its limits; one and two of them with half of it each.
 
     On two cores, two control planes and their clients cannot have a core each: what counts is how many tokens each
-    relays for a second of its own CPU time, under the same load for each.
+    relays for a second of its own CPU time, under the same load for each. Two that share nothing, in turn with these,
+    say how much of what is missing to twice as many is the machine's.
     """
     with (
         _scene(num_replicas=1, step_ms=STEP_MS, settings=UNPACED) as one,
         _scene(num_replicas=2, step_ms=STEP_MS, settings=UNPACED) as two,
+        _scene(num_replicas=1, step_ms=STEP_MS, settings=UNPACED) as other,
     ):
         alone = _rounds(one, NUM_STREAMS, NUM_TOKENS)
-        # In turn, so that what else the machine does falls on both.
-        half, pair = _in_turn((one, NUM_STREAMS // 2), (two, NUM_STREAMS))
+        # In turn, so that what else the machine does falls on all.
+        apart = _Apart((one, other))
+        half, pair, strangers = _in_turn((one, NUM_STREAMS // 2), (two, NUM_STREAMS), (apart, NUM_STREAMS))
     with _scene(num_replicas=1, step_ms=FAST_STEP_MS, settings={}) as scene:
         hurried = _rounds(scene, NUM_STREAMS, NUM_TOKENS * 2)
     by_cpu = Spread(tuple(run.tokens_per_cpu_s for run in alone))
     joined = Spread(tuple(run.tokens_per_s for run in hurried))
-    ratios = Spread(
-        tuple(both.tokens_per_cpu_s / single.tokens_per_cpu_s for single, both in zip(half, pair, strict=True))
-    )
     names = (
         f"{NUM_STREAMS} streams, a message for every token, for a second of one core",
         f"{NUM_STREAMS} streams, tokens joined as the control plane falls behind, by the clock",
         f"two replicas with {NUM_STREAMS // 2} streams each against one with as many, for seconds of their own cores",
     )
     offered = NUM_STREAMS / STEP_MS
-    pair_details = {"ratio": ratios.summary(), "one": _details(half, offered / 2), "two": _details(pair, offered)}
+    ratios = _ratios(pair, half)
+    pair_details = {
+        "ratio": ratios.summary(),
+        "ratio_of_two_that_share_nothing": _ratios(strangers, half).summary(),
+        "one": _details(half, offered / 2),
+        "two": _details(pair, offered),
+        "two_that_share_nothing": _details(strangers, offered),
+    }
     return [
         Figure(names[0], round(by_cpu.median), "tokens/s", 15_000, True, _details(alone, offered)),
         Figure(names[1], round(joined.median), "tokens/s", 15_000, True, _details(hurried, NUM_STREAMS / FAST_STEP_MS)),
@@ -152,13 +180,18 @@ def _details(runs: list[Run], offered_per_ms: float) -> dict[str, object]:
     }
 
 
+def _ratios(runs: list[Run], baseline: list[Run]) -> Spread:
+    """Tokens for a CPU second by those of the baseline in the same turn."""
+    return Spread(tuple(run.tokens_per_cpu_s / base.tokens_per_cpu_s for run, base in zip(runs, baseline, strict=True)))
+
+
 def _rounds(scene: _Scene, num_streams: int, num_tokens: int) -> list[Run]:
     """Repetitions after a short one that warms up."""
     scene.run("warm", num_streams, 20)
     return [scene.run(f"round-{index}", num_streams, num_tokens) for index in range(ROUNDS)]
 
 
-def _in_turn(*scenes: tuple[_Scene, int]) -> list[list[Run]]:
+def _in_turn(*scenes: tuple[_Scene | _Apart, int]) -> list[list[Run]]:
     """Repetitions of scenes with so many streams, one after the other, after a short one of each that warms up."""
     for scene, num_streams in scenes:
         scene.run("warm", num_streams, 20)
