@@ -80,7 +80,8 @@ def _kernels_of(name: str, point: LoraPoint) -> tuple[object, ...]:
             pages = layout_of(model, rank).num_pages(model.geometry)
             # Triton compiles for whether a number is 1 and whether 16 divides it.
             numbers = (live == 1, live % 16 == 0, pages == 1, pages % 16 == 0)
-            return point.model, live > 64, live > 512, min(4, 1 + rows // 257), rows > 8, rows > 1024, numbers
+            borders = (rows > 8, rows > 64, rows > 2048, rows * rank > 8192)
+            return point.model, rank, live > 64, live > 512, point.phase, borders, numbers
         case "vllm" | "vllm_pdl":
             return point.model == "llama-7b", min(rank, 32), rows == 1, rows % 16 == 0, rows < 128
         case "sglang_csgmv":

@@ -27,8 +27,9 @@ class LoraBatch:
         slots: `[num_live]` int32; where in the directory adapter `i` is. Also of those that own no row, a valid slot.
         directory: Where the adapters' matrices lie.
         is_decode: Whether every sequence has one row, so that few rows, probably, have the same adapter. Ops that add
-            adapters' shares on their way do so for all rows then.
-        modules: No live adapter targets another module, numbered as in the directory: of these nothing is computed.
+            adapters' shares on their way, do so for any number of rows of an adapter then.
+        modules: No live adapter targets another module, numbered as in the directory; groups without one of them are
+            skipped.
         kept: For each live adapter, what ops made of its slot on the host. A caller may hand an adapter's on from
             batch to batch for as long as its slot stays the same; by default it begins empty.
         derived: What ops made of `slots` and the directory on the host.

@@ -48,8 +48,9 @@ def shrink(
     """Begins `mbgmm(outputs, x, ...)`: what it returns is still to be added to `outputs`, which need not be there yet.
 
     On a GPU it takes the inputs down to the ranks, `x[t] @ A[i, m].T`, before the outputs are made. Whoever reads these
-    next adds the rest: in a batch of decodes on its way, so that it costs neither a launch nor a trip of the outputs to
-    memory; else by `expand`, to the outputs in place. On a CPU nothing happens before it is added.
+    next adds the rest: to rows whose adapters have few others on its way, so that it costs neither a launch nor a trip
+    of the outputs to memory; to others, or to all if ranks are large, by `expand` in place, before. Which of the two a
+    row gets decides its last bits. On a CPU nothing happens before it is added.
 
     Returns:
         What `expand`, `rotate_and_write`, `silu_mul` or a norm takes; None if the batch has no row, no adapter, or none

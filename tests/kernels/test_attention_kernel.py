@@ -87,6 +87,14 @@ def test_batches_in_half_precision(kind: str, heads: Heads, window: int | None) 
     check(case, heads, 16, window)
 
 
+@pytest.mark.parametrize("window", [pytest.param(window, marks=ON_GPU) for window in (None, 150)])
+def test_programs_take_several_tiles_in_turn(window: int | None) -> None:
+    """More tiles than any GPU has processors, of all lengths, and decodes between them."""
+    heads = Heads(8, 8, 128)
+    seqs = [(context, rows) for context in (130, 257, 400) for rows in (1, 2, 100, 129)] * 8
+    check(draw_case(seqs, heads, 16, seed=4, dtype=torch.bfloat16, device=DEVICE), heads, 16, window)
+
+
 # The interpreter takes bfloat16 for integers in products.
 @pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=ON_GPU)], ids=["fp16", "bf16"])
 @pytest.mark.parametrize("head_dim", [16, 64, 80, 128])

@@ -209,7 +209,7 @@ def test_a_rows_bits_are_its_own() -> None:
     """In decoding: alone, and beside rows of its own adapter and of others."""
     case = draw([0, 1, 1, 1], torch.float16, GEOMETRIES["narrow"], (8, 20))
     alone = None
-    for counts in ([0, 1, 0, 0], [2, 3, 1, 1], [20, 12, 3, 7], [50, 9, 4, 1]):
+    for counts in ([0, 1, 0, 0], [2, 3, 1, 1], [20, 12, 3, 7], [50, 9, 4, 1], [200, 9, 4, 1]):
         starts = torch.tensor([sum(counts[: i + 1]) for i in range(4)], dtype=torch.int32, device=DEVICE)
         crowd = replace(case, num_rows=sum(counts), batch=replace(case.batch.with_rows(starts), is_decode=True))
         x, _, _ = crowd.inputs(GATE_UP)

@@ -155,7 +155,7 @@ def test_the_same_batch_gives_the_same_bits() -> None:
 @pytest.mark.parametrize("group", GROUPS, ids=str)
 def test_a_rows_bits_are_its_own(group: tuple[int, ...], dtype: torch.dtype) -> None:
     """Whatever else is in the batch, and however many rows of its own adapter, which choose the kernel's regime."""
-    crowds = ([0, 1, 0, 0], [0, 5, 0, 0], [3, 9, 4, 1], [0, 70, 64, 1], [300, 500, 7, 200], [9, 1100, 3, 1])
+    crowds = ([0, 1, 0, 0], [0, 5, 0, 0], [3, 9, 4, 1], [0, 70, 64, 1], [300, 500, 7, 200], [9, 2100, 3, 1])
     for geometry in (GEOMETRIES["wide"], LLAMA_8B):
         case = draw([0, 1, 1, 1], dtype, geometry, (3, 16, 64))
         alone: list[Tensor] = []
@@ -175,7 +175,7 @@ def test_a_rows_bits_are_its_own(group: tuple[int, ...], dtype: torch.dtype) -> 
                 assert torch.equal(mine, first), f"module {group[index]} in {counts}"
 
 
-@pytest.mark.parametrize("num_rows", [pytest.param(rows, marks=ON_GPU) for rows in (8, 64, 2048)])
+@pytest.mark.parametrize("num_rows", [pytest.param(rows, marks=ON_GPU) for rows in (8, 64, 2048, 4096)])
 def test_a_graph_replays_with_other_adapters(num_rows: int) -> None:
     """One capture serves other adapters in other slots, fewer of them, and another division of the rows."""
     case = draw([0, *[1] * 12], torch.bfloat16, ranks=(0, 3, 8, 16, 64))

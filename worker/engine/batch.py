@@ -92,7 +92,7 @@ class BatchBuilder:
     def nobodys(self) -> Iterator[ForwardBatch]:
         """For every fixed size, the largest first, batches in which no sequence owns a row: without adapters, and with.
 
-        They compute and change nothing.
+        They compute and change nothing. Those of all modules come before those of fewer, as they need more memory.
         """
         self._lora.reserve()
         nothing = np.zeros(0, dtype=np.int64)

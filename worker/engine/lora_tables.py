@@ -27,7 +27,7 @@ class _Entry:
 
     slot: int
     pages: tuple[int, ...]
-    targets: int  # in TARGETS
+    target_set: int  # its place in TARGETS
     kept: Kept = field(default_factory=dict)
 
 
@@ -92,7 +92,7 @@ class LoraTables:
         if not live:
             return None
         entries = self._entries
-        return TARGETS[max(entries[adapter.digest].targets for adapter in live)]
+        return TARGETS[max(entries[adapter.digest].target_set for adapter in live)]
 
     def forget(self, digest: str) -> None:
         """Give back the slot of an adapter that left the pool."""
@@ -116,7 +116,7 @@ class LoraTables:
         for row, adapter in zip(page_table, adapters, strict=True):
             pages = self._residency.pages_of(adapter.digest)
             row[: len(pages)] = pages
-            self._entries[adapter.digest] = _Entry(self._free.pop(), pages, _targets(adapter.layout))
+            self._entries[adapter.digest] = _Entry(self._free.pop(), pages, target_set(adapter.layout))
         places = np.stack([_places(adapter.layout) for adapter in adapters])
         scales = np.array([adapter.layout.scales for adapter in adapters], dtype=np.float32)
         slots = np.array([self._entries[adapter.digest].slot for adapter in adapters], dtype=np.int64)
@@ -154,8 +154,8 @@ class LoraTables:
         return new
 
 
-def _targets(layout: AdapterLayout) -> int:
-    """The first of `TARGETS` that has all modules of an adapter."""
+def target_set(layout: AdapterLayout) -> int:
+    """The place of the first of `TARGETS` that has all modules of an adapter."""
     own = {module for ranks in layout.ranks for module, rank in enumerate(ranks) if rank}
     return next(index for index, modules in enumerate(TARGETS) if own <= modules)
 

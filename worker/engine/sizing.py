@@ -26,10 +26,8 @@ def free_for_pool(model: LoadedModel, config: EngineConfig) -> int:
     A step's need is measured: the largest batch is computed without and with adapters, its rows being nobody's.
     """
     device = model.decoder.device
-    step_bytes, num_recordings = (
-        _measured(model, config),
-        len(config.decode_sizes + config.chunk_sizes) * (1 + len(TARGETS)),
-    )
+    step_bytes = _measured(model, config)
+    num_recordings = len(config.decode_sizes + config.chunk_sizes) * (1 + len(TARGETS))
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     # A step that is recorded was first computed, in other memory. Copies for this step and the next have room, too.

@@ -49,7 +49,7 @@ def shrink(
 
 @cache
 def _options(device: torch.device, *, is_split: bool, is_chained: bool) -> dict[str, Any]:
-    """As many programs as shared memory or registers hold, and how they are launched."""
+    """As many programs as shared memory (of split batches) or registers hold, with as many registers as leaves them."""
     if device.type == "cpu":  # Triton's interpreter
         return {"num_programs": 2, "CHAINED": False, "ON_GPU": False}
     properties = torch.cuda.get_device_properties(device)

@@ -16,7 +16,7 @@ from kernels.lora.kernel.tiling import page_of, run_of
 
 MIN_COLUMNS = 16  # of a program
 _RANKS = 16  # rows of a matrix that are multiplied at a time
-MOST_RANKS = 8192  # of all rows, if each had the largest; `expand`, which costs a launch, reads more of them faster
+MOST_RANKS = 8192  # rows times the largest rank; beyond, `expand` is faster, though it costs a launch
 _EARLY_ROWS = 64  # with more, the kernel before fills the GPU until it ends
 
 
@@ -80,7 +80,8 @@ def first_b_of(
 ):
     """What `share_of` reads first of the owner's matrix, `[RUNS, RANKS, RUN]`; its arguments are those of that.
 
-    No earlier kernel of a step writes it, so it may be asked for before they have ended; without `EARLY`, it is not.
+    No earlier kernel of a step writes it, so it may be asked for before they have ended. Without `EARLY` it is not, and
+    what this returns stands for nothing.
     """
     if not EARLY:
         return tl.zeros((start.shape[0], RANKS, RUN), lora_pages.dtype.element_ty)

@@ -29,7 +29,7 @@ from kernels.lora.kernel.tiling import (
     precision_of,
 )
 
-STAGES = 3  # of MBGMV's tiles: so many but one are on their way
+STAGES = 3  # tiles of MBGMV that a program has in work or on their way
 
 
 def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
@@ -161,8 +161,8 @@ def _expand(
         num_few = tl.load(few + LIVE)
         # Neighbouring tiles, which mostly are of one matrix; if some programs have none, the others are far apart.
         tile = tl.where(num_few <= step, program, program * num_few // step)
-        last = tl.where(num_few <= step, tl.minimum(program + 1, num_few), (program + 1) * num_few // step)
-        while tile < last:
+        end = tl.where(num_few <= step, tl.minimum(program + 1, num_few), (program + 1) * num_few // step)
+        while tile < end:
             live = adapter_of(few_starts, tile)
             record = records + live * RECORD
             table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
@@ -170,7 +170,7 @@ def _expand(
             module, column, first = _place_of(record, local, MODULES, RUNS * FEW_COLUMNS, OUT0, OUT1)
             own = record + 4 + module * 4
             width = _of_module(module, OUT0, OUT1, OUT2, MODULES)
-            count = tl.minimum(last - tile, tl.cdiv(width, RUNS * FEW_COLUMNS) - column)
+            count = tl.minimum(end - tile, tl.cdiv(width, RUNS * FEW_COLUMNS) - column)
             few_rows(
                 _of_module(module, output0, output1, output2, MODULES),
                 _of_module(module, stride0, stride1, stride2, MODULES),

@@ -39,16 +39,16 @@ def many_rows(
     dtype = pages.dtype.element_ty
     end = tl.minimum(STEPS * ROWS, num_rows)
     is_column = (n < width)[None, :]
-    is_part = (r < rank)[None, :]
+    is_rank = (r < rank)[None, :]
     b = _b_of(pages, table, place, rank, r, start, width, PAGE, COLUMNS, ROWWISE)
     parts = bridge + (row + t).to(tl.int64)[:, None] * (PIECES * WIDTH) + r[None, :]
     outs = output + (row + t).to(tl.int64)[:, None] * stride + n[None, :]
-    part = part_of(parts, (t < num_rows)[:, None] & is_part, dtype, PIECES, WIDTH)
+    part = part_of(parts, (t < num_rows)[:, None] & is_rank, dtype, PIECES, WIDTH)
     old = tl.load(outs, mask=(t < num_rows)[:, None] & is_column, other=0.0)
     for step in tl.range(0, end, ROWS, num_stages=1):
         is_next = (step + ROWS + t < end)[:, None]
         next_parts = parts + ROWS * (PIECES * WIDTH)
-        next_part = part_of(next_parts, is_next & is_part, dtype, PIECES, WIDTH)
+        next_part = part_of(next_parts, is_next & is_rank, dtype, PIECES, WIDTH)
         next_outs = outs + ROWS * stride
         next_old = tl.load(next_outs, mask=is_next & is_column, other=0.0)
         is_row = (step + t < num_rows)[:, None]
@@ -68,7 +68,7 @@ def many_rows(
 
 @triton.jit
 def _b_of(pages, table, place, rank, r, start, width, PAGE: tl.constexpr, COLUMNS: tl.constexpr, ROWWISE: tl.constexpr):
-    """Rows of transposed B in a sub-block of columns, `[ranks, COLUMNS]`."""
+    """Rows of transposed B in a run of columns, `[ranks, COLUMNS]`."""
     n = tl.arange(0, COLUMNS)
     mask = (r < rank)[:, None] & (start + n < width)[None, :]
     element = place + r * width + start

@@ -32,8 +32,8 @@ class Plan:
             MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's expand.
         records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and sum of ranks; then
             of each module the rank, the places of A and B, and the bits of the scale.
-        owners: `[num_rows]` int32; the live adapter of each row, -1 where there is none, or, unless the batch is one of
-            decodes, where it is MBGMM's.
+        owners: `[num_rows]` int32; the live adapter of each row; -1 for rows without, and in a batch with prompts for
+            those of adapters with more than `FEW_ROWS`, to which `expand` adds. Not read if the batch is not split.
         bridge: `[num_rows, num_pieces, width]` float32; what shrinks leave to expands: the sums of pieces of the
             inputs, still to be added, an adapter's ranks of one module after those of the other.
     """
@@ -52,6 +52,7 @@ class Plan:
         directory, device = batch.directory, batch.slots.device
         num_live, num_layers = batch.slots.shape[0], directory.places.shape[1]
         tiling = Tiling.of(num_rows, num_live, directory)
+        most_owned = num_rows if batch.is_decode else FEW_ROWS
         width, num_pieces = bridge_width(len(modules), directory.max_rank), tiling.num_pieces(in_features)
         plan = cls(
             tiling,
@@ -72,7 +73,7 @@ class Plan:
             num_rows,
             *[*modules, 0, 0][:3],
             *[*widths, 0, 0][:3],
-            num_rows if batch.is_decode else FEW_ROWS,
+            most_owned,
             MODULES=len(modules),
             PIECES=num_pieces,
             FEW=FEW_ROWS if tiling.is_split else 0,
@@ -83,8 +84,8 @@ class Plan:
             LIVE=tiling.live,
             OWNED=16,
             STEP_ROWS=tiling.expand_steps * MANY_ROWS,
-            FEW_COLUMNS=EXPAND_RUNS * tiling.few_columns,
-            MANY_COLUMNS=EXPAND_COLUMNS,
+            FEW_TILE=EXPAND_RUNS * tiling.few_columns,
+            MANY_TILE=EXPAND_COLUMNS,
         )
         return plan
 
@@ -119,8 +120,8 @@ def _plan(
     LIVE: tl.constexpr,
     OWNED: tl.constexpr,
     STEP_ROWS: tl.constexpr,
-    FEW_COLUMNS: tl.constexpr,
-    MANY_COLUMNS: tl.constexpr,
+    FEW_TILE: tl.constexpr,
+    MANY_TILE: tl.constexpr,
 ):
     layer = tl.program_id(0)
     num_layers = tl.num_programs(0)
@@ -131,8 +132,8 @@ def _plan(
     count = tl.where(is_live, tl.load(row_start + adapter + 1, mask=is_live, other=0) - first, 0)
     record = records + (layer * num_live + adapter) * RECORD
     total = tl.zeros((LIVE,), tl.int32)
-    few_columns = tl.zeros((LIVE,), tl.int32)
-    many_columns = tl.zeros((LIVE,), tl.int32)
+    few_tiles = tl.zeros((LIVE,), tl.int32)
+    many_tiles = tl.zeros((LIVE,), tl.int32)
     for module in tl.static_range(MODULES):
         name = name0 if module == 0 else (name1 if module == 1 else name2)
         site = (slot.to(tl.int64) * num_layers + layer) * 7 + name
@@ -144,8 +145,8 @@ def _plan(
         tl.store(record + 7 + module * 4, scale.to(tl.int32, bitcast=True), mask=is_live)
         total += rank
         width = width0 if module == 0 else (width1 if module == 1 else width2)
-        few_columns += tl.where(rank > 0, (width + FEW_COLUMNS - 1) // FEW_COLUMNS, 0)
-        many_columns += tl.where(rank > 0, (width + MANY_COLUMNS - 1) // MANY_COLUMNS, 0)
+        few_tiles += tl.where(rank > 0, (width + FEW_TILE - 1) // FEW_TILE, 0)
+        many_tiles += tl.where(rank > 0, (width + MANY_TILE - 1) // MANY_TILE, 0)
     tl.store(record, first, mask=is_live)
     tl.store(record + 1, count, mask=is_live)
     tl.store(record + 2, slot, mask=is_live)
@@ -158,9 +159,9 @@ def _plan(
     many_blocks = (total + RANKS - 1) // RANKS * PIECES
     row_tiles = tl.where(count > FEW, (count + ROWS - 1) // ROWS, 0)
     _store_starts(out + LIVE + 1, row_tiles * many_blocks, adapter, LIVE)
-    _store_starts(out + 2 * (LIVE + 1), tl.where(is_few, few_columns, 0), adapter, LIVE)
+    _store_starts(out + 2 * (LIVE + 1), tl.where(is_few, few_tiles, 0), adapter, LIVE)
     row_tiles = tl.where(count > FEW, (count + STEP_ROWS - 1) // STEP_ROWS, 0)
-    _store_starts(out + 3 * (LIVE + 1), row_tiles * many_columns, adapter, LIVE)
+    _store_starts(out + 3 * (LIVE + 1), row_tiles * many_tiles, adapter, LIVE)
 
     end = tl.where(count <= most_owned, first + count, 0)
     for begin in range(layer * OWNED, num_rows, num_layers * OWNED):

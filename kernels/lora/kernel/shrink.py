@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kernels.lora.batch import LoraBatch
 from kernels.lora.kernel.plan import RECORD, Plan
-from kernels.lora.kernel.shrink_few import one_tile, own_tiles
+from kernels.lora.kernel.shrink_few import neighbours, one_tile
 from kernels.lora.kernel.shrink_many import many_tiles
 from kernels.lora.kernel.tiling import (
     FEW_RANKS,
@@ -22,7 +22,7 @@ from kernels.lora.kernel.tiling import (
     precision_of,
 )
 
-STAGES = 3  # of MBGMV's pieces: so many but one are on their way
+STAGES = 3  # rounds of MBGMV that a program has in work or on their way
 
 
 def shrink(
@@ -122,7 +122,7 @@ def _shrink(
             else:
                 if CHAINED:
                     tl.extra.cuda.gdc_wait()
-                own_tiles(
+                neighbours(
                     program * num_few // step, (program + 1) * num_few // step, x, pages, page_table, starts,
                     few_starts, records, bridge, x_stride, table_stride, MODULES, WIDTH, IN, PAGE, PIECES, ROUNDS,
                     RECORD, ROWWISE, SPAN, SPANS, FEW, FEW_RANKS, STAGES, PRECISION,

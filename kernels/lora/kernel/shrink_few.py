@@ -60,9 +60,9 @@ def one_tile(
 
 
 @triton.jit
-def own_tiles(
+def neighbours(
     tile,
-    last,
+    end,
     x,
     pages,
     page_table,
@@ -87,20 +87,20 @@ def own_tiles(
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Tiles `[tile, last)`. Those of the same rank rows are neighbours, and each is read ahead of the one before."""
+    """Tiles `[tile, end)`. Those of the same rank rows are neighbours, and each is read ahead of the one before."""
     ALL_ROUNDS: tl.constexpr = (IN + SPANS * SPAN - 1) // (SPANS * SPAN)
     t = tl.arange(0, FEW)
-    while tile < last:
+    while tile < end:
         row, num_rows, table, rank, first, r, rank_row = _few_of(
             tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, RANKS
         )
-        count = tl.minimum(last - tile, PIECES - first)
+        count = tl.minimum(end - tile, PIECES - first)
         halves = halves_of(table, rank_row, IN, r < rank, PAGE)
         at = bridge + (row + t)[None, :].to(tl.int64) * (PIECES * WIDTH) + r[:, None]
         mask = (t < num_rows)[None, :] & (r < rank)[:, None]
         total = tl.zeros((RANKS, FEW), tl.float32)
-        end = tl.minimum((first + count) * ROUNDS, ALL_ROUNDS)
-        for now in tl.range(first * ROUNDS, end, num_stages=STAGES):
+        last = tl.minimum((first + count) * ROUNDS, ALL_ROUNDS)
+        for now in tl.range(first * ROUNDS, last, num_stages=STAGES):
             start = (now * SPANS + tl.arange(0, SPANS)) * SPAN
             a = a_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, ROWWISE, SPAN)
             rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)

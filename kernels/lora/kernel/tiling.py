@@ -14,7 +14,7 @@ import triton.language as tl
 
 from kernels.lora.directory import LoraDirectory
 
-FEW_ROWS = 8  # an adapter with no more is read by MBGMV
+FEW_ROWS = 8  # an adapter with no more is read by MBGMV; half of the rows that a tensor core takes
 SPANS = 4  # of a round, one for each warp
 MAX_SPAN = 256
 MAX_PIECES = 4  # each is work for a program of its own, and whoever adds them up reads all
@@ -22,7 +22,8 @@ FEW_RANKS = 16  # of a tile of MBGMV's shrink: the least a tensor core takes
 MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink
 EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand
 EXPAND_RUNS = 4  # of a tile of MBGMV's expand, one for each warp
-SPLIT_ROWS = 2048  # with more rows in the batch, MBGMM's tiles alone fill the GPU, without splitting the inputs
+EXPAND_STEPS = (2, 8)  # tiles of `MANY_ROWS` rows that MBGMM's expand takes in turn, in batches that are split or not
+SPLIT_ROWS = 2048  # with more rows (than FEW_ROWS, too) MBGMM's tiles alone fill the GPU, without splitting the inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +59,18 @@ class Tiling:
             has_many=num_rows > FEW_ROWS,
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
             expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
-            expand_steps=2 if num_rows <= SPLIT_ROWS else 8,
+            expand_steps=EXPAND_STEPS[num_rows > SPLIT_ROWS],
         )
 
     @property
     def few_columns(self) -> int:
-        """Columns of a run of MBGMV's expand: as many as registers and shared memory hold."""
+        """Columns of one of the runs of MBGMV's expand: as many as registers and shared memory hold."""
         return 64 if self.expand_ranks > 32 else 128
 
     def num_rounds(self, in_features: int) -> int:
         """Rounds of a piece, but for the last piece of an input, which may have fewer."""
-        num_rounds = -(-in_features // (SPANS * self.span))
-        return -(-num_rounds // MAX_PIECES)
+        all_rounds = -(-in_features // (SPANS * self.span))
+        return -(-all_rounds // MAX_PIECES)
 
     def num_pieces(self, in_features: int) -> int:
         """Pieces of an input that different programs add up."""
@@ -103,7 +104,8 @@ def adapter_of(starts, tile):
 def halves_of(page_table, element, length, mask, PAGE: tl.constexpr):
     """Where runs of up to a page, from `element` on in an adapter's stream, lie in the pool: in two pages at most.
 
-    Returns where the run begins, how much of it the first page has, and where it would begin to end as in the second.
+    Returns the place of the first element, how many elements its page still has, and what to add to the offset of an
+    element that comes after those.
     """
     left = PAGE - element % PAGE
     head = page_of(page_table, element, mask, PAGE) + element % PAGE

@@ -134,7 +134,7 @@ def test_what_is_warmed_up():
     points = [*DECODES, PREFILL, *ATTENDED]
     tasks = warm.tasks_of(points, ["ours", "vllm", "sglang_triton_v2"], None)
     names = [name for name, _, _ in tasks]
-    assert names.count("ours") == 3 + len(ATTENDED)  # few rows, more rows, and the other model
+    assert names.count("ours") == 4 + len(ATTENDED)  # few rows, more rows, prompts, and the other model
     many = LoraPoint("tiny", (8,), "decode", "zipf", 256, 100)
     ((_, smaller, _),) = warm.tasks_of([many], ["sglang_csgmv"], None)
     assert (smaller.num_rows, smaller.num_adapters) == (256, 32)

@@ -1,16 +1,21 @@
 """The directory of adapters that the kernels read, over a life of loads and evictions."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from tests.unit.worker_engine.fakes import GEOMETRY, adapter
+from kernels.lora.batch import ALL_MODULES
+from tests.unit.worker_engine.fakes import GEOMETRY, SHAPE, adapter
 from worker.adapters.residency import Residency
 from worker.engine import lora_tables
 from worker.engine.lora_tables import LoraTables
+from worker.memory.layout import GROUPS, AdapterLayout
 from worker.memory.pool import PagePool
+
+ATTENTION = frozenset(GROUPS[0] + GROUPS[1])
 
 
 @pytest.mark.parametrize("most_slots", [64, 1024])
@@ -87,3 +92,45 @@ def test_a_reserved_directory_stays_whatever_adapters_come() -> None:
         residency.release(live[0].digest)
         residency.take_loads()
     assert len(directories) == 1
+
+
+def test_a_directory_is_reserved_for_no_larger_rank_than_was_asked_for() -> None:
+    tables = LoraTables(Residency(PagePool(100), GEOMETRY), torch.device("cpu"), max_live=4, max_rank=16)
+    tables.reserve()
+    batch = tables.fixed(*(torch.zeros(n, dtype=torch.int32) for n in (4, 5)), ALL_MODULES, is_decode=True)
+    assert batch.directory.max_rank == 16
+
+
+def test_a_batch_targets_what_one_of_its_adapters_does() -> None:
+    residency = Residency(PagePool(100), GEOMETRY)
+    tables = LoraTables(residency, torch.device("cpu"), max_live=4)
+    query, gate = (
+        replace(adapter(marker), layout=AdapterLayout(SHAPE, (ranks,), ((1.0,) * 7,)))
+        for marker, ranks in ((1, (4, 0, 0, 0, 0, 0, 0)), (2, (0, 0, 0, 0, 4, 0, 0)))
+    )
+    assert tables.targets([]) is None
+    for live, modules in (
+        ([query], ATTENTION),
+        ([query, gate], ALL_MODULES),
+        ([gate], ALL_MODULES),
+        ([query], ATTENTION),
+    ):
+        for hosted in live:
+            assert residency.acquire(hosted)
+        tables.slots(live)
+        assert tables.targets(live) == modules
+
+
+@pytest.mark.parametrize(
+    ("layers", "modules"),
+    [
+        (((4, 0, 0, 0, 0, 0, 0), (0, 0, 0, 4, 0, 0, 0)), ATTENTION),
+        (((0,) * 7, (0, 0, 0, 0, 0, 0, 4)), ALL_MODULES),
+    ],
+    ids=["attention", "down_later"],
+)
+def test_an_adapter_targets_what_it_does_in_some_layer(
+    layers: tuple[tuple[int, ...], ...], modules: frozenset[int]
+) -> None:
+    layout = AdapterLayout(replace(SHAPE, num_layers=2), layers, ((1.0,) * 7,) * 2)
+    assert lora_tables.TARGETS[lora_tables.target_set(layout)] == modules
