@@ -1,8 +1,16 @@
-"""Which implementation of an op runs: the Triton kernel on a GPU, the torch reference elsewhere."""
+"""Which implementation of an op runs, the Triton kernel on a GPU, the torch reference elsewhere; and what a GPU has."""
 
 from functools import cache
 from importlib import import_module
 from typing import Any
+
+import torch
+
+
+@cache
+def num_processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @cache

@@ -78,7 +78,7 @@ def cases() -> list[Any]:
 @pytest.fixture(params=[True, False], ids=["early", "late"], autouse=True)
 def is_early(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether matrices are asked for before earlier kernels have ended, as with few rows, or not, as with more."""
-    monkeypatch.setattr(lora_delta, "_EARLY_ROWS", 64 if request.param else 0)
+    monkeypatch.setattr(lora_delta, "EARLY_ROWS", 64 if request.param else 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kernels.attention.batch import AttentionBatch
 from kernels.attention.kernel.merge import BLOCK_TOKENS, Splits, merge
+from kernels.device import num_processors
 
 # Fewer tokens a split fill the GPU at small batches, but each costs a write and a read of a partial sum in float32.
 MIN_SPLIT_TOKENS = 256
@@ -78,7 +79,7 @@ def attend_decodes(
 def _num_programs(device: torch.device) -> int:
     if device.type != "cuda":
         return INTERPRETED_PROGRAMS
-    return PROGRAMS_PER_SM * torch.cuda.get_device_properties(device).multi_processor_count
+    return PROGRAMS_PER_SM * num_processors(device)
 
 
 @triton.jit

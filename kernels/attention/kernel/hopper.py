@@ -12,6 +12,7 @@ from kernels.attention.batch import AttentionBatch
 from kernels.attention.kernel.hopper_decode import decode
 from kernels.attention.kernel.hopper_prefill import prefill
 from kernels.attention.kernel.merge import BLOCK_TOKENS, Splits, merge
+from kernels.device import num_processors
 
 _SEEN = "tables are read"
 LOG2_E = 1.4426950408889634
@@ -62,9 +63,8 @@ def attend_decodes(
     group, head_dim = query.shape[1] // num_kv_heads, query.shape[2]
     counts = batch.context_lens.new_empty(num_seqs)
     splits = Splits.of(query, batch, num_kv_heads, block_size, window, MIN_SPLIT_TOKENS)
-    num_sms = torch.cuda.get_device_properties(query.device).multi_processor_count
     most = num_seqs * num_kv_heads * splits.held
-    decode[(min(most, DECODE_PROGRAMS_PER_SM * num_sms),)](
+    decode[(min(most, DECODE_PROGRAMS_PER_SM * num_processors(query.device)),)](
         output,
         query,
         _describe(pages, num_kv_heads * head_dim, block_size),
@@ -123,8 +123,7 @@ def attend_chunks(
     group, head_dim = query.shape[1] // num_kv_heads, query.shape[2]
     num_rows = query.shape[0]
     most = (num_rows // (QUERY_LANES // group) + min(num_seqs, num_rows // 2)) * num_kv_heads
-    num_sms = torch.cuda.get_device_properties(query.device).multi_processor_count
-    prefill[(max(1, min(most, num_sms)),)](
+    prefill[(max(1, min(most, num_processors(query.device))),)](
         output,
         query,
         _describe(pages, num_kv_heads * head_dim, block_size),

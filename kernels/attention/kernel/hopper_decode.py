@@ -23,6 +23,7 @@ from kernels.attention.kernel.hopper_pages import (
     allocate_chunks,
     clear_unwritten,
     fetch,
+    running_sum,
     tiles_of,
 )
 
@@ -47,11 +48,6 @@ def _find(ends, work):
     """The sequence that the `work`th split of all belongs to, and its number there."""
     before = ends <= work
     return gl.sum(before.to(gl.int32), 0), work - gl.max(gl.where(before, ends, 0), 0)
-
-
-@gluon.jit
-def _add(a, b):
-    return a + b
 
 
 @gluon.jit
@@ -183,7 +179,7 @@ def decode(
     visible = context - _first_token(context, window, HAS_WINDOW, BLOCK_TOKENS)
     visible = gl.where(num_rows == 1, visible, 0)
     splits = gl.cdiv(visible, _split_tokens(visible, MIN_SPLIT, MAX_SPLITS, BLOCK_TOKENS))
-    ends = gl.associative_scan(splits, 0, _add)  # splits of the sequences up to this one
+    ends = running_sum(splits)  # splits of the sequences up to this one
     num_items = gl.sum(splits, 0) * NUM_KV_HEADS
     ends_shared = gl.allocate_shared_memory(gl.int32, [BLOCK_SEQS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     ends_shared.store(ends)

@@ -14,6 +14,17 @@ HAS_REINTERPRET = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret
 
 
 @gluon.jit
+def _add(left, right):
+    return left + right
+
+
+@gluon.jit
+def running_sum(counts):
+    """The sums of counts up to each, `[n]`: the ends of what each sequence is cut into."""
+    return gl.associative_scan(counts, 0, _add)
+
+
+@gluon.jit
 def allocate_chunks(
     DTYPE: gl.constexpr, STAGES: gl.constexpr, BLOCK_TOKENS: gl.constexpr, HEAD_DIM: gl.constexpr,
     BLOCK_SIZE: gl.constexpr,

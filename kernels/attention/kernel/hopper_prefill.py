@@ -21,6 +21,7 @@ from kernels.attention.kernel.hopper_pages import (
     allocate_chunks,
     clear_unwritten,
     fetch,
+    running_sum,
     tiles_of,
 )
 
@@ -155,11 +156,6 @@ def _attend(
     gl.store(output + pointers[:, None] + dims[None, :], attended.to(output.dtype.element_ty), mask=is_row[:, None])
 
 
-@gluon.jit
-def _add(left, right):
-    return left + right
-
-
 @gluon.jit(do_not_specialize=["num_seqs", "table_stride", "capacity", "window"])
 def prefill(
     output, query, desc, query_start, context_lens, block_table,
@@ -184,7 +180,7 @@ def prefill(
     starts = gl.load(query_start + seqs, mask=seqs < num_seqs, other=0)
     lengths = gl.load(query_start + seqs + 1, mask=seqs < num_seqs, other=0) - starts
     counts = gl.where((seqs < num_seqs) & (lengths > 1), (lengths + TILE_ROWS - 1) // TILE_ROWS, 0)
-    ends = gl.associative_scan(counts, 0, _add)
+    ends = running_sum(counts)
     num_tiles = gl.max(ends, 0)
     for item in range(gl.program_id(0), num_tiles * NUM_KV_HEADS, gl.num_programs(0)):
         kv_head = item % NUM_KV_HEADS

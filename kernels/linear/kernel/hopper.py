@@ -7,6 +7,7 @@ from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from kernels.device import num_processors
 from kernels.linear.kernel.hopper_linear import linear as kernel
 from kernels.linear.kernel.tiles import HEIGHT, SLABS, WIDTH, Tiles
 
@@ -30,7 +31,7 @@ def launch(x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None, tiles: T
     """`kernels.linear.linear` for at least one row."""
     out_features, in_features = weight.shape
     num_tiles = -(-out_features * tiles.parts // HEIGHT)
-    kernel[(min(num_tiles, _num_processors(x.device)),)](
+    kernel[(min(num_tiles, num_processors(x.device)),)](
         out,
         _describe(weight, tiles.parts, HEIGHT),
         _describe(x, tiles.parts, tiles.rows * tiles.parts),
@@ -60,8 +61,3 @@ def _describe(matrix: Tensor, parts: int, rows: int) -> TensorDescriptor:
 @cache
 def _is_hopper(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device)[0] == 9
-
-
-@cache
-def _num_processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count

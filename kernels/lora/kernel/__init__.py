@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.chain import chained
+from kernels.device import num_processors
 from kernels.lora.batch import LoraBatch
 from kernels.lora.checks import check
 from kernels.lora.delta import LoraDelta
@@ -42,22 +44,16 @@ def shrink(
             batch, group, x.shape[0], x.shape[1], [output.shape[1] for output in outputs]
         )
     # A chained kernel begins before the one it follows has ended, and reads the plan at once.
-    options = _options(x.device, is_split=plan.tiling.is_split, is_chained=not is_new)
-    _launch_shrink(x, pages, batch, plan, layer, len(group), **options)
+    options = _options(x.device, is_split=plan.tiling.is_split)
+    chain = {"CHAINED": False} if is_new else chained(x.device)
+    _launch_shrink(x, pages, batch, plan, layer, len(group), **options, **chain)
     return LoraDelta(outputs, x, pages, batch, layer, group, plan)
 
 
 @cache
-def _options(device: torch.device, *, is_split: bool, is_chained: bool) -> dict[str, Any]:
-    """As many programs as shared memory (of split batches) or registers hold, with as many registers as leaves them."""
+def _options(device: torch.device, *, is_split: bool) -> dict[str, Any]:
+    """As many programs as shared memory, of split batches, or registers hold, and the registers left for each."""
     if device.type == "cpu":  # Triton's interpreter
-        return {"num_programs": 2, "CHAINED": False, "ON_GPU": False}
-    properties = torch.cuda.get_device_properties(device)
-    is_chained = is_chained and properties.major >= 9
-    return {
-        "num_programs": (2 if is_split else 4) * properties.multi_processor_count,
-        "maxnreg": 232 if is_split else 128,
-        "CHAINED": is_chained,
-        "launch_pdl": is_chained,
-        "ON_GPU": True,
-    }
+        return {"num_programs": 2, "ON_GPU": False}
+    each, registers = (2, 232) if is_split else (4, 128)
+    return {"num_programs": each * num_processors(device), "maxnreg": registers, "ON_GPU": True}

@@ -17,7 +17,7 @@ from kernels.lora.kernel.tiling import page_of, run_of
 MIN_COLUMNS = 16  # of a program
 _RANKS = 16  # rows of a matrix that are multiplied at a time
 MOST_RANKS = 8192  # rows times the largest rank; beyond, `expand` is faster, though it costs a launch
-_EARLY_ROWS = 64  # with more, the kernel before fills the GPU until it ends
+EARLY_ROWS = 64  # with more, the kernel before fills the GPU until it ends
 
 
 def is_by_row(delta: LoraDelta) -> bool:
@@ -46,7 +46,7 @@ def arguments(delta: LoraDelta | None, like: Tensor) -> dict[str, Any]:
         "RECORD": RECORD,
         "PAGE": delta.pages.shape[1],
         "RANKS": _RANKS,
-        "EARLY": delta.x.shape[0] <= _EARLY_ROWS,
+        "EARLY": delta.x.shape[0] <= EARLY_ROWS,
     }
 
 

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.chain import chained
+from kernels.device import num_processors
 from kernels.lora.checks import check_delta
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import is_by_row
@@ -101,10 +102,8 @@ def _options(device: torch.device, *, has_few: bool, ranks: int) -> tuple[int, d
     """As many programs as the device holds at a time, and how they are launched."""
     if device.type == "cpu":  # Triton's interpreter
         return 2, chained(device)
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    if has_few or ranks > 32:
-        return 2 * processors, {"maxnreg": 232, **chained(device)}
-    return 3 * processors, {"maxnreg": 168, **chained(device)}
+    each, registers = (2, 232) if has_few or ranks > 32 else (3, 168)
+    return each * num_processors(device), {"maxnreg": registers, **chained(device)}
 
 
 @triton.jit(do_not_specialize=["table_stride"])

@@ -4,7 +4,8 @@ import triton
 import triton.language as tl
 
 from kernels.lora.kernel.delta import part_of
-from kernels.lora.kernel.tiling import halves_of, page_of
+from kernels.lora.kernel.matrix import runs_of
+from kernels.lora.kernel.tiling import halves_of
 
 
 @triton.jit
@@ -39,12 +40,13 @@ def few_rows(
     r = tl.arange(0, RANKS)
     parts = bridge + row.to(tl.int64) * (PIECES * WIDTH)
     outs = output + row.to(tl.int64) * stride
-    halves = halves_of(table, place + r * width, width, r < rank, PAGE)
+    rows = place + r * width
+    halves = halves_of(table, rows, width, r < rank, PAGE)
     part = _part_of_few(parts, num_rows, r, rank, pages.dtype.element_ty, PIECES, WIDTH, FEW, RUNS)
     num_fast = tl.where(rank > RANKS, 0, count) if HAS_LATER else count
     for now in tl.range(column, column + num_fast, num_stages=STAGES):
         start = (now * RUNS + tl.arange(0, RUNS)) * COLUMNS
-        b = _runs_of_b(pages, table, place, halves, rank, r, start, width, PAGE, HAS_HALVES, COLUMNS, ROWWISE)
+        b = runs_of(pages, table, rows, halves, start, r < rank, width, PAGE, HAS_HALVES, ROWWISE, COLUMNS)
         total = tl.dot(part, b, input_precision=PRECISION)  # [RUNS, 2 * FEW, COLUMNS]
         _add_few(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, FEW)
     if HAS_LATER:
@@ -54,7 +56,8 @@ def few_rows(
             for block in tl.range(0, rank, RANKS, num_stages=1):
                 later = block + r
                 part = _part_of_few(parts, num_rows, later, rank, pages.dtype.element_ty, PIECES, WIDTH, FEW, RUNS)
-                b = _runs_of_b(pages, table, place, halves, rank, later, start, width, PAGE, False, COLUMNS, ROWWISE)
+                rows = place + later * width
+                b = runs_of(pages, table, rows, halves, start, later < rank, width, PAGE, False, ROWWISE, COLUMNS)
                 total = tl.dot(part, b, total, input_precision=PRECISION)
             _add_few(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, FEW)
 
@@ -102,38 +105,3 @@ def _part_of_few(
     at = parts + t[:, None] * (PIECES * WIDTH) + r[None, :]
     part = part_of(at, (t < num_rows)[:, None] & (r < rank)[None, :], dtype, PIECES, WIDTH)
     return tl.broadcast_to(part[None, :, :], (RUNS, 2 * FEW, r.shape[0]))
-
-
-@triton.jit
-def _runs_of_b(
-    pages,
-    table,
-    place,
-    halves,
-    rank,
-    r,
-    start,
-    width,
-    PAGE: tl.constexpr,
-    HAS_HALVES: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ROWWISE: tl.constexpr,
-):
-    """Rows `r` of transposed B in runs of columns that begin at `start`, `[runs, ranks, COLUMNS]`.
-
-    With `HAS_HALVES` no row is longer than a page, and `halves` is where they lie, of `halves_of`.
-    """
-    n = tl.arange(0, COLUMNS)
-    element = place + r[None, :] * width + start[:, None]  # [runs, ranks]
-    if ROWWISE:
-        there = (r < rank)[None, :] & (start < width)[:, None]
-        if HAS_HALVES:
-            head, left, tail = halves
-            base = tl.where(start[:, None] < left[None, :], head[None, :], tail[None, :]) + start[:, None]
-            base = tl.multiple_of(base, [16, 16])
-        else:
-            base = tl.multiple_of(page_of(table, element, there, PAGE) + element % PAGE, [16, 16])
-        return tl.load(pages + base[:, :, None] + n[None, None, :], mask=there[:, :, None], other=0.0)
-    there = (r < rank)[None, :, None] & (start[:, None] + n[None, :] < width)[:, None, :]
-    each = element[:, :, None] + n[None, None, :]
-    return tl.load(pages + page_of(table, each, there, PAGE) + each % PAGE, mask=there, other=0.0)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernels.lora.kernel.shrink_matrix import a_of, rank_rows
+from kernels.lora.kernel.matrix import rank_rows, runs_of
 from kernels.lora.kernel.tiling import adapter_of, halves_of
 
 
@@ -43,7 +43,7 @@ def one_tile(
     halves = halves_of(table, rank_row, IN, r < rank, PAGE)
     first = piece * ROUNDS
     start = (first * SPANS + tl.arange(0, SPANS)) * SPAN
-    a = a_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, ROWWISE, SPAN)
+    a = runs_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
     if CHAINED:
         tl.extra.cuda.gdc_wait()
     rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
@@ -51,7 +51,7 @@ def one_tile(
     if ROUNDS > 1:
         for now in tl.range(first + 1, tl.minimum(first + ROUNDS, ALL_ROUNDS), num_stages=STAGES):
             start = (now * SPANS + tl.arange(0, SPANS)) * SPAN
-            a = a_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, ROWWISE, SPAN)
+            a = runs_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
             rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
             total += _round_of(a, rows, PRECISION)
     t = tl.arange(0, FEW)
@@ -102,7 +102,7 @@ def neighbours(
         last = tl.minimum((first + count) * ROUNDS, ALL_ROUNDS)
         for now in tl.range(first * ROUNDS, last, num_stages=STAGES):
             start = (now * SPANS + tl.arange(0, SPANS)) * SPAN
-            a = a_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, ROWWISE, SPAN)
+            a = runs_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
             rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
             total = tl.where(now % ROUNDS == 0, 0.0, total) + _round_of(a, rows, PRECISION)
             is_whole = (now % ROUNDS == ROUNDS - 1) | (now == ALL_ROUNDS - 1)

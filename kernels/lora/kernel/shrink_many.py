@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernels.lora.kernel.shrink_matrix import a_of, rank_rows
+from kernels.lora.kernel.matrix import rank_rows, runs_of
 from kernels.lora.kernel.tiling import adapter_of, halves_of
 
 
@@ -106,7 +106,7 @@ def _many_rows(
     part = tl.zeros((ROWS, RANKS), tl.float32)
     for span in tl.range(first_span, end, num_stages=2):
         start = span * SPAN + tl.zeros((1,), tl.int32)
-        a = a_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, ROWWISE, SPAN)
+        a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
         is_x = is_row[:, None] & (span * SPAN < IN)
         if not ROWWISE:
             is_x = is_x & (span * SPAN + k < IN)[None, :]

@@ -1,4 +1,4 @@
-"""How a shrink finds and reads its matrices: the A of a group's modules taken as one, `[sum of ranks, in]`."""
+"""Rows of an adapter's matrices, A and transposed B, read where they lie in the pool."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ from kernels.lora.kernel.tiling import page_of
 
 @triton.jit
 def rank_rows(record, r, MODULES: tl.constexpr, IN: tl.constexpr):
-    """First elements of rank rows of a group, counted over its modules."""
+    """First elements of rows `r` of the A of a group's modules taken as one, `[sum of ranks, in]`."""
     rank = tl.load(record + 4)
     element = tl.load(record + 5) + r * IN
     if MODULES > 1:
@@ -20,34 +20,37 @@ def rank_rows(record, r, MODULES: tl.constexpr, IN: tl.constexpr):
 
 
 @triton.jit
-def a_of(
+def runs_of(
     pages,
     table,
-    rank_row,
+    row,
     halves,
     start,
-    is_rank,
-    IN: tl.constexpr,
+    is_row,
+    length,
     PAGE: tl.constexpr,
-    ROWWISE: tl.constexpr,
-    SPAN: tl.constexpr,
+    HAS_HALVES: tl.constexpr,
+    RUNWISE: tl.constexpr,
+    RUN: tl.constexpr,
 ):
-    """Spans that begin at `start`, `[spans]`, of rank rows that begin at `rank_row` in the stream, `[ranks]`.
+    """Runs of rows of `length` elements that begin at `row`, `[rows]`, in the adapter's stream, `[runs, rows, RUN]`.
 
-    `halves` is where the rows' pages are, of `halves_of`, which holds if a row is no longer than a page.
+    Each run begins at its `start`, `[runs]`, in the rows; zeros stand for what is past their end and for rows that are
+    none. `RUNWISE` is whether neither a page nor a row ends within a run. With `HAS_HALVES` no row is longer than a
+    page, and `halves` is where they lie, of `halves_of`.
     """
-    k = tl.arange(0, SPAN)
-    element = start[:, None] + rank_row[None, :]  # [spans, ranks]
-    if ROWWISE:
-        # Whole spans are there or not: a mask that is one for all elements of a load leaves them one load.
-        there = is_rank[None, :] & (start < IN)[:, None]
-        if IN <= PAGE:
+    k = tl.arange(0, RUN)
+    element = start[:, None] + row[None, :]  # [runs, rows]
+    if RUNWISE:
+        # Whole runs are there or not: a mask that is one for all elements of a load leaves them one load.
+        there = is_row[None, :] & (start < length)[:, None]
+        if HAS_HALVES:
             head, left, tail = halves
             base = tl.where(start[:, None] < left[None, :], head[None, :], tail[None, :]) + start[:, None]
             base = tl.multiple_of(base, [16, 16])
         else:
             base = tl.multiple_of(page_of(table, element, there, PAGE) + element % PAGE, [16, 16])
         return tl.load(pages + base[:, :, None] + k[None, None, :], mask=there[:, :, None], other=0.0)
-    there = is_rank[None, :, None] & (start[:, None, None] + k[None, None, :] < IN)
+    there = is_row[None, :, None] & (start[:, None] + k[None, :] < length)[:, None, :]
     each = element[:, :, None] + k[None, None, :]
     return tl.load(pages + page_of(table, each, there, PAGE) + each % PAGE, mask=there, other=0.0)
