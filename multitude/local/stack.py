@@ -1,6 +1,8 @@
 """The services of one machine: an embedded Redis, the adapter store, the control plane and the workers."""
 
+import errno
 import json
+import secrets
 import shutil
 import socket
 import sys
@@ -22,6 +24,8 @@ _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _RESTART_SECONDS, _MAX_RESTART_SECONDS = 5.0, 60.0  # from one start of a worker to its next
 _DRAIN_SECONDS = 1.0  # on one machine, who stops the services is who waits for them
+# None that systems hand out by themselves: others would be given it before the service takes it.
+_FIRST_PORT, _NUM_PORTS = 20_000, 12_000
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,12 @@ def _with_port(address: str) -> str:
     host, _, port = address.rpartition(":")
     if port != "0":
         return address
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return f"{host}:{probe.getsockname()[1]}"
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, _FIRST_PORT + secrets.randbelow(_NUM_PORTS)))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return f"{host}:{probe.getsockname()[1]}"
