@@ -168,6 +168,19 @@ def test_a_row_does_not_depend_on_the_batch(
         assert torch.equal(check(Case(case.pages, case.query[rows], alone), heads), together[rows])
 
 
+@pytest.mark.parametrize("programs", [pytest.param(number, marks=ON_GPU) for number in (1, 2)])
+@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("heads", [Heads(8, 2, 128), Heads(6, 6, 64)], ids=repr)
+def test_programs_take_several_splits(
+    heads: Heads, window: int | None, programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a GPU takes at once, of all lengths, some of which own no row to decode."""
+    monkeypatch.setattr(hopper_kernel, "DECODE_PROGRAMS_PER_SM", programs)
+    lengths = [(1 + 131 * place % 2000, 1) for place in range(300)]
+    lengths[::7] = [(40, 3)] * len(lengths[::7])
+    check(draw_case(lengths, heads, 16, 1, torch.bfloat16, DEVICE), heads, 16, window)
+
+
 def test_a_query_may_be_a_slice_of_wider_rows() -> None:
     heads = Heads(4, 2, 16)
     case = draw_case([(300, 1), (40, 9)], heads, 16, seed=1, device=DEVICE)

@@ -84,8 +84,9 @@ def _num_programs(device: torch.device) -> int:
 
 @triton.jit
 def _split_tokens(visible, MIN_SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
-    even = tl.cdiv(tl.cdiv(visible, MAX_SPLITS), BLOCK_TOKENS) * BLOCK_TOKENS
-    return tl.maximum(even, MIN_SPLIT)
+    """Of even splits: as many as have `MIN_SPLIT` tokens each."""
+    number = tl.minimum(tl.maximum(visible // MIN_SPLIT, 1), MAX_SPLITS)
+    return tl.maximum(tl.cdiv(tl.cdiv(visible, number), BLOCK_TOKENS), 1) * BLOCK_TOKENS
 
 
 @triton.jit(do_not_specialize=["num_seqs", "num_pages", "table_stride", "capacity", "held_splits", "window"])

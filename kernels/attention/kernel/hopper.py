@@ -63,8 +63,8 @@ def attend_decodes(
     group, head_dim = query.shape[1] // num_kv_heads, query.shape[2]
     counts = batch.context_lens.new_empty(num_seqs)
     splits = Splits.of(query, batch, num_kv_heads, block_size, window, MIN_SPLIT_TOKENS)
-    most = num_seqs * num_kv_heads * splits.held
-    decode[(min(most, DECODE_PROGRAMS_PER_SM * num_processors(query.device)),)](
+    most_teams = DECODE_PROGRAMS_PER_SM * num_processors(query.device) // num_kv_heads
+    decode[(max(1, min(num_seqs * splits.held, most_teams)) * num_kv_heads,)](
         output,
         query,
         _describe(pages, num_kv_heads * head_dim, block_size),

@@ -1,7 +1,9 @@
 """Decode attention on Hopper GPUs in Gluon: a warp streams pages by TMA, a warpgroup consumes them.
 
-The same splits as in `kernels.attention.kernel.decode`. A program's splits follow one another without a gap: the
-fetching warp runs ahead of the warpgroup over their borders, as far as shared memory holds.
+The same splits as in `kernels.attention.kernel.decode`. Programs come in teams of one for each KV head. A team has
+neighbouring splits, which cost about as much as every other's: contexts differ, and with as many splits for each some
+would have a third more to read than others. A program's splits follow one another without a gap: the fetching
+warp runs ahead of the warpgroup over their borders, as far as shared memory holds.
 
 A launch begins while the kernel before it ends: it reads the batch's tables at once, and waits before it touches what
 that kernel may read or write.
@@ -30,8 +32,9 @@ from kernels.attention.kernel.hopper_pages import (
 
 @gluon.jit
 def _split_tokens(visible, MIN_SPLIT: gl.constexpr, MAX_SPLITS: gl.constexpr, BLOCK_TOKENS: gl.constexpr):
-    even = gl.cdiv(gl.cdiv(visible, MAX_SPLITS), BLOCK_TOKENS) * BLOCK_TOKENS
-    return gl.maximum(even, MIN_SPLIT)
+    """Of even splits: as many as have `MIN_SPLIT` tokens each."""
+    number = gl.minimum(gl.maximum(visible // MIN_SPLIT, 1), MAX_SPLITS)
+    return gl.maximum(gl.cdiv(gl.cdiv(visible, number), BLOCK_TOKENS), 1) * BLOCK_TOKENS
 
 
 @gluon.jit
@@ -44,42 +47,72 @@ def _first_token(context, window, HAS_WINDOW: gl.constexpr, BLOCK_TOKENS: gl.con
 
 
 @gluon.jit
-def _find(ends, work):
-    """The sequence that the `work`th split of all belongs to, and its number there."""
-    before = ends <= work
-    return gl.sum(before.to(gl.int32), 0), work - gl.max(gl.where(before, ends, 0), 0)
+def _split_at(
+    place, ends, context_lens, capacity, window,
+    HAS_WINDOW: gl.constexpr, BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr, MAX_SPLITS: gl.constexpr,
+):  # fmt: skip
+    """The split at a place in the sum of all costs: its sequence and context, its number and tokens, where it begins.
+
+    A split costs its tiles of tokens, and one for all that is not of a tile.
+    """
+    before = ends <= place
+    seq = gl.sum(before.to(gl.int32), 0)
+    seq_place = gl.max(gl.where(before, ends, 0), 0)
+    context = gl.minimum(gl.load(context_lens + seq), capacity)
+    first = _first_token(context, window, HAS_WINDOW, BLOCK_TOKENS)
+    tokens = _split_tokens(context - first, MIN_SPLIT, MAX_SPLITS, BLOCK_TOKENS)
+    cost = tokens // BLOCK_TOKENS + 1
+    split = (place - seq_place) // cost
+    begin = first + split * tokens
+    return seq, context, split, begin, gl.minimum(begin + tokens, context), seq_place + split * cost
+
+
+@gluon.jit
+def _border(
+    team, num_teams, ends, all_costs, context_lens, capacity, window,
+    HAS_WINDOW: gl.constexpr, BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr, MAX_SPLITS: gl.constexpr,
+):  # fmt: skip
+    """The place where a team's first split begins: where a split begins or ends, the nearest to an even share."""
+    even = (all_costs.to(gl.int64) * team // num_teams).to(gl.int32)
+    border = all_costs
+    if even < all_costs:
+        _, _, _, begin, end, place = _split_at(
+            even, ends, context_lens, capacity, window, HAS_WINDOW, BLOCK_TOKENS, MIN_SPLIT, MAX_SPLITS
+        )
+        next_place = place + gl.cdiv(end - begin, BLOCK_TOKENS) + 1
+        border = gl.where(2 * even <= place + next_place, place, next_place)
+    return border
 
 
 @gluon.jit
 def _fetch_splits(
     desc, keys, values, key_full, key_empty, value_full, value_empty,
-    ends_shared, context_lens, block_table, table_stride, capacity, num_items, window,
-    HAS_WINDOW: gl.constexpr, NUM_KV_HEADS: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr,
+    place, stop, kv_head, ends_shared, context_lens, block_table, table_stride, capacity, window,
+    HAS_WINDOW: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr,
     BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr, MAX_SPLITS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """The producer."""
     PAGES: gl.constexpr = BLOCK_TOKENS // BLOCK_SIZE
     ends = ends_shared.load(gl.BlockedLayout([1], [32], [1], [0]))
     fetched = 0
-    for item in range(gl.program_id(0), num_items, gl.num_programs(0)):
-        seq, split = _find(ends, item // NUM_KV_HEADS)
-        context = gl.minimum(gl.load(context_lens + seq), capacity)
-        first = _first_token(context, window, HAS_WINDOW, BLOCK_TOKENS)
-        tokens = _split_tokens(context - first, MIN_SPLIT, MAX_SPLITS, BLOCK_TOKENS)
-        begin = first + split * tokens
-        end = gl.minimum(begin + tokens, context)
+    while place < stop:
+        seq, _, _, begin, end, _ = _split_at(
+            place, ends, context_lens, capacity, window, HAS_WINDOW, BLOCK_TOKENS, MIN_SPLIT, MAX_SPLITS
+        )
+        num_tiles = gl.cdiv(end - begin, BLOCK_TOKENS)
         fetched = fetch(
             desc, block_table + seq.to(gl.int64) * table_stride,
             keys, values, key_full, key_empty, value_full, value_empty,
-            (item % NUM_KV_HEADS) * HEAD_DIM, begin // BLOCK_SIZE, gl.cdiv(end - begin, BLOCK_TOKENS),
-            gl.cdiv(end, BLOCK_SIZE), fetched, BLOCK_SIZE, PAGES, HEAD_DIM // 64, STAGES,
+            kv_head * HEAD_DIM, begin // BLOCK_SIZE, num_tiles, gl.cdiv(end, BLOCK_SIZE), fetched,
+            BLOCK_SIZE, PAGES, HEAD_DIM // 64, STAGES,
         )  # fmt: skip
+        place += num_tiles + 1
 
 
 @gluon.jit
 def _attend_splits(
     output, query, keys, values, value_pages, key_full, key_empty, value_full, value_empty,
-    ends_shared, query_start, context_lens, capacity, partial, stats, num_items, held_splits, window,
+    place, stop, kv_head, ends_shared, query_start, context_lens, capacity, partial, stats, held_splits, window,
     scale_log2, output_stride, query_stride, query_head_stride,
     HAS_WINDOW: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP: gl.constexpr,
     HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr,
@@ -97,22 +130,16 @@ def _attend_splits(
     heads = gl.arange(0, 64, gl.SliceLayout(1, o_layout))
     dims = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, o_layout))
     used = 0
-    for item in range(gl.program_id(0), num_items, gl.num_programs(0)):
-        kv_head = item % NUM_KV_HEADS
-        seq, split = _find(ends, item // NUM_KV_HEADS)
-        context = gl.minimum(gl.load(context_lens + seq), capacity)
+    while place < stop:
+        seq, context, split, begin, end, _ = _split_at(
+            place, ends, context_lens, capacity, window, HAS_WINDOW, BLOCK_TOKENS, MIN_SPLIT, MAX_SPLITS
+        )
         row = gl.load(query_start + seq).to(gl.int64)
         q = gl.load(
             query + row * query_stride + (kv_head * GROUP + q_heads)[:, None] * query_head_stride + q_dims[None, :],
             mask=(q_heads < GROUP)[:, None],
             other=0.0,
         )
-        first = _first_token(context, window, HAS_WINDOW, BLOCK_TOKENS)
-        split_tokens = _split_tokens(context - first, MIN_SPLIT, MAX_SPLITS, BLOCK_TOKENS)
-        num_splits = gl.cdiv(context - first, split_tokens)
-        begin = first + split * split_tokens
-        end = gl.minimum(begin + split_tokens, context)
-
         total = gl.zeros([64], gl.float32, gl.SliceLayout(1, s_layout))
         highest = gl.full([64], float("-inf"), gl.float32, gl.SliceLayout(1, s_layout))
         attended = gl.zeros([64, HEAD_DIM], gl.float32, o_layout)
@@ -147,7 +174,7 @@ def _attend_splits(
 
         total = gl.convert_layout(total, gl.SliceLayout(1, o_layout))
         is_head = heads < GROUP
-        if num_splits == 1:
+        if (split == 0) & (end == context):
             attended = attended / total[:, None]
             gl.store(
                 output + row * output_stride + (kv_head * GROUP + heads)[:, None] * HEAD_DIM + dims[None, :],
@@ -159,6 +186,7 @@ def _attend_splits(
             gl.store(partial + slots[:, None] * HEAD_DIM + dims[None, :], attended, mask=is_head[:, None])
             gl.store(stats + slots * 2, gl.convert_layout(highest, gl.SliceLayout(1, o_layout)), mask=is_head)
             gl.store(stats + slots * 2 + 1, total, mask=is_head)
+        place += gl.cdiv(end - begin, BLOCK_TOKENS) + 1
 
 
 @gluon.jit(do_not_specialize=["num_seqs", "table_stride", "capacity", "held_splits", "window"])
@@ -169,7 +197,7 @@ def decode(
     HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr,
     MAX_SPLITS: gl.constexpr, BLOCK_SEQS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Splits of all sequences of one row, taken in turn by a fixed number of programs of four warps."""
+    """Splits of all sequences of one row, shared among a fixed number of programs of four warps."""
     gdc_launch_dependents()
     seqs = gl.arange(0, BLOCK_SEQS, gl.BlockedLayout([1], [32], [4], [0]))
     exists = seqs < num_seqs
@@ -179,10 +207,22 @@ def decode(
     visible = context - _first_token(context, window, HAS_WINDOW, BLOCK_TOKENS)
     visible = gl.where(num_rows == 1, visible, 0)
     splits = gl.cdiv(visible, _split_tokens(visible, MIN_SPLIT, MAX_SPLITS, BLOCK_TOKENS))
-    ends = running_sum(splits)  # splits of the sequences up to this one
-    num_items = gl.sum(splits, 0) * NUM_KV_HEADS
+    costs = gl.cdiv(visible, BLOCK_TOKENS) + splits
+    ends = running_sum(costs)  # those of the sequences up to this one
+    all_costs = gl.sum(costs, 0)
     ends_shared = gl.allocate_shared_memory(gl.int32, [BLOCK_SEQS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     ends_shared.store(ends)
+    kv_head = gl.program_id(0) % NUM_KV_HEADS
+    team = gl.program_id(0) // NUM_KV_HEADS
+    num_teams = gl.num_programs(0) // NUM_KV_HEADS
+    place = _border(
+        team, num_teams, ends, all_costs, context_lens, capacity, window,
+        HAS_WINDOW, BLOCK_TOKENS, MIN_SPLIT, MAX_SPLITS,
+    )  # fmt: skip
+    stop = _border(
+        team + 1, num_teams, ends, all_costs, context_lens, capacity, window,
+        HAS_WINDOW, BLOCK_TOKENS, MIN_SPLIT, MAX_SPLITS,
+    )  # fmt: skip
 
     DTYPE: gl.constexpr = output.dtype.element_ty
     keys = allocate_chunks(DTYPE, STAGES, BLOCK_TOKENS, HEAD_DIM, BLOCK_SIZE)
@@ -202,8 +242,8 @@ def decode(
                 _attend_splits,
                 (
                     output, query, key_tiles, value_tiles, values, key_full, key_empty, value_full, value_empty,
-                    ends_shared, query_start, context_lens, capacity, partial, stats, num_items, held_splits,
-                    window, scale_log2, output_stride, query_stride, query_head_stride,
+                    place, stop, kv_head, ends_shared, query_start, context_lens, capacity, partial, stats,
+                    held_splits, window, scale_log2, output_stride, query_stride, query_head_stride,
                     HAS_WINDOW, NUM_KV_HEADS, GROUP, HEAD_DIM, BLOCK_SIZE, BLOCK_TOKENS, MIN_SPLIT,
                     MAX_SPLITS, STAGES,
                 ),
@@ -212,8 +252,8 @@ def decode(
                 _fetch_splits,
                 (
                     desc, keys, values, key_full, key_empty, value_full, value_empty,
-                    ends_shared, context_lens, block_table, table_stride, capacity, num_items, window,
-                    HAS_WINDOW, NUM_KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_TOKENS, MIN_SPLIT, MAX_SPLITS,
+                    place, stop, kv_head, ends_shared, context_lens, block_table, table_stride, capacity, window,
+                    HAS_WINDOW, HEAD_DIM, BLOCK_SIZE, BLOCK_TOKENS, MIN_SPLIT, MAX_SPLITS,
                     STAGES,
                 ),
             ),

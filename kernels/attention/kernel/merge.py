@@ -20,7 +20,7 @@ class Splits:
     """How the tokens that a row sees are cut, and where the sums of the parts are left.
 
     Attributes:
-        min_tokens: of a split, but the last.
+        min_tokens: of a split, but for what even splits of whole tiles leave to the last.
         max_splits: of one sequence and KV head, however long.
         held: splits of the longest sequence that the tables can hold.
         partial: `[num_seqs, num_heads, held, head_dim]` float32; sums of values by weights of base `highest`.
@@ -50,7 +50,7 @@ class Splits:
         max_tokens = max_blocks * block_size
         if window is not None:
             max_tokens = min(max_tokens, window + BLOCK_TOKENS)
-        held = max(1, min(max_splits, -(-max_tokens // min_tokens)))
+        held = max(1, min(max_splits, max_tokens // min_tokens))
         return cls(
             min_tokens,
             max_splits,
