@@ -5,6 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.chain import chained
+from kernels.launch import launch
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import (
     MIN_COLUMNS,
@@ -97,7 +98,9 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None
         if delta is not None:
             columns = max(MIN_COLUMNS, min(_DELTA_COLUMNS, columns))
         run = run_length(delta, columns)
-        _silu_mul[(num_rows, triton.cdiv(width, columns))](
+        launch(
+            _silu_mul,
+            (num_rows, triton.cdiv(width, columns)),
             output,
             gate_up,
             gate_up.stride(0),

@@ -5,6 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.chain import chained
+from kernels.launch import launch
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import (
     MIN_COLUMNS,
@@ -143,7 +144,9 @@ def _launch(
             columns = max(MIN_COLUMNS, columns)
             num_warps = min(16, max(1, columns // _DELTA_WARP_ELEMENTS))
         run = run_length(delta, columns)
-        _norm_rows[(num_wanted,)](
+        launch(
+            _norm_rows,
+            (num_wanted,),
             output,
             hidden,
             update,

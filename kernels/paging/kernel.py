@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launch import launch
 from kernels.paging.checks import check_copy, check_kv
 
 _BLOCK = 8192  # elements that a program moves at once
@@ -67,7 +68,9 @@ def write_kv(pages: Tensor, key: Tensor, value: Tensor, slots: Tensor, block_siz
     num_rows, width = key.shape[0], key.shape[1] * key.shape[2]
     if num_rows:
         block = min(1024, triton.next_power_of_2(width))
-        _write_kv[(num_rows, triton.cdiv(width, block))](
+        launch(
+            _write_kv,
+            (num_rows, triton.cdiv(width, block)),
             pages,
             key,
             value,
@@ -92,7 +95,9 @@ def copy_pages(pages: Tensor, page_ids: Tensor, source: Tensor, *, source_ids: T
     num_items = num_layers * num_copied * num_blocks
     is_on_host = source.device != pages.device
     if num_items:
-        _copy_pages[(min(num_items, _HOST_READERS) if is_on_host else num_items,)](
+        launch(
+            _copy_pages,
+            (min(num_items, _HOST_READERS) if is_on_host else num_items,),
             pages,
             page_ids,
             source,

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.chain import chained
+from kernels.launch import launch
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import (
     MIN_COLUMNS,
@@ -147,7 +148,9 @@ def angles(positions: Tensor, frequencies: Tensor, amplitude: float, dtype: torc
     num_rows, half = positions.shape[0], frequencies.shape[0]
     cosines, sines = torch.empty((2, num_rows, 1, 2 * half), dtype=dtype, device=positions.device).unbind(0)
     if num_rows:
-        _angles[(num_rows,)](
+        launch(
+            _angles,
+            (num_rows,),
             cosines,
             sines,
             positions,
@@ -186,7 +189,9 @@ def rotate_and_write(
             shared = gcd(num_heads, num_kv_heads)
             heads = min(_DELTA_HEADS, shared & -shared)
             lanes = max(lanes, MIN_COLUMNS // heads)
-        _rotate_and_write[(num_rows, triton.cdiv(all_heads, heads))](
+        launch(
+            _rotate_and_write,
+            (num_rows, triton.cdiv(all_heads, heads)),
             qkv,
             cosines,
             sines,

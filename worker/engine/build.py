@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from worker.adapters.loader import loader_for
 from worker.adapters.residency import Residency
+from worker.engine.compilation import compile_steps
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine, Loader
 from worker.memory.host_arena import HostArena
@@ -46,6 +47,8 @@ def build_engine(
     geometry = PageGeometry(model.config.shape, config.block_size)
     decoder = model.decoder
     num_pages = pages_in_budget(pool_bytes, geometry, decoder.dtype, min_tokens=config.context_length)
+    if decoder.device.type != "cpu":
+        compile_steps(model, config)
     storage = PageStorage(geometry, num_pages, decoder.dtype, decoder.device)
     max_load_pages = max(1, config.max_step_load_bytes // page_size_bytes(geometry, decoder.dtype))
     pool, residency = pool_of(num_pages, geometry, max_load_pages)

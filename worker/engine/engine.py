@@ -13,7 +13,7 @@ from worker.engine.batch import BatchBuilder
 from worker.engine.config import EngineConfig
 from worker.engine.meter import Meter, Part
 from worker.engine.refusals import check_request, no_distribution
-from worker.engine.sampler import NO_TOKEN, SampledTokens, Sampler
+from worker.engine.sampler import NO_TOKEN, WAYS_TO_SAMPLE, SampledTokens, Sampler
 from worker.engine.scheduler import Plan, Scheduler
 from worker.engine.sequence import Sequence, SequenceState
 from worker.errors import WorkerError
@@ -27,16 +27,9 @@ from worker.types import (
     PoolResidency,
     PositionLogprobs,
     RequestFailure,
-    SamplingParams,
     SequenceOutput,
     StepResult,
 )
-
-_WAYS_TO_SAMPLE = [
-    SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=penalty)
-    for temperature, top_k, top_p in ((0.0, 0, 1.0), (1.0, 0, 1.0), (1.0, 2, 1.0), (1.0, 0, 0.5))
-    for penalty in (1.0, 2.0)
-]
 
 
 class Model(Protocol):
@@ -143,7 +136,7 @@ class Engine:
         """
         for batch in self._batches.nobodys():  # the largest first: what the others need on their way fits in its memory
             self._model.forward(batch, self._storage.pages)
-        for uses, params in ((adapter, _WAYS_TO_SAMPLE[0]), *((None, params) for params in _WAYS_TO_SAMPLE)):
+        for uses, params in ((adapter, WAYS_TO_SAMPLE[0]), *((None, params) for params in WAYS_TO_SAMPLE)):
             self.add(EngineRequest("", (0, 0), 4, params, uses))
             while self.has_work:
                 self.step()

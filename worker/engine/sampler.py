@@ -15,6 +15,13 @@ from worker.types import PositionLogprobs, SamplingParams
 
 NO_TOKEN = -1  # the token of a row whose logits are no distribution
 
+# Between them they launch every kernel that sampling has.
+WAYS_TO_SAMPLE = [
+    SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=penalty)
+    for temperature, top_k, top_p in ((0.0, 0, 1.0), (1.0, 0, 1.0), (1.0, 2, 1.0), (1.0, 0, 0.5))
+    for penalty in (1.0, 2.0)
+]
+
 
 @dataclass(frozen=True)
 class SampledTokens:

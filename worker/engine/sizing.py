@@ -6,6 +6,7 @@ import torch
 
 from worker.adapters.residency import Residency
 from worker.engine.batch import BatchBuilder
+from worker.engine.compilation import compile_steps
 from worker.engine.config import EngineConfig
 from worker.engine.lora_tables import TARGETS
 from worker.memory.layout import PageGeometry
@@ -39,10 +40,11 @@ def free_for_pool(model: LoadedModel, config: EngineConfig) -> int:
 def _measured(model: LoadedModel, config: EngineConfig) -> int:
     """Bytes that the largest step takes beside weights and pool, its batch included."""
     decoder, geometry = model.decoder, PageGeometry(model.config.shape, config.block_size)
+    config = replace(config, max_graph_rows=config.max_step_tokens)  # so that the largest step is among the fixed sizes
+    compile_steps(model, config)
     pages = PageStorage(geometry, 1, decoder.dtype, decoder.device).pages
     torch.cuda.reset_peak_memory_stats(decoder.device)
     before = torch.cuda.memory_allocated(decoder.device)
-    config = replace(config, max_graph_rows=config.max_step_tokens)  # so that the largest step is among the fixed sizes
     builder = BatchBuilder(config, Residency(PagePool(1), geometry), decoder.device)
     logits = decoder.new_logits(config.max_running)
     for _, batch in zip(range(2), builder.nobodys(), strict=False):

@@ -1,6 +1,7 @@
 """The forward pass: one decoder for all families, over the page pool, with every row's own adapter."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -40,6 +41,17 @@ class Decoder:
     def device(self) -> torch.device:
         """Where weights, pages and batches are."""
         return self._weights.embedding.device
+
+    def shortened(self) -> "Decoder":
+        """A decoder of the fewest of this one's layers that, with the same batches, launch all kernels that this does.
+
+        A step's first layer is followed by its others in other ways than these by each other, which differ by windows.
+        """
+        windows = self._config.traits.windows
+        layers = sorted({0, *(windows.index(window, 1) for window in windows[1:])})
+        traits = replace(self._config.traits, windows=tuple(windows[layer] for layer in layers))
+        weights = replace(self._weights, layers=tuple(self._weights.layers[layer] for layer in layers))
+        return Decoder(replace(self._config, traits=traits), weights)
 
     def new_logits(self, num_rows: int) -> Tensor:
         """Memory for the logits of so many rows."""

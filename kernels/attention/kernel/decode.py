@@ -13,6 +13,7 @@ from torch import Tensor
 from kernels.attention.batch import AttentionBatch
 from kernels.attention.kernel.merge import BLOCK_TOKENS, Splits, merge
 from kernels.device import num_processors
+from kernels.launch import launch
 
 # Fewer tokens a split fill the GPU at small batches, but each costs a write and a read of a partial sum in float32.
 MIN_SPLIT_TOKENS = 256
@@ -38,7 +39,9 @@ def attend_decodes(
     block_tokens = BLOCK_TOKENS if query.dtype.itemsize < 4 else BLOCK_TOKENS // 2
     counts = batch.context_lens.new_empty(num_seqs)
     splits = Splits.of(query, batch, num_kv_heads, block_size, window, MIN_SPLIT_TOKENS)
-    _decode[(_num_programs(query.device),)](
+    launch(
+        _decode,
+        (_num_programs(query.device),),
         output,
         query,
         pages,

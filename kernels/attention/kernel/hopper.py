@@ -13,6 +13,7 @@ from kernels.attention.kernel.hopper_decode import decode
 from kernels.attention.kernel.hopper_prefill import prefill
 from kernels.attention.kernel.merge import BLOCK_TOKENS, Splits, merge
 from kernels.device import num_processors
+from kernels.launch import launch
 
 _SEEN = "tables are read"
 LOG2_E = 1.4426950408889634
@@ -64,7 +65,9 @@ def attend_decodes(
     counts = batch.context_lens.new_empty(num_seqs)
     splits = Splits.of(query, batch, num_kv_heads, block_size, window, MIN_SPLIT_TOKENS)
     most_teams = DECODE_PROGRAMS_PER_SM * num_processors(query.device) // num_kv_heads
-    decode[(max(1, min(num_seqs * splits.held, most_teams)) * num_kv_heads,)](
+    launch(
+        decode,
+        (max(1, min(num_seqs * splits.held, most_teams)) * num_kv_heads,),
         output,
         query,
         _describe(pages, num_kv_heads * head_dim, block_size),
@@ -123,7 +126,9 @@ def attend_chunks(
     group, head_dim = query.shape[1] // num_kv_heads, query.shape[2]
     num_rows = query.shape[0]
     most = (num_rows // (QUERY_LANES // group) + min(num_seqs, num_rows // 2)) * num_kv_heads
-    prefill[(max(1, min(most, num_processors(query.device))),)](
+    launch(
+        prefill,
+        (max(1, min(most, num_processors(query.device))),),
         output,
         query,
         _describe(pages, num_kv_heads * head_dim, block_size),

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.attention.batch import AttentionBatch
+from kernels.launch import launch
 
 BLOCK_TOKENS = 64
 # Splits of all KV heads of one sequence: they keep a GPU of 132 multiprocessors, two programs on each, busy alone.
@@ -73,7 +74,9 @@ def merge(output: Tensor, splits: Splits, counts: Tensor, batch: AttentionBatch,
     if splits.held == 1:
         return
     num_seqs, num_heads, _, head_dim = splits.partial.shape
-    _merge[(num_seqs, num_heads)](
+    launch(
+        _merge,
+        (num_seqs, num_heads),
         output,
         splits.partial,
         splits.stats,

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.attention.batch import AttentionBatch
+from kernels.launch import launch
 
 
 def attend_chunks(
@@ -31,7 +32,9 @@ def attend_chunks(
     block_rows = max(64 if is_wide else 128, triton.next_power_of_2(group))
     # Sequence s starts at tile `query_start[s] // rows_of_a_tile + s`: no more tiles than these, whatever its rows.
     num_tiles = num_rows // (block_rows // group) + num_seqs
-    _prefill[(num_tiles * num_kv_heads,)](
+    launch(
+        _prefill,
+        (num_tiles * num_kv_heads,),
         output,
         query,
         pages,

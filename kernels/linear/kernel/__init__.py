@@ -15,5 +15,5 @@ def linear(x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None = None, *
     if tiles is None or not hopper.suits(x, weight, tiles):
         return reference.linear(x, weight, out, bias)
     if x.shape[0]:
-        hopper.launch(x, weight, out, bias, tiles, chained=chained)
+        hopper.multiply(x, weight, out, bias, tiles, chained=chained)
     return out

@@ -8,6 +8,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.device import num_processors
+from kernels.launch import launch
 from kernels.linear.kernel.hopper_linear import linear as kernel
 from kernels.linear.kernel.tiles import HEIGHT, SLABS, WIDTH, Tiles
 
@@ -27,11 +28,13 @@ def suits(x: Tensor, weight: Tensor, tiles: Tiles) -> bool:
     )
 
 
-def launch(x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None, tiles: Tiles, *, chained: bool) -> None:
+def multiply(x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None, tiles: Tiles, *, chained: bool) -> None:
     """`kernels.linear.linear` for at least one row."""
     out_features, in_features = weight.shape
     num_tiles = -(-out_features * tiles.parts // HEIGHT)
-    kernel[(min(num_tiles, num_processors(x.device)),)](
+    launch(
+        kernel,
+        (min(num_tiles, num_processors(x.device)),),
         out,
         _describe(weight, tiles.parts, HEIGHT),
         _describe(x, tiles.parts, tiles.rows * tiles.parts),

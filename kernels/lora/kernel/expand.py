@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kernels.chain import chained
 from kernels.device import num_processors
+from kernels.launch import launch
 from kernels.lora.checks import check_delta
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import is_by_row
@@ -40,7 +41,9 @@ def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
     chunk, few_columns = delta.batch.directory.chunk_elements, plan.tiling.few_columns
     has_few = has_few and plan.tiling.is_split
     num_programs, options = _options(pages.device, has_few=has_few, ranks=plan.tiling.expand_ranks)
-    _expand[(num_programs,)](
+    launch(
+        _expand,
+        (num_programs,),
         *three,
         pages,
         page_table,

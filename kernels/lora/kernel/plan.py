@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launch import launch
 from kernels.lora.batch import LoraBatch
 from kernels.lora.kernel.tiling import (
     EXPAND_COLUMNS,
@@ -61,7 +62,9 @@ class Plan:
             owners=torch.empty(num_rows, dtype=torch.int32, device=device),
             bridge=torch.empty((num_rows, num_pieces, width), dtype=torch.float32, device=device),
         )
-        _plan[(num_layers,)](
+        launch(
+            _plan,
+            (num_layers,),
             batch.row_start,
             batch.slots,
             directory.places,

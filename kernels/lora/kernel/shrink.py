@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launch import launch
 from kernels.lora.batch import LoraBatch
 from kernels.lora.kernel.plan import RECORD, Plan
 from kernels.lora.kernel.shrink_few import neighbours, one_tile
@@ -37,7 +38,9 @@ def shrink(
 ) -> None:
     """Fills the bridge of the rows that have an adapter, for one group of modules in one layer."""
     page_table = batch.directory.page_table
-    _shrink[(num_programs,)](
+    launch(
+        _shrink,
+        (num_programs,),
         x,
         pages,
         page_table,

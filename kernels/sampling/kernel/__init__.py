@@ -12,6 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels.launch import launch
 from kernels.sampling.batch import Choices, Penalties
 from kernels.sampling.checks import check
 from kernels.sampling.kernel.order import PLACES
@@ -42,7 +43,16 @@ def sample(logits: Tensor, choices: Choices, uniforms: Tensor | None, penalties:
         return torch.empty((num_rows, *shape), dtype=dtype, device=logits.device)
 
     peaks, tops = table(num_splits, dtype=torch.float32), table(num_splits, dtype=torch.int32)
-    find_peaks[grid](peaks, tops, *scores, *size, **sizes, num_warps=4)
+    launch(
+        find_peaks,
+        grid,
+        peaks,
+        tops,
+        *scores,
+        *size,
+        **sizes,
+        num_warps=4,
+    )
     sizes["SPLITS"] = triton.next_power_of_2(num_splits)
     candidates = min(_CANDIDATES, triton.next_power_of_2(vocab))
     truncation = (choices.temperature, choices.top_k, choices.top_p)
@@ -52,10 +62,22 @@ def sample(logits: Tensor, choices: Choices, uniforms: Tensor | None, penalties:
         counts = table(num_splits, PLACES.value, dtype=torch.int32)
         keys, tokens = table(candidates, dtype=torch.int32), table(candidates, dtype=torch.int32)
         number = table(dtype=torch.int32)
-        count_places[grid](counts, *scores, peaks, *truncation, *size, **sizes, **options)
+        launch(
+            count_places,
+            grid,
+            counts,
+            *scores,
+            peaks,
+            *truncation,
+            *size,
+            **sizes,
+            **options,
+        )
     if uniforms is not None:
         weighed = table(num_splits, dtype=torch.int64)
-        weigh[grid](
+        launch(
+            weigh,
+            grid,
             weighed,
             number,
             keys,
@@ -71,7 +93,9 @@ def sample(logits: Tensor, choices: Choices, uniforms: Tensor | None, penalties:
             **sizes,
             **options,
         )
-    choose[(num_rows,)](
+    launch(
+        choose,
+        (num_rows,),
         chosen,
         peaks,
         tops,

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launch import launch
 from kernels.sampling.batch import Penalties
 from kernels.sampling.penalties import MAX_SCORE
 
@@ -12,7 +13,7 @@ _BLOCK = 1024
 _SEEN = tl.constexpr(1 << 30)  # a bit above every count
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_seen", "num_output", "num_places"])
 def _count(counts, seen, output, num_seen, num_output, num_places, BLOCK: tl.constexpr):
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     place = tl.load(seen + index, index < num_seen, other=-1)
@@ -63,7 +64,9 @@ def penalised_scores(logits: Tensor, penalties: Penalties) -> tuple[Tensor, Tens
     copies[rows] = torch.arange(rows.shape[0], device=device)
     num_noted = max(penalties.seen.shape[0], penalties.output.shape[0])
     if num_noted:
-        _count[(triton.cdiv(num_noted, _BLOCK),)](
+        launch(
+            _count,
+            (triton.cdiv(num_noted, _BLOCK),),
             counts,
             penalties.seen,
             penalties.output,
@@ -73,7 +76,9 @@ def penalised_scores(logits: Tensor, penalties: Penalties) -> tuple[Tensor, Tens
             BLOCK=_BLOCK,
         )
     num_blocks = triton.cdiv(vocab, _BLOCK)
-    _penalise[(rows.shape[0] * num_blocks,)](
+    launch(
+        _penalise,
+        (rows.shape[0] * num_blocks,),
         scores,
         counts,
         logits,
