@@ -1,4 +1,4 @@
-"""How kernels are launched, and how many of them are compiled side by side before they are."""
+"""How kernels are launched, and how they are compiled side by side before that."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

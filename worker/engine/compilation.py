@@ -17,10 +17,9 @@ from worker.types import EngineRequest
 
 @torch.inference_mode()
 def compile_steps(model: LoadedModel, config: EngineConfig) -> None:
-    """Has all kernels there that steps of fixed size launch on the model's GPU. Where they are, it takes half a second.
+    """Has all kernels compiled that steps of fixed size launch on the model's GPU, most of a worker's first start.
 
-    One after the other, as the steps themselves would ask for them, the compilations take minutes. Needs as much memory
-    as the largest step, and no pool.
+    Needs as much memory as the largest step, and no pool. What is there already costs little to ask for again.
     """
     decoder, geometry = model.decoder.shortened(), PageGeometry(model.config.shape, config.block_size)
     pages = PageStorage(geometry, 1, decoder.dtype, decoder.device).pages

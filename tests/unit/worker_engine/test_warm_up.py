@@ -1,4 +1,4 @@
-"""On a GPU, whatever is compiled or recorded is so before the first request."""
+"""On a GPU, whatever is compiled or recorded is so before the first request, and compiled side by side."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from tests.unit.worker_model.model_directories import write_config
+from worker.engine import build
+from worker.engine.compilation import compile_steps
 from worker.engine.config import EngineConfig
 from worker.engine.offline import OfflineEngine
 from worker.memory.layout import MODULES, AdapterLayout
 from worker.model.graphs import GraphedDecoder
-from worker.model.loader import LoadFormat, load_model
+from worker.model.loader import LoadedModel, LoadFormat, load_model
 from worker.types import EngineRequest, HostedAdapter, SamplingParams
 
 CONFIG = EngineConfig(
@@ -20,8 +22,9 @@ CONFIG = EngineConfig(
 SIZES = {"vocab_size": 300, "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}
 
 
-def engine_of(directory: Path) -> OfflineEngine:
-    write_config(directory, "llama", **SIZES, num_key_value_heads=2, head_dim=32, max_position_embeddings=128)
+def engine_of(directory: Path, **sizes: int) -> OfflineEngine:
+    sizes = {**SIZES, "head_dim": 32, **sizes}
+    write_config(directory, "llama", **sizes, num_key_value_heads=2, max_position_embeddings=128)
     model = load_model(directory, torch.bfloat16, torch.device("cuda"), LoadFormat.DUMMY)
     return OfflineEngine(model, CONFIG, pool_bytes=1 << 25, host_bytes=1 << 25)
 
@@ -65,3 +68,28 @@ def test_no_request_waits_for_a_compilation_or_a_recording(tmp_path: Path, monke
     assert stats.num_loads >= len(adapters)
     assert compiled == []
     assert recorded == []
+
+
+@pytest.mark.gpu
+def test_a_start_compiles_side_by_side_all_but_the_copy_of_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    import triton
+
+    compiled: list[str] = []
+    side_by_side: list[str] = []
+
+    def noted(model: LoadedModel, config: EngineConfig) -> None:
+        compile_steps(model, config)
+        side_by_side[:], compiled[:] = compiled, []
+
+    monkeypatch.setattr(build, "compile_steps", noted)
+    monkeypatch.setattr(
+        triton.knobs.runtime, "jit_post_compile_hook", lambda **event: compiled.append(event["fn"].name)
+    )
+    sizes = {"vocab_size": 1300, "hidden_size": 320, "head_dim": 64}  # kernels that no other test has compiled
+    with engine_of(tmp_path, **sizes):
+        assert {"_norm_rows", "_shrink", "_rotate_and_write"} <= set(side_by_side)
+        assert set(compiled) <= {"_copy_pages"}
