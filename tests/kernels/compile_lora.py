@@ -29,7 +29,7 @@ TILED = {**PAGE, "MODULES": 3, "WIDTH": 192, "PIECES": 4, "ROWWISE": True, "HAS_
 SPLIT = {"IN": 4096, "SPLIT": True, "SPAN": 256, "SPANS": 4, "FEW_RANKS": 16, "STAGES": 3, "ON_GPU": True}
 SHRINK = {**SPLIT, "ROUNDS": 1, "ROWS": 32, "RANKS": 32, "LIVE": 512, "PRECISION": None}
 WIDTHS = {"OUT0": 4096, "OUT1": 1024, "OUT2": 1024, "COLUMNS": 128, "RUNS": 4, "HAS_FEW": True, "FEW_ROWWISE": True}
-EXPAND = {**WIDTHS, "ROWS": 32, "STEPS": 2, "HAS_LATER": False, "LIVE": 512, "PRECISION": None}
+EXPAND = {**WIDTHS, "SPLIT": True, "ROWS": 32, "STEPS": 1, "HAS_LATER": False, "LIVE": 512, "PRECISION": None}
 RANKS = {  # of an expand: of the largest rank an adapter has
     16: {"RANKS": 16, "FEW_COLUMNS": 128, "STAGES": 3},
     64: {"RANKS": 64, "FEW_COLUMNS": 64, "STAGES": 3},

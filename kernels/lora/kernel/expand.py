@@ -1,7 +1,8 @@
 """`outputs[m][t] += scale * bridge[t, m] @ B[m]`: every row's ranks up to its outputs.
 
-A program reads ahead: of an adapter of few rows (MBGMV) the runs of columns of its matrix that it adds one after the
-other; of one of many (MBGMM) tiles of rows, while it keeps a run of columns of the matrix.
+In a batch that is split a program keeps some rows of an adapter, up to `FEW_ROWS` (MBGMV) or `MANY_ROWS` (MBGMM), and
+reads ahead the runs of columns of its matrix and outputs that it adds to one after the other. In a large one it keeps a
+run of columns of the matrix, and reads ahead tiles of rows.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from kernels.launch import launch
 from kernels.lora.checks import check_delta
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import is_by_row
-from kernels.lora.kernel.expand_few import few_rows
+from kernels.lora.kernel.expand_in_turn import add_in_turn
 from kernels.lora.kernel.expand_many import many_rows
 from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import (
@@ -31,7 +32,7 @@ from kernels.lora.kernel.tiling import (
     precision_of,
 )
 
-STAGES = 3  # tiles of MBGMV that a program has in work or on their way
+STAGES = 3  # tiles that a program of a split batch has in work or on their way
 
 
 def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
@@ -40,7 +41,7 @@ def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
     three = [*delta.outputs, delta.outputs[0], delta.outputs[0]][:3]
     chunk, few_columns = delta.batch.directory.chunk_elements, plan.tiling.few_columns
     has_few = has_few and plan.tiling.is_split
-    num_programs, options = _options(pages.device, has_few=has_few, ranks=plan.tiling.expand_ranks)
+    num_programs, options = _options(pages.device, is_split=plan.tiling.is_split, ranks=plan.tiling.expand_ranks)
     launch(
         _expand,
         (num_programs,),
@@ -61,6 +62,7 @@ def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
         OUT2=three[2].shape[1],
         PAGE=pages.shape[1],
         RECORD=RECORD,
+        SPLIT=plan.tiling.is_split,
         ROWS=MANY_ROWS,
         STEPS=plan.tiling.expand_steps,
         RANKS=plan.tiling.expand_ranks,
@@ -71,7 +73,7 @@ def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
         RUNS=EXPAND_RUNS,
         STAGES=STAGES,
         COLUMNS=EXPAND_COLUMNS,
-        ROWWISE=chunk % EXPAND_COLUMNS == 0,
+        ROWWISE=chunk % (EXPAND_COLUMNS // EXPAND_RUNS if plan.tiling.is_split else EXPAND_COLUMNS) == 0,
         HAS_FEW=has_few,
         HAS_MANY=plan.tiling.has_many,
         LIVE=plan.tiling.live,
@@ -101,11 +103,11 @@ def expand_unless_by_row(
 
 
 @cache
-def _options(device: torch.device, *, has_few: bool, ranks: int) -> tuple[int, dict[str, Any]]:
+def _options(device: torch.device, *, is_split: bool, ranks: int) -> tuple[int, dict[str, Any]]:
     """As many programs as the device holds at a time, and how they are launched."""
     if device.type == "cpu":  # Triton's interpreter
         return 2, chained(device)
-    each, registers = (2, 232) if has_few or ranks > 32 else (3, 168)
+    each, registers = (2, 232) if is_split or ranks > 32 else (3, 168)
     return each * num_processors(device), {"maxnreg": registers, **chained(device)}
 
 
@@ -131,6 +133,7 @@ def _expand(
     OUT2: tl.constexpr,
     PAGE: tl.constexpr,
     RECORD: tl.constexpr,
+    SPLIT: tl.constexpr,
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
     RANKS: tl.constexpr,
@@ -160,50 +163,20 @@ def _expand(
     if CHAINED:
         tl.extra.cuda.gdc_wait()
     if HAS_FEW:
-        num_few = tl.load(few + LIVE)
-        # Neighbouring tiles, which mostly are of one matrix; if some programs have none, the others are far apart.
-        tile = tl.where(num_few <= step, program, program * num_few // step)
-        end = tl.where(num_few <= step, tl.minimum(program + 1, num_few), (program + 1) * num_few // step)
-        while tile < end:
-            live = adapter_of(few_starts, tile)
-            record = records + live * RECORD
-            table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-            local = tile - tl.load(few + live)
-            module, column, first = _place_of(record, local, MODULES, RUNS * FEW_COLUMNS, OUT0, OUT1)
-            own = record + 4 + module * 4
-            width = _of_module(module, OUT0, OUT1, OUT2, MODULES)
-            count = tl.minimum(end - tile, tl.cdiv(width, RUNS * FEW_COLUMNS) - column)
-            few_rows(
-                _of_module(module, output0, output1, output2, MODULES),
-                _of_module(module, stride0, stride1, stride2, MODULES),
-                width,
-                tl.load(own + 3).to(tl.float32, bitcast=True),
-                bridge + first,
-                tl.load(record),
-                tl.load(record + 1),
-                pages,
-                table,
-                tl.load(own + 2),
-                tl.load(own),
-                column,
-                count,
-                PIECES,
-                WIDTH,
-                PAGE,
-                OUT0 <= PAGE and OUT1 <= PAGE and OUT2 <= PAGE,
-                FEW_COLUMNS,
-                RUNS,
-                FEW_ROWWISE,
-                FEW,
-                RANKS,
-                HAS_LATER,
-                STAGES,
-                PRECISION,
-            )
-            tile += count
-    if HAS_MANY:
+        _in_turn(
+            program, step, output0, output1, output2, pages, page_table, few, few_starts, records, bridge, stride0,
+            stride1, stride2, table_stride, MODULES, PIECES, WIDTH, OUT0, OUT1, OUT2, PAGE, RECORD, FEW, FEW_COLUMNS,
+            RUNS, FEW_ROWWISE, RANKS, HAS_LATER, LIVE, STAGES, PRECISION,
+        )  # fmt: skip
+    if HAS_MANY and SPLIT:
         # From the other end, so that programs with one tile fewer of the first kind take one more of this.
-        for tile in tl.range(step - 1 - program, tl.load(many + LIVE), step, num_stages=1):
+        _in_turn(
+            step - 1 - program, step, output0, output1, output2, pages, page_table, many, many_starts, records, bridge,
+            stride0, stride1, stride2, table_stride, MODULES, PIECES, WIDTH, OUT0, OUT1, OUT2, PAGE, RECORD, ROWS,
+            COLUMNS // RUNS, RUNS, ROWWISE, RANKS, HAS_LATER, LIVE, STAGES, PRECISION,
+        )  # fmt: skip
+    elif HAS_MANY:
+        for tile in tl.range(program, tl.load(many + LIVE), step, num_stages=1):
             live = adapter_of(many_starts, tile)
             record = records + live * RECORD
             local = tile - tl.load(many + live)
@@ -236,6 +209,87 @@ def _expand(
                 HAS_LATER,
                 PRECISION,
             )
+
+
+@triton.jit
+def _in_turn(
+    program,
+    step,
+    output0,
+    output1,
+    output2,
+    pages,
+    page_table,
+    starts,
+    own_starts,
+    records,
+    bridge,
+    stride0,
+    stride1,
+    stride2,
+    table_stride,
+    MODULES: tl.constexpr,
+    PIECES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    OUT0: tl.constexpr,
+    OUT1: tl.constexpr,
+    OUT2: tl.constexpr,
+    PAGE: tl.constexpr,
+    RECORD: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    RUNS: tl.constexpr,
+    ROWWISE: tl.constexpr,
+    RANKS: tl.constexpr,
+    HAS_LATER: tl.constexpr,
+    LIVE: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """A program's share of the tiles: neighbours, which mostly are of the same rows and matrix."""
+    num_tiles = tl.load(starts + LIVE)
+    # If some programs have none, the others are far apart.
+    tile = tl.where(num_tiles <= step, program, program * num_tiles // step)
+    end = tl.where(num_tiles <= step, tl.minimum(program + 1, num_tiles), (program + 1) * num_tiles // step)
+    while tile < end:
+        live = adapter_of(own_starts, tile)
+        record = records + live * RECORD
+        table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
+        local = tile - tl.load(starts + live)
+        num_columns = _num_columns(record, MODULES, RUNS * COLUMNS, OUT0, OUT1, OUT2)
+        skipped = local // num_columns * ROWS
+        module, column, first = _place_of(record, local % num_columns, MODULES, RUNS * COLUMNS, OUT0, OUT1)
+        own = record + 4 + module * 4
+        width = _of_module(module, OUT0, OUT1, OUT2, MODULES)
+        count = tl.minimum(end - tile, tl.cdiv(width, RUNS * COLUMNS) - column)
+        add_in_turn(
+            _of_module(module, output0, output1, output2, MODULES),
+            _of_module(module, stride0, stride1, stride2, MODULES),
+            width,
+            tl.load(own + 3).to(tl.float32, bitcast=True),
+            bridge + first,
+            tl.load(record) + skipped,
+            tl.load(record + 1) - skipped,
+            pages,
+            table,
+            tl.load(own + 2),
+            tl.load(own),
+            column,
+            count,
+            PIECES,
+            WIDTH,
+            PAGE,
+            OUT0 <= PAGE and OUT1 <= PAGE and OUT2 <= PAGE,
+            COLUMNS,
+            RUNS,
+            ROWWISE,
+            ROWS,
+            RANKS,
+            HAS_LATER,
+            STAGES,
+            PRECISION,
+        )
+        tile += count
 
 
 @triton.jit

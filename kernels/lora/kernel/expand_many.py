@@ -1,4 +1,4 @@
-"""MBGMM's expand: a run of columns of a matrix times tiles of the many rows of its adapter."""
+"""MBGMM's expand in large batches: a run of columns of a matrix times tiles of the many rows of its adapter."""
 
 import triton
 import triton.language as tl

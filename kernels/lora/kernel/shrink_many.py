@@ -104,7 +104,7 @@ def _many_rows(
     total = tl.zeros((ROWS, RANKS), tl.float32)
     piece = tl.zeros((ROWS, RANKS), tl.float32)
     part = tl.zeros((ROWS, RANKS), tl.float32)
-    for span in tl.range(first_span, end, num_stages=2):
+    for span in tl.range(first_span, end, num_stages=3):
         start = span * SPAN + tl.zeros((1,), tl.int32)
         a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
         is_x = is_row[:, None] & (span * SPAN < IN)

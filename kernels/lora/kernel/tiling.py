@@ -21,8 +21,8 @@ MAX_PIECES = 4  # each is work for a program of its own, and whoever adds them u
 FEW_RANKS = 16  # of a tile of MBGMV's shrink: the least a tensor core takes
 MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink
 EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand
-EXPAND_RUNS = 4  # of a tile of MBGMV's expand, one for each warp
-EXPAND_STEPS = (2, 8)  # tiles of `MANY_ROWS` rows that MBGMM's expand takes in turn, in batches that are split or not
+EXPAND_RUNS = 4  # of a tile of an expand of a split batch, one for each warp
+EXPAND_STEPS = (1, 8)  # tiles of `MANY_ROWS` rows that MBGMM's expand takes, in batches that are split or not
 SPLIT_ROWS = 2048  # with more rows (than FEW_ROWS, too) MBGMM's tiles alone fill the GPU, without splitting the inputs
 
 

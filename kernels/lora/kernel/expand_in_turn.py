@@ -1,4 +1,4 @@
-"""MBGMV's expand: runs of columns of a matrix times the few rows of its adapter."""
+"""Expand: tiles of a few rows times runs of columns of their adapter's matrix, one after the other."""
 
 import triton
 import triton.language as tl
@@ -9,7 +9,7 @@ from kernels.lora.kernel.tiling import halves_of
 
 
 @triton.jit
-def few_rows(
+def add_in_turn(
     output,
     stride,
     width,
@@ -30,40 +30,41 @@ def few_rows(
     COLUMNS: tl.constexpr,
     RUNS: tl.constexpr,
     ROWWISE: tl.constexpr,
-    FEW: tl.constexpr,
+    ROWS: tl.constexpr,
     RANKS: tl.constexpr,
     HAS_LATER: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Adds to `count` tiles of a few rows' columns, each of `RUNS` runs, one for each warp."""
+    """Adds to `count` tiles of up to `ROWS` rows, each of `RUNS` runs of columns, one for each warp."""
+    PADDED: tl.constexpr = max(16, ROWS)  # as many rows as a tensor core takes
     r = tl.arange(0, RANKS)
     parts = bridge + row.to(tl.int64) * (PIECES * WIDTH)
     outs = output + row.to(tl.int64) * stride
     rows = place + r * width
     halves = halves_of(table, rows, width, r < rank, PAGE)
-    part = _part_of_few(parts, num_rows, r, rank, pages.dtype.element_ty, PIECES, WIDTH, FEW, RUNS)
+    part = _part_of(parts, num_rows, r, rank, pages.dtype.element_ty, PIECES, WIDTH, ROWS, PADDED, RUNS)
     num_fast = tl.where(rank > RANKS, 0, count) if HAS_LATER else count
     for now in tl.range(column, column + num_fast, num_stages=STAGES):
         start = (now * RUNS + tl.arange(0, RUNS)) * COLUMNS
         b = runs_of(pages, table, rows, halves, start, r < rank, width, PAGE, HAS_HALVES, ROWWISE, COLUMNS)
-        total = tl.dot(part, b, input_precision=PRECISION)  # [RUNS, 2 * FEW, COLUMNS]
-        _add_few(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, FEW)
+        total = tl.dot(part, b, input_precision=PRECISION)  # [RUNS, PADDED, COLUMNS]
+        _add(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, ROWS)
     if HAS_LATER:
         for now in tl.range(column + num_fast, column + count, num_stages=1):
             start = (now * RUNS + tl.arange(0, RUNS)) * COLUMNS
-            total = tl.zeros((RUNS, 2 * FEW, COLUMNS), tl.float32)
+            total = tl.zeros((RUNS, PADDED, COLUMNS), tl.float32)
             for block in tl.range(0, rank, RANKS, num_stages=1):
                 later = block + r
-                part = _part_of_few(parts, num_rows, later, rank, pages.dtype.element_ty, PIECES, WIDTH, FEW, RUNS)
+                part = _part_of(parts, num_rows, later, rank, pages.dtype.element_ty, PIECES, WIDTH, ROWS, PADDED, RUNS)
                 rows = place + later * width
                 b = runs_of(pages, table, rows, halves, start, later < rank, width, PAGE, False, ROWWISE, COLUMNS)
                 total = tl.dot(part, b, total, input_precision=PRECISION)
-            _add_few(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, FEW)
+            _add(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, ROWS)
 
 
 @triton.jit
-def _add_few(
+def _add(
     outs,
     stride,
     total,
@@ -74,11 +75,13 @@ def _add_few(
     COLUMNS: tl.constexpr,
     RUNS: tl.constexpr,
     ROWWISE: tl.constexpr,
-    FEW: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
-    """Adds the first `num_rows` rows of `total`, `[RUNS, 2 * FEW, COLUMNS]`, to runs of columns from `start` on."""
-    t = tl.arange(0, FEW)
-    share, _ = tl.split(tl.trans(tl.reshape(total, (RUNS, 2, FEW, COLUMNS)), (0, 2, 3, 1)))
+    """Adds the first `num_rows` rows of `total`, `[RUNS, 16 or more, COLUMNS]`, to runs of columns from `start` on."""
+    t = tl.arange(0, ROWS)
+    share = total
+    if ROWS < 16:
+        share, _ = tl.split(tl.trans(tl.reshape(total, (RUNS, 2, ROWS, COLUMNS)), (0, 2, 3, 1)))
     columns = start[:, None] + tl.arange(0, COLUMNS)[None, :]
     inside = (start < width)[:, None] if ROWWISE else columns < width  # one for a run leaves its load one
     mask = inside[:, None, :] & (t < num_rows)[None, :, None]
@@ -89,7 +92,7 @@ def _add_few(
 
 
 @triton.jit
-def _part_of_few(
+def _part_of(
     parts,
     num_rows,
     r,
@@ -97,11 +100,12 @@ def _part_of_few(
     dtype: tl.constexpr,
     PIECES: tl.constexpr,
     WIDTH: tl.constexpr,
-    FEW: tl.constexpr,
+    ROWS: tl.constexpr,
+    PADDED: tl.constexpr,
     RUNS: tl.constexpr,
 ):
-    """Ranks `r` of a few rows for each run, filled up to as many rows as a tensor core takes."""
-    t = tl.arange(0, 2 * FEW)
+    """Ranks `r` of a few rows for each run, filled up to `PADDED` rows."""
+    t = tl.arange(0, PADDED)
     at = parts + t[:, None] * (PIECES * WIDTH) + r[None, :]
-    part = part_of(at, (t < num_rows)[:, None] & (r < rank)[None, :], dtype, PIECES, WIDTH)
-    return tl.broadcast_to(part[None, :, :], (RUNS, 2 * FEW, r.shape[0]))
+    part = part_of(at, (t < tl.minimum(num_rows, ROWS))[:, None] & (r < rank)[None, :], dtype, PIECES, WIDTH)
+    return tl.broadcast_to(part[None, :, :], (RUNS, PADDED, r.shape[0]))
