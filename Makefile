@@ -72,16 +72,22 @@ down: ## Stop what `make up` started
 bench: $(STAMP)-dev ## Run the CPU benchmarks into benchmarks/results
 	@$(BIN)/python -m benchmarks
 
-bench-gpu: ## Measure on a GPU, with PYTHON's own torch and Triton: kernels (beside PEERS=dir), serving, rooflines
+bench-gpu: ## Measure on a GPU, with PYTHON's own torch and Triton: kernels (beside PEERS=dir), serving, rooflines, soak
 	@status=0; \
 	run() { echo "benchmarks.$$*"; PYTHONPATH=. $(PYTHON) -m benchmarks.$$* || status=1; }; \
 	run kernels $(if $(PEERS),--peers $(PEERS)) $(BENCH); \
-	run serve --setup S1 --adapters 0 100 2000 --decode 1 32 256 --cold --out benchmarks/results; \
-	run serve --setup S1 --adapters 100 --variant --peer peft --out benchmarks/results; \
-	run serve --setup M2 --adapters 0 200 --decode 1 32 256 --cold --max-running 1024 --out benchmarks/results; \
-	run serve --setup S1 --level stack --adapters 100 --out benchmarks/results; \
+	serve() { run serve --out benchmarks/results $$*; }; \
+	serve --setup S1 --adapters 0 100 2000 --decode 1 32 256 --cold; \
+	serve --setup S1 --adapters 100 --variant --peer peft; \
+	serve --setup M2 --adapters 0 200 --decode 1 32 256 --cold --max-running 1024; \
+	serve --setup S2 --adapters 0 2000 --host-gib 24; \
+	serve --setup S1-rank4 --adapters 0 10000 --requests 3000; \
+	serve --setup S2 --adapters 200 --pool-gib 24 --variant unified static; \
+	serve --setup S1 --adapters 2000 --requests 200 --variant unified bmm no-prefetch; \
+	serve --setup S1 --level stack --adapters 100; \
 	run roofline --setup S1 --out benchmarks/results; \
 	run roofline --setup M2 --out benchmarks/results; \
+	run soak --out benchmarks/results; \
 	exit $$status
 
 demo-model: $(STAMP)-dev ## Train the demo model and its adapters again
