@@ -82,7 +82,7 @@ bench-gpu: ## Measure on a GPU, with PYTHON's own torch and Triton: kernels (bes
 	serve --setup M2 --adapters 0 200 --decode 1 32 256 --cold --max-running 1024; \
 	serve --setup S2 --adapters 0 2000 --host-gib 24; \
 	serve --setup S1-rank4 --adapters 0 10000 --requests 3000; \
-	serve --setup S2 --adapters 200 --pool-gib 24 --variant unified static; \
+	serve --setup S2 --adapters 5 200 --pool-gib 24 --variant unified static; \
 	serve --setup S1 --adapters 2000 --requests 200 --variant unified bmm no-prefetch; \
 	serve --setup S1 --level stack --adapters 100; \
 	run roofline --setup S1 --out benchmarks/results; \
