@@ -16,7 +16,7 @@ from benchmarks.serve import options as serve
 from benchmarks.serve.engines import engine_of
 from benchmarks.serve.setups import SETUPS, Setup
 from benchmarks.soak.load import Bounds
-from benchmarks.soak.memory import MIB
+from benchmarks.soak.memory import MIB, MemoryWatch
 from benchmarks.soak.run import Soak
 from benchmarks.soak.witness import Wrong
 from worker.memory.layout import PageGeometry
@@ -31,6 +31,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, help="how long (default: 30 on a CPU, 5 on a GPU)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--beside-others", action="store_true", help="who use the GPU: of its memory only torch's is watched"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where soak-<machine>.json goes")
     parser.add_argument("--commit", help="of the tree, where there is no git")
@@ -42,7 +45,8 @@ def main() -> int:
     engine_bounds = engine_bounds_for(setup, device, bounds)
     with engine_of(setup, device, range(bounds.adapters), engine_bounds) as server:
         tolerance = 1e-3 if device.type == "cpu" else 0.1
-        soak = Soak(server, setup, bounds, random.Random(options.seed), tolerance)
+        watch = MemoryWatch(is_alone=not options.beside_others)
+        soak = Soak(server, setup, bounds, random.Random(options.seed), tolerance, watch)
         try:
             soak.run(_until(60 * minutes, soak))
         except Wrong as wrong:
@@ -60,7 +64,12 @@ def main() -> int:
             ],
             folder=options.out,
             machine=gpu.machine(options.commit) if is_gpu else None,
-            extra={"minutes": minutes, "seed": options.seed, "counts": dict(soak.counts)},
+            extra={
+                "minutes": minutes,
+                "seed": options.seed,
+                "beside_others": options.beside_others,
+                "counts": dict(soak.counts),
+            },
         )
     return 0
 

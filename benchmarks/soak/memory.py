@@ -17,20 +17,22 @@ class MemoryWatch:
     The first `warm_up` looks set the measure: caches fill, and pages are touched for the first time.
 
     Attributes:
-        slack_bytes: By so much both may exceed the most of the warm-up.
+        slack_bytes: By so much each may exceed the most of the warm-up.
         warm_up: Looks.
-        most: Bytes at the warm-up's most, of the process's resident set and of the device.
+        is_alone: Whether nobody else uses the device; if somebody does, what is taken of all of it says nothing.
+        most: Bytes at the warm-up's most, of the process's resident set, of torch's on the device and of the device.
         growth: Bytes beyond it, at the most.
     """
 
     slack_bytes: int = 64 * MIB
     warm_up: int = 5
+    is_alone: bool = True
     most: dict[str, int] = field(default_factory=dict)
     growth: dict[str, int] = field(default_factory=dict)
 
     def look(self) -> None:
         """Raises `Wrong` if memory grew by more than the slack."""
-        for name, held in _held().items():
+        for name, held in _held(is_alone=self.is_alone).items():
             if self.warm_up > 0:
                 self.most[name] = max(self.most.get(name, 0), held)
                 continue
@@ -41,9 +43,11 @@ class MemoryWatch:
         self.warm_up -= 1
 
 
-def _held() -> dict[str, int]:
+def _held(*, is_alone: bool) -> dict[str, int]:
     held = {"process": int(psutil.Process().memory_info().rss)}
     if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        held["device"] = total - free
+        held["torch's"] = torch.cuda.memory_reserved()
+        if is_alone:
+            free, total = torch.cuda.mem_get_info()
+            held["device"] = total - free
     return held

@@ -138,13 +138,27 @@ def test_what_may_be_heard() -> None:
 
 def test_memory_may_grow_by_the_slack_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter([100, 300, 363, 300, 365])
-    monkeypatch.setattr(memory, "_held", lambda: {"process": next(held) * MIB})
+    monkeypatch.setattr(memory, "_held", lambda **_: {"process": next(held) * MIB})
     watch = MemoryWatch(warm_up=2)
     for _ in range(4):
         watch.look()
     assert watch.growth == {"process": 63 * MIB}
     with pytest.raises(Wrong, match=r"process memory grew by 65.0 MiB"):
         watch.look()
+
+
+@pytest.mark.parametrize(("is_alone", "grown"), [(True, {"torch's": 0, "device": 5 * MIB}), (False, {"torch's": 0})])
+def test_beside_others_only_what_is_torchs_is_watched(
+    is_alone: bool, grown: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([50, 45])
+    monkeypatch.setattr(memory.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(memory.torch.cuda, "memory_reserved", lambda: 30 * MIB)
+    monkeypatch.setattr(memory.torch.cuda, "mem_get_info", lambda: (next(free) * MIB, 100 * MIB))
+    watch = MemoryWatch(warm_up=1, is_alone=is_alone)
+    watch.look()
+    watch.look()
+    assert {name: bytes_ for name, bytes_ in watch.growth.items() if name != "process"} == grown
 
 
 def test_the_command_runs_for_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
