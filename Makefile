@@ -13,9 +13,14 @@ SERVE    ?= $(if $(filter $(DEMO)/base,$(MODEL)),--model-name demo)
 
 # Where tests are that need a GPU; the others' imports are not wanted on its machine.
 GPU_TESTS ?= tests/kernels tests/parity tests/unit/worker_engine
+# There, PYTHON has its own torch and Triton; WHEELS=dir, filled by `make gpu-wheels`, has what else it lacks.
+GPU_PYTHON := 3.12
+GPU_SITE   := $(VENV)/gpu-site
+GPU_PATH   := $(if $(WHEELS),$(GPU_SITE):).
+GPU_READY  := $(if $(WHEELS),$(GPU_SITE)/.stamp)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim test-gpu lint format protos serve up down bench bench-gpu demo-model clean
+.PHONY: help demo test sim test-gpu gpu-wheels lint format protos serve up down bench bench-gpu demo-model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,10 +43,18 @@ demo: $(STAMP)-local ## Start every service here, serve 17 demo adapters and che
 test: $(STAMP)-dev ## Run all tests of this machine
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+gpu-wheels: $(STAMP)-local ## Download what a GPU machine without a network lacks into WHEELS=dir
+	@$(PIP) download --no-deps --only-binary :all: --python-version $(GPU_PYTHON) --constraint constraints.txt \
+		--requirement deploy/wheels/gpu.txt --dest $(or $(WHEELS),$(error say where: WHEELS=dir))
+
+$(GPU_SITE)/.stamp: $(wildcard $(WHEELS)/*.whl)
+	@$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target $(GPU_SITE) $(WHEELS)/*.whl
+	@touch $@
+
 # On a GPU machine that may have no network: with the Python that has torch and Triton there, not the environment here.
 # Its pytest may lack the plugins that pyproject.toml sets options of, so strict configuration is off.
-test-gpu: ## Run the tests that need a GPU, with PYTHON's own torch and Triton
-	@$(PYTHON) -m pytest --override-ini addopts=-ra -m gpu $(GPU_TESTS)
+test-gpu: $(GPU_READY) ## Run the tests that need a GPU, with PYTHON's own torch and Triton (and WHEELS=dir)
+	@PYTHONPATH=$(GPU_PATH) $(PYTHON) -m pytest --override-ini addopts=-ra -m gpu $(GPU_TESTS)
 
 sim: $(STAMP)-dev ## Run the control plane's core in virtual time with faults (SEEDS='1 2'; SHOW=--show prints all)
 	@PYTHONPATH=. $(BIN)/python -m tests.sim $(SEEDS) $(SHOW)
@@ -72,9 +85,9 @@ down: ## Stop what `make up` started
 bench: $(STAMP)-dev ## Run the CPU benchmarks into benchmarks/results
 	@$(BIN)/python -m benchmarks
 
-bench-gpu: ## Measure on a GPU, with PYTHON's own torch and Triton: kernels (beside PEERS=dir), serving, rooflines, soak
+bench-gpu: $(GPU_READY) ## Measure on a GPU, as test-gpu: kernels (beside PEERS=dir), serving, rooflines, soak
 	@status=0; \
-	run() { echo "benchmarks.$$*"; PYTHONPATH=. $(PYTHON) -m benchmarks.$$* || status=1; }; \
+	run() { echo "benchmarks.$$*"; PYTHONPATH=$(GPU_PATH) $(PYTHON) -m benchmarks.$$* || status=1; }; \
 	run kernels $(if $(PEERS),--peers $(PEERS)) $(BENCH); \
 	serve() { run serve --out benchmarks/results $$*; }; \
 	serve --setup S1 --adapters 0 100 2000 --decode 1 32 256 --cold; \

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md shows of adding a scorer works as it stands there."""
+"""What CONTRIBUTING.md shows of adding a scorer, and says of machines without a network, works as it stands there."""
 
 import re
 import sys
@@ -12,7 +12,8 @@ from control_plane.policy.document import PolicyError, load_policy
 from tests.sim.simulation import Scenario, Simulation
 from tests.unit.control_core import test_placement_scorers
 
-TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FILE, REGISTRY_LINE, TEST = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 MODULE = "control_plane.core.placement.scorers.few_adapters"
 POLICY = "name: shown\nscorers: [{name: few_adapters, weight: 1, adapters: 2}]\n"
@@ -51,3 +52,10 @@ def test_a_policy_may_name_it_and_serves(scorer: type) -> None:
 def test_without_its_line_no_policy_may() -> None:
     with pytest.raises(PolicyError, match="`few_adapters` is not known"):
         load_policy(POLICY)
+
+
+def test_wheels_for_gpu_machines_are_pinned() -> None:
+    names = [line for line in (ROOT / "deploy/wheels/gpu.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = (ROOT / "constraints.txt").read_text()
+    assert names
+    assert [name for name in names if f"\n{name}==" not in pins] == []
