@@ -66,5 +66,6 @@ def _lora_point(point: LoraPoint) -> dict[str, object]:
         "ranks": list(point.ranks),
         "popularity": point.popularity,
         "rows": point.num_rows,
+        "prompts": list(point.prompts),
         "live_adapters": len(point.rows),
     }

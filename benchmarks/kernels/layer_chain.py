@@ -76,13 +76,15 @@ class LayerChain:
 
     def ours(self, layer: int, index: int) -> LoraDelta | None:
         """As the engine: a shrink before the linear, which leaves the rest to what comes after."""
-        delta = None
-        if index < self.num_adapted:
-            case, group = self.case, GROUPS[index]
-            parts = self.outputs[index].split(case.model.widths(group), 1)
-            delta = shrink(parts, self.inputs[index], case.pages[layer], case.batch, layer=layer, modules=group)
+        delta = self.shrink(layer, index) if index < self.num_adapted else None
         self.linear(layer, index)
         return delta
+
+    def shrink(self, layer: int, index: int) -> LoraDelta | None:
+        """A group's shrink alone."""
+        case, group = self.case, GROUPS[index]
+        parts = self.outputs[index].split(case.model.widths(group), 1)
+        return shrink(parts, self.inputs[index], case.pages[layer], case.batch, layer=layer, modules=group)
 
     def beside(self, with_lora: Run) -> Begin:
         """The linears of adapters' groups with LoRA by somebody else, complete when what comes after begins."""

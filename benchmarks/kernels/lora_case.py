@@ -29,24 +29,26 @@ class LoraPoint:
     Attributes:
         model: a name in MODELS.
         ranks: of the adapters, in turn.
-        phase: prefill if rows are tokens of prompts.
+        phase: decode if each row is a sequence's, prefill if they are tokens of prompts, mixed if there are both.
         popularity: how rows spread over adapters.
         num_rows: rows of the batch.
-        num_adapters: adapters that may be live.
+        num_adapters: adapters that may be live, but for those of `prompts`.
+        prompts: of a mixed phase, how many of the rows are of each prompt's chunk, which has an adapter of its own.
     """
 
     model: str
     ranks: tuple[int, ...]
-    phase: Literal["decode", "prefill"]
+    phase: Literal["decode", "prefill", "mixed"]
     popularity: Popularity
     num_rows: int
     num_adapters: int
+    prompts: tuple[int, ...] = ()
 
     @cached_property
     def rows(self) -> tuple[int, ...]:
         """Rows of each live adapter: those that no row uses are not live."""
-        counts = rows_per_adapter(self.popularity, self.num_rows, self.num_adapters)
-        return tuple(count for count in counts if count)
+        counts = rows_per_adapter(self.popularity, self.num_rows - sum(self.prompts), self.num_adapters)
+        return tuple(count for count in (*counts, *self.prompts) if count)
 
     @cached_property
     def live_ranks(self) -> tuple[int, ...]:
@@ -67,8 +69,9 @@ class LoraPoint:
     def name(self) -> str:
         """For people."""
         ranks = f"r{self.ranks[0]}" if len(self.ranks) == 1 else "mixed ranks"
+        prompts = f", prompts of {' + '.join(map(str, self.prompts))}" if self.prompts else ""
         return (
-            f"{self.model} {self.phase} {ranks}, {self.num_rows} rows, {len(self.rows)} live adapters, "
+            f"{self.model} {self.phase} {ranks}, {self.num_rows} rows{prompts}, {len(self.rows)} live adapters, "
             f"{self.popularity}"
         )
 

@@ -61,7 +61,8 @@ def all_points() -> list[LoraPoint]:
         *_decodes("llama-7b", MIXED, [*_distinct(32, 256), ("uniform", 256, 64)]),
         *_decodes("llama-3-8b", (16,), [("identical", 8, 1), ("zipf", 64, 64), ("zipf", 1024, 512)]),
         *_decodes("llama-3-8b", (16,), [("uniform", 1024, 512)]),
-        *_decodes("llama-3-8b", MIXED, _distinct(256)),
+        *_decodes("llama-3-8b", MIXED, [*_distinct(256), ("uniform", 1000, 200)]),
+        *_decodes("llama-7b", (8,), [("uniform", 510, 100)]),
         *_decodes("llama-70b/tp4", MIXED, [*_distinct(64), ("uniform", 256, 32)]),
         *_decodes("llama-3-8b", (32,), _distinct(64)),
         *_prefills("llama-3-8b", (8,), [(8192, 8), (8192, 1), (8192, 64)]),
@@ -87,7 +88,7 @@ def measure_point(point: LoraPoint, contenders: Sequence[Contender], refused: Re
     return timings
 
 
-def layer_calls(case: LoraCase, run: Callable[[int], None]) -> list[Callable[[], None]]:
+def layer_calls(case: LoraCase, run: Callable[[int], object]) -> list[Callable[[], object]]:
     """Whole layers in turn: all of them once, and again until there are CALLS.
 
     Args:

@@ -7,15 +7,17 @@ it, which the part `step` compares with float64.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from benchmarks.kernels.contenders import Contender, Ours
 from benchmarks.kernels.correctness import Refused
 from benchmarks.kernels.layer_chain import Begin, LayerChain
 from benchmarks.kernels.lora_case import LoraCase, LoraPoint
-from benchmarks.kernels.lora_grid import Judge, layer_calls
+from benchmarks.kernels.lora_grid import MIXED, Judge, layer_calls
 from benchmarks.kernels.timing import Timing, time_calls
+from kernels.lora import LoraDelta, expand
+from worker.memory.layout import GROUPS, MODULES
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class LayerTimes:
         base: without adapters.
         with_lora: by contender.
         linears: the base linears alone.
+        alone: our kernels, each in a graph of nothing else, by its name and its group's.
     """
 
     base: Timing
     with_lora: dict[str, Timing]
     linears: Timing
+    alone: dict[str, Timing] = field(default_factory=dict)
 
     def added_us(self, name: str) -> float:
         """What a contender's LoRA adds, by the medians."""
@@ -43,14 +47,25 @@ def quick_points() -> list[LoraPoint]:
 
 
 def all_points() -> list[LoraPoint]:
-    """As many live distinct adapters as rows, on all linears or on few; 8,192 tokens over adapters of every rank."""
+    """As many live distinct adapters as rows, on all linears or on few; 8,192 tokens over adapters of every rank.
+
+    Then batches as a workload has them: adapters with several rows, and prompts beside those that decode.
+    """
     decodes = [LoraPoint("llama-3-8b", (16,), "decode", "distinct", live, live) for live in (8, 64, 256, 1)]
     prefills = [
         LoraPoint("llama-3-8b", (rank,), "prefill", "even", 8192, live)
         for rank in (8, 16, 32, 64)
         for live in (1, 8, 64)
     ]
-    return [*decodes, LoraPoint("llama-7b", (8,), "decode", "distinct", 256, 256), *prefills]
+    served = [
+        LoraPoint("llama-3-8b", MIXED, "decode", "distinct", 256, 256),
+        LoraPoint("llama-3-8b", MIXED, "decode", "uniform", 1000, 200),
+        LoraPoint("llama-3-8b", MIXED, "mixed", "uniform", 900, 199, prompts=(500,)),
+        LoraPoint("llama-3-8b", MIXED, "mixed", "uniform", 2000, 194, prompts=(250,) * 6),
+        LoraPoint("llama-7b", (8,), "decode", "uniform", 510, 100),
+        LoraPoint("llama-7b", (8,), "mixed", "distinct", 555, 255, prompts=(300,)),
+    ]
+    return [*decodes, LoraPoint("llama-7b", (8,), "decode", "distinct", 256, 256), *prefills, *served]
 
 
 def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused) -> LayerTimes:
@@ -66,7 +81,7 @@ def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused
     judge = Judge(case, chain.linear)
     linears = time_calls(layer_calls(case, chain.linears))
     base = _time(chain, chain.beside(chain.linear))
-    with_lora = {}
+    with_lora, alone = {}, {}
     with refused.unless_right(f"ours in a layer, {point.name}"):
         in_turn = Ours().beside(case, chain.linear)
         assert in_turn is not None, "it runs anywhere"
@@ -74,6 +89,7 @@ def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused
         judge.check(in_turn)
         chain.check(chain.ours, chain.beside(in_turn))
         with_lora["ours"] = _time(chain, chain.ours)
+        alone = _alone(chain)
     for peer in peers:
         with refused.unless_right(f"{peer.name} in a layer, {point.name}"):
             run = peer.beside(case, chain.linear)
@@ -82,9 +98,25 @@ def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused
                 judge.check(run)
                 with_lora[peer.name] = _time(chain, chain.beside(run))
         run = None
-    return LayerTimes(base, with_lora, linears)
+    return LayerTimes(base, with_lora, linears, alone)
 
 
 def _time(chain: LayerChain, begin: Begin) -> Timing:
     chain.restart()
     return time_calls(layer_calls(chain.case, partial(chain.run, begin=begin)))
+
+
+def _alone(chain: LayerChain) -> dict[str, Timing]:
+    """Each group's shrink, and the expand of what it leaves, by names such as `shrink qkv`."""
+    case, times = chain.case, {}
+    for index, group in enumerate(GROUPS[: chain.num_adapted]):
+        name = "".join(MODULES[module] for module in group)
+        begun = [chain.shrink(layer, index) for layer in range(case.num_layers)]
+        deltas = [delta for delta in begun if delta is not None]
+        times[f"shrink {name}"] = time_calls(layer_calls(case, partial(chain.shrink, index=index)))
+        times[f"expand {name}"] = time_calls(layer_calls(case, partial(_expand, deltas)))
+    return times
+
+
+def _expand(deltas: Sequence[LoraDelta], layer: int) -> None:
+    expand(deltas[layer])

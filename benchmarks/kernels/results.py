@@ -146,6 +146,7 @@ def added(results: Results, point: LoraPoint) -> dict[str, object]:
         "base_us": times.base.summary(),
         "with_lora_us": {name: timing.summary() for name, timing in times.with_lora.items()},
         "added_us": {name: round(times.added_us(name), 3) for name in times.with_lora},
+        "alone_us": {name: timing.summary() for name, timing in times.alone.items()},
     }
 
 

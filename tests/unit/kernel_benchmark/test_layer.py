@@ -21,6 +21,7 @@ POINTS = [
     LoraPoint("tiny", (8, 16, 3), "decode", "zipf", 12, 6),
     LoraPoint("tiny/attention", (5,), "decode", "distinct", 3, 3),
     LoraPoint("tiny", (8,), "prefill", "even", 20, 2),
+    LoraPoint("tiny", (8, 3), "mixed", "uniform", 30, 4, prompts=(12, 10)),
 ]
 KERNELS = {"shrink": "lora", "rotate_and_write": "rope", "silu_mul": "activation", "add_rms_norm": "norm"}
 
@@ -118,10 +119,11 @@ def test_layers_are_timed_without_and_with_lora(monkeypatch):
     refused = Refused()
     times = lora_layer.measure_layer(POINTS[2], [TorchLoop()], refused)
     assert refused.reasons == []
-    assert timed == [2, 2, 2, 2], "the layers of a prefill, once each"
-    assert times == lora_layer.LayerTimes(
-        Timing(2, 0.0, 0.0), {"ours": Timing(3, 0.0, 0.0), "torch_loop": Timing(4, 0.0, 0.0)}, Timing(1, 0.0, 0.0)
-    )
+    assert timed == [2] * 12, "the layers of a prefill, once each"
+    assert (times.linears.median, times.base.median) == (1, 2)
+    assert {name: timing.median for name, timing in times.with_lora.items()} == {"ours": 3, "torch_loop": 12}
+    names = [f"{kernel} {group}" for group in ("qkv", "o", "gateup", "down") for kernel in ("shrink", "expand")]
+    assert {name: timing.median for name, timing in times.alone.items()} == dict(zip(names, range(4, 12), strict=True))
     assert times.added_us("ours") == 1
 
 

@@ -88,6 +88,11 @@ def test_the_grid_spans_what_it_says():
     assert {8, 16, 32, 64} <= {point.ranks[0] for point in points if len(point.ranks) == 1}
     assert {point.model for point in points} == set(MODELS)
     assert set(lora_layer.quick_points()) <= set(lora_layer.all_points())
-    assert set(lora_layer.all_points()) <= set(points), "each is also measured alone"
+    layers = lora_layer.all_points()
+    assert len({point.name for point in layers}) == len(layers)
+    assert {point for point in layers if not point.prompts} <= set(points), "each is also measured alone"
+    served = [point for point in layers if point.prompts]
+    assert {point.phase for point in served} == {"mixed"}
+    assert all(sum(point.rows) == point.num_rows and point.rows[-1] == point.prompts[-1] for point in served)
     attended = attention.all_points()
     assert len({point.name for point in attended}) == len(attended)
