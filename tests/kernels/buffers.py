@@ -10,10 +10,10 @@ ROUNDED = {name: dtype for name, dtype in DTYPES.items() if DEVICE == "cuda" or 
 
 
 def poisoned(values: Tensor, margin: int = 5) -> tuple[Tensor, Tensor]:
-    """`values` as rows of a wider tensor of NaN, and that tensor."""
+    """`values` as rows of a tensor of NaN that is wider by twice the margin, and that tensor."""
     around = torch.full((values.shape[0] + 2, values.shape[1] + 2 * margin), torch.nan, dtype=values.dtype)
     around = around.to(DEVICE)
-    inner = around[1:-1, margin:-margin]
+    inner = around[1:-1, margin : margin + values.shape[1]]
     inner.copy_(values)
     return inner, around
 

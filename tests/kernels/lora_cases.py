@@ -12,16 +12,21 @@ from worker.memory.layout import MODULES, AdapterLayout, ModelShape, PageGeometr
 
 SHAPE = ModelShape(num_layers=2, hidden_size=48, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=80)
 GEOMETRY = PageGeometry(SHAPE, block_size=4)
+NUM_GUARDS = 2  # pages before and after the pool
 
 
 @dataclass
 class Case:
-    """Adapters in pages whose every other element is NaN, and the rows that use them."""
+    """Adapters in pages whose every other element is NaN, as all is around the pool, and the rows that use them."""
 
-    pages: Tensor
+    guarded: Tensor
     batch: LoraBatch
     num_rows: int
     shape: ModelShape
+
+    @property
+    def pages(self) -> Tensor:
+        return self.guarded[:, NUM_GUARDS:-NUM_GUARDS]
 
     def inputs(self, group: tuple[int, ...]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Input, a tensor with a NaN border, and the modules' outputs as slices of it."""
@@ -62,16 +67,17 @@ def draw_case(
     adapters = [draw_adapter(rng, ranks, geometry.shape) for _ in counts[1:]]
     sizes = [layout.num_pages(geometry) for layout, _ in adapters]
     free = rng.sample(range(sum(sizes) + 5), sum(sizes) + 5)
-    pages = torch.full((geometry.shape.num_layers, len(free), geometry.page_elements), torch.nan, dtype=dtype)
+    shape = (geometry.shape.num_layers, len(free) + 2 * NUM_GUARDS, geometry.page_elements)
+    guarded = torch.full(shape, torch.nan, dtype=dtype)
     held = []
     for (layout, matrices), size in zip(adapters, sizes, strict=True):
         held.append([free.pop() for _ in range(size)])
         if rng.random() < 0.3:
             held[-1].sort()
-        write_adapter(pages, layout, matrices, held[-1])
+        write_adapter(guarded[:, NUM_GUARDS:-NUM_GUARDS], layout, matrices, held[-1])
     starts = [sum(counts[: i + 1]) for i in range(len(counts))]
     batch = lora_batch([layout for layout, _ in adapters], held, starts, device, geometry.chunk_elements)
-    return Case(pages.to(device), batch, sum(counts), geometry.shape)
+    return Case(guarded.to(device), batch, sum(counts), geometry.shape)
 
 
 def draw_counts(rng: random.Random, popularity: str, num_rows: int) -> list[int]:

@@ -33,7 +33,7 @@ def test_follows_the_formula(
     rng = random.Random(f"{popularity} {num_rows} {ranks}")
     counts = draw_counts(rng, popularity, num_rows)
     case = draw_case(rng, counts, RANKS[ranks], dtype, device)
-    before = case.pages.clone()
+    before = case.guarded.clone()
     for index, group in enumerate(GROUPS):
         layer = index % SHAPE.num_layers
         x, fused, outputs = case.inputs(group)
@@ -44,7 +44,7 @@ def test_follows_the_formula(
             assert_close(output, right)
         assert torch.equal(bits(fused[: counts[0]]), bits(original[: counts[0]])), "base-only rows changed"
         assert fused[:, -3:].isnan().all(), "written outside the outputs"
-    assert torch.equal(bits(case.pages), bits(before)), "the pages changed"
+    assert torch.equal(bits(case.guarded), bits(before)), "the pages changed"
 
 
 def test_each_row_gets_its_own_adapter(device: torch.device) -> None:

@@ -47,7 +47,7 @@ def draw(
 def run(case: Case, group: Sequence[int], layer: int = 1) -> list[Tensor]:
     """Compares one call with the formula and with what must not change; gives the outputs."""
     group = tuple(group)
-    before = case.pages.clone()
+    before = case.guarded.clone()
     x, fused, outputs = case.inputs(group)
     original = fused.clone()
     expected = naive.mbgmm(outputs, x, case.pages[layer], case.batch, layer=layer, modules=group)
@@ -58,7 +58,7 @@ def run(case: Case, group: Sequence[int], layer: int = 1) -> list[Tensor]:
     for rows in (slice(0, first), slice(last, None)):
         assert torch.equal(bits(fused[rows]), bits(original[rows])), "rows without an adapter changed"
     assert fused[:, -3:].isnan().all(), "written outside the outputs"
-    assert torch.equal(bits(case.pages), bits(before)), "the pages changed"
+    assert torch.equal(bits(case.guarded), bits(before)), "the pages changed"
     return outputs
 
 
