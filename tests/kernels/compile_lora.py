@@ -60,13 +60,17 @@ def compile_kernel(kernel, constants: dict[str, int | bool | None], num_warps: i
 
 def main() -> None:
     expand = {**TILED, **EXPAND}
+    large_shrink = {**TILED, **SHRINK, "SPLIT": False, "PIECES": 1}
+    large_expand = {**expand, **RANKS[16], "SPLIT": False, "PIECES": 1, "STEPS": 8, "HAS_FEW": False}
     norm = {**BY_ROW, "ADDS": True, "GATHERS": False, "RUNS": 4, "RUN": 1024}
     print(
         json.dumps(
             {
                 "shrink": compile_kernel(_shrink, {**TILED, **SHRINK}, 4, 232),
+                "shrink of a large batch": compile_kernel(_shrink, large_shrink, 4, 128),
                 "expand": compile_kernel(_expand, {**expand, **RANKS[16]}, 4, 232),
                 "expand of rank 64": compile_kernel(_expand, {**expand, **RANKS[64]}, 4, 232),
+                "expand of a large batch": compile_kernel(_expand, large_expand, 4, 168),
                 "norm": compile_kernel(_norm_rows, norm, 16),
                 "silu_mul": compile_kernel(_silu_mul, {**BY_ROW, "RUNS": 1, "RUN": 256}, 1),
                 "silu_mul of many rows": compile_kernel(

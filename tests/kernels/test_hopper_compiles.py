@@ -49,11 +49,13 @@ def test_compiles_to_hopper_instructions(kernel: str, programs: int, compiled: C
     assert programs * (compiled[kernel]["shared_bytes"] + 1024) <= MULTIPROCESSOR_BYTES
 
 
+SPLIT = ("shrink", "expand", "expand of rank 64")
+LARGE = [("shrink of a large batch", 4), ("expand of a large batch", 3)]
 ADAPTED = ("norm", "silu_mul", "silu_mul of many rows", "rotation")
 
 
 @pytest.mark.parametrize(
-    ("kernel", "programs"), [("shrink", 2), ("expand", 2), ("expand of rank 64", 2), *((name, 1) for name in ADAPTED)]
+    ("kernel", "programs"), [*((name, 2) for name in SPLIT), *LARGE, *((name, 1) for name in ADAPTED)]
 )
 def test_lora_reads_matrices_in_wide_loads(kernel: str, programs: int, compiled_lora: Compiled) -> None:
     """Element by element, which is what a lost hint on an address comes to, they take many times as long."""

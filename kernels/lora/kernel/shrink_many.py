@@ -67,6 +67,7 @@ def many_tiles(
             SPANS,
             ROUNDS,
             ROWWISE,
+            3 if SPLIT else 2,  # in shared memory: of batches that are not split, four programs are to fit
             ROWS,
             RANKS,
             PRECISION,
@@ -93,6 +94,7 @@ def _many_rows(
     SPANS: tl.constexpr,
     ROUNDS: tl.constexpr,
     ROWWISE: tl.constexpr,
+    STAGES: tl.constexpr,
     ROWS: tl.constexpr,
     RANKS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -104,7 +106,7 @@ def _many_rows(
     total = tl.zeros((ROWS, RANKS), tl.float32)
     piece = tl.zeros((ROWS, RANKS), tl.float32)
     part = tl.zeros((ROWS, RANKS), tl.float32)
-    for span in tl.range(first_span, end, num_stages=3):
+    for span in tl.range(first_span, end, num_stages=STAGES):
         start = span * SPAN + tl.zeros((1,), tl.int32)
         a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
         is_x = is_row[:, None] & (span * SPAN < IN)
