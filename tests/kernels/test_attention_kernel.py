@@ -168,13 +168,30 @@ def test_a_row_does_not_depend_on_the_batch(
         assert torch.equal(check(Case(case.pages, case.query[rows], alone), heads), together[rows])
 
 
-@pytest.mark.parametrize("programs", [pytest.param(number, marks=ON_GPU) for number in (1, 2)])
+@pytest.mark.parametrize(
+    ("heads", "dtype"),
+    [(Heads(4, 2, 16), torch.float32), pytest.param(Heads(8, 2, 128), torch.bfloat16, marks=ON_GPU)],
+    ids=["fp32", "bf16"],
+)
+@pytest.mark.parametrize(("context", "window"), [(1024, None), (2048, 961), (2047, 961), (1024, 1024), (1535, 512)])
+def test_tables_may_hold_no_more_than_a_row_sees(
+    context: int, window: int | None, heads: Heads, dtype: torch.dtype
+) -> None:
+    """There is room for every split of a row that has as many as its table or its window lets it have."""
+    case = draw_case([(context, 1), (3, 1), (context, 1)], heads, 16, 1, dtype, DEVICE, max_blocks=-(-context // 16))
+    check(case, heads, 16, window)
+
+
+@pytest.mark.parametrize("programs", [pytest.param(number, marks=ON_GPU) for number in (0, 1, 2)])
 @pytest.mark.parametrize("window", [None, 300])
 @pytest.mark.parametrize("heads", [Heads(8, 2, 128), Heads(6, 6, 64)], ids=repr)
 def test_programs_take_several_splits(
     heads: Heads, window: int | None, programs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than a GPU takes at once, of all lengths, some of which own no row to decode."""
+    """More than a GPU takes at once, of all lengths, some of which own no row to decode.
+
+    With 0 there are fewer programs than KV heads, and one team takes all.
+    """
     monkeypatch.setattr(hopper_kernel, "DECODE_PROGRAMS_PER_SM", programs)
     lengths = [(1 + 131 * place % 2000, 1) for place in range(300)]
     lengths[::7] = [(40, 3)] * len(lengths[::7])
