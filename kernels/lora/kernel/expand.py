@@ -169,7 +169,7 @@ def _expand(
             RUNS, FEW_ROWWISE, RANKS, HAS_LATER, LIVE, STAGES, PRECISION,
         )  # fmt: skip
     if HAS_MANY and SPLIT:
-        # From the other end, so that programs with one tile fewer of the first kind take one more of this.
+        # From the other end, so that where there are few of both kinds no program has one of each.
         _in_turn(
             step - 1 - program, step, output0, output1, output2, pages, page_table, many, many_starts, records, bridge,
             stride0, stride1, stride2, table_stride, MODULES, PIECES, WIDTH, OUT0, OUT1, OUT2, PAGE, RECORD, ROWS,
