@@ -4,6 +4,8 @@ The model reads its context and its adapter back from pages (see `fakes`), so a 
 an adapter evicted under a sequence, gives wrong tokens.
 """
 
+from itertools import count
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -27,6 +29,7 @@ class EngineMachine(RuleBasedStateMachine):
         prefetch_window=st.integers(0, 6),
         max_queued_pages=st.sampled_from([None, 1, 3]),
         overlap=st.booleans(),
+        tick_s=st.sampled_from([0.0, 2e-9]),  # so that a step hides no page, or some
     )
     def start(
         self,
@@ -39,6 +42,7 @@ class EngineMachine(RuleBasedStateMachine):
         prefetch_window: int,
         max_queued_pages: int | None,
         overlap: bool,
+        tick_s: float,
     ) -> None:
         self.config = EngineConfig(
             context_length=40,
@@ -51,7 +55,8 @@ class EngineMachine(RuleBasedStateMachine):
             prefetch_window=prefetch_window,
             overlap=overlap,
         )
-        self.harness = Harness(self.config, num_pages, max_queued_pages)
+        ticks = count()
+        self.harness = Harness(self.config, num_pages, max_queued_pages, clock=lambda: tick_s * next(ticks))
         self.sent: dict[str, EngineRequest] = {}
         self.cancelled: set[str] = set()
 

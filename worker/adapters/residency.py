@@ -41,10 +41,11 @@ class Residency:
     """
 
     def __init__(self, pool: PagePool, geometry: PageGeometry, max_queued_pages: int | None = None) -> None:
-        """`max_queued_pages` bounds what is copied before one step; a single adapter may be larger."""
+        """`max_queued_pages` bounds what is copied before one step; a single adapter may be larger, or see `hide`."""
         self._pool = pool
         self._geometry = geometry
         self._max_queued_pages = max_queued_pages
+        self._hidden_pages = 0
         self._residents: dict[str, _Resident] = {}
         # The next to be evicted first, with the pool's count of settles when the last user left.
         self._idle: dict[str, int] = {}
@@ -170,6 +171,10 @@ class Residency:
                 self._changes.append(PoolResidency(digest, resident=False))
         return self._pool.free_pages - free_before
 
+    def hide(self, num_pages: int) -> None:
+        """So many pages are copied while the step in flight runs, so that as many may be queued until the next call."""
+        self._hidden_pages = num_pages
+
     def pages_of(self, digest: str) -> tuple[int, ...]:
         """Pool pages of a resident adapter, in the order of its stream."""
         return self._residents[digest].pages
@@ -209,8 +214,9 @@ class Residency:
 
     def _may_queue(self, num_pages: int) -> bool:
         """Whether a copy of so many pages may be queued; a single one always may."""
-        bound = self._max_queued_pages
-        return not (num_pages and self._queued) or bound is None or self._queued_pages + num_pages <= bound
+        if self._max_queued_pages is None or not (num_pages and self._queued):
+            return True
+        return self._queued_pages + num_pages <= max(self._max_queued_pages, self._hidden_pages)
 
     def _unqueue(self, digest: str) -> bool:
         """Drops the adapter's copy if it is still queued, and says whether it was."""

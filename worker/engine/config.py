@@ -24,7 +24,8 @@ class EngineConfig:
         admission_window: How many waiting sequences a step looks at, at most.
         watermark: Share of the pool that an admission leaves free while others run, for their next blocks.
         max_step_load_bytes: Adapters copied to the pool before one step, so that the copies are hidden under the step
-            before it. A single adapter may be larger; sequences that wait for it then start once it is there.
+            before it; more where that takes long. A single adapter may be larger; sequences that wait for it then
+            start once it is there.
         prefetch_window: Of so many waiting sequences adapters are copied to the pool before their turn, as far as
             `max_step_load_bytes` and the pool leave room, but for half of `watermark`; 0: of none.
         max_rank: Largest rank of an adapter; one with a larger is refused, as what was recorded and compiled has no

@@ -34,7 +34,13 @@ class Meter:
         self._num_prefill_tokens = 0
         self._num_loads = 0
         self._num_loaded_pages = 0
+        self._last_step_s = 0.0
         self.begin()
+
+    @property
+    def last_step_s(self) -> float:
+        """Seconds of the last step that `stats` told of."""
+        return self._last_step_s
 
     def begin(self) -> None:
         """A step begins."""
@@ -63,6 +69,7 @@ class Meter:
 
     def stats(self, pool: PagePool, residency: Residency, scheduler: Scheduler) -> EngineStats:
         """The state after the step that began last."""
+        self._last_step_s = self._clock() - self._started
         return EngineStats(
             total_pages=pool.total_pages,
             free_pages=pool.free_pages,
@@ -71,7 +78,7 @@ class Meter:
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
             pending_prefill_tokens=scheduler.pending_prefill_tokens,
-            step_ms=(self._clock() - self._started) * 1000,
+            step_ms=self._last_step_s * 1000,
             num_output_tokens=self.num_output_tokens,
             num_prefill_tokens=self._num_prefill_tokens,
             num_preemptions=scheduler.num_preemptions,

@@ -126,6 +126,19 @@ def test_copies_before_one_step_are_bounded_but_for_a_single_large_one() -> None
     assert residency.acquire(of_pages("more", 1))
 
 
+def test_more_may_be_copied_where_a_step_hides_more() -> None:
+    residency = Residency(PagePool(40), GEOMETRY, max_queued_pages=3)
+    residency.hide(5)
+    assert residency.acquire(of_pages("a", 3))
+    assert residency.acquire(of_pages("b", 2))
+    assert not residency.acquire(of_pages("c", 1))
+    assert residency.is_large(of_pages("large", 4)), "whatever this step hides: it has to be there before it is used"
+    residency.take_loads()
+    residency.hide(0)
+    assert residency.acquire(of_pages("c", 2))
+    assert not residency.acquire(of_pages("d", 2)), "the bound that is always there"
+
+
 def test_a_copy_waits_for_the_step_that_may_still_write_to_its_pages() -> None:
     pool = PagePool(6)
     residency = Residency(pool, GEOMETRY)

@@ -8,14 +8,18 @@ wait for its adapter, or a host page given back before it was copied, gives wron
 import random
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.unit.worker_engine.fakes import VOCAB, Harness, adapter, expected_tokens
 from tests.unit.worker_engine.test_engine import request
 from worker.adapters.residency import Load
 from worker.engine.config import EngineConfig
+from worker.engine.engine import HIDDEN_BYTES_PER_S
+from worker.model.batch import ForwardBatch
 from worker.types import EngineRequest, FinishReason, PositionLogprobs
 
 
@@ -167,3 +171,29 @@ def test_a_late_device_gives_the_same_tokens(seed: int, copies_early: bool) -> N
             assert given == tokens[: len(given)]
         else:
             assert (given, ending) == (tokens, reason)
+
+
+@pytest.mark.parametrize(("overlap", "step_s", "most"), [(True, 0.0, 1), (True, 3.5, 3), (False, 3.5, 1)])
+def test_as_many_adapters_are_copied_as_the_step_in_flight_hides(overlap: bool, step_s: float, most: int) -> None:
+    """The first step has none in flight; then copies take their share of as long as the last step took."""
+    now = [0.0]
+    config = EngineConfig(
+        context_length=40, block_size=4, max_step_tokens=64, max_running=16, prefetch_window=0, overlap=overlap
+    )
+    harness = Harness(config, 64, max_queued_pages=1, clock=lambda: now[0])
+    one_page_s = harness.storage.page_bytes / HIDDEN_BYTES_PER_S
+    compute = harness.model.forward
+
+    def slowly(batch: ForwardBatch, pages: Tensor) -> Tensor:
+        now[0] += step_s * one_page_s
+        return compute(batch, pages)
+
+    harness.model.forward = slowly  # type: ignore[method-assign]
+    for marker in range(1, 10):
+        harness.engine.add(request(f"r{marker}", 2, 12, adapter=adapter(marker)))
+    loads = [0, *(harness.step().stats.num_loads for _ in range(6))]
+    copied = [after - before for before, after in pairwise(loads)]
+    assert copied[0] == 1
+    assert max(copied) == most
+    harness.run()
+    assert len(harness.endings) == 9
