@@ -29,7 +29,7 @@ TILED = {**PAGE, "MODULES": 3, "WIDTH": 192, "PIECES": 4, "ROWWISE": True, "HAS_
 SPLIT = {"IN": 4096, "SPLIT": True, "SPAN": 256, "SPANS": 4, "FEW_RANKS": 16, "STAGES": 3, "ON_GPU": True}
 SHRINK = {**SPLIT, "ROUNDS": 1, "ROWS": 32, "RANKS": 32, "LIVE": 512, "PRECISION": None}
 WIDTHS = {"OUT0": 4096, "OUT1": 1024, "OUT2": 1024, "COLUMNS": 128, "RUNS": 4, "HAS_FEW": True, "FEW_ROWWISE": True}
-EXPAND = {**WIDTHS, "SPLIT": True, "ROWS": 32, "STEPS": 1, "HAS_LATER": False, "LIVE": 512, "PRECISION": None}
+EXPAND = {**WIDTHS, "SPLIT": True, "ROWS": 32, "STEPS": 8, "HAS_LATER": False, "LIVE": 512, "PRECISION": None}
 RANKS = {  # of an expand: of the largest rank an adapter has
     16: {"RANKS": 16, "FEW_COLUMNS": 128, "STAGES": 3},
     64: {"RANKS": 64, "FEW_COLUMNS": 64, "STAGES": 3},
@@ -61,7 +61,7 @@ def compile_kernel(kernel, constants: dict[str, int | bool | None], num_warps: i
 def main() -> None:
     expand = {**TILED, **EXPAND}
     large_shrink = {**TILED, **SHRINK, "SPLIT": False, "PIECES": 1}
-    large_expand = {**expand, **RANKS[16], "SPLIT": False, "PIECES": 1, "STEPS": 8, "HAS_FEW": False}
+    large_expand = {**expand, **RANKS[16], "SPLIT": False, "PIECES": 1, "HAS_FEW": False}
     norm = {**BY_ROW, "ADDS": True, "GATHERS": False, "RUNS": 4, "RUN": 1024}
     print(
         json.dumps(

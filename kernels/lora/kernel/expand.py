@@ -26,6 +26,7 @@ from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import (
     EXPAND_COLUMNS,
     EXPAND_RUNS,
+    EXPAND_STEPS,
     FEW_ROWS,
     MANY_ROWS,
     adapter_of,
@@ -64,7 +65,7 @@ def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
         RECORD=RECORD,
         SPLIT=plan.tiling.is_split,
         ROWS=MANY_ROWS,
-        STEPS=plan.tiling.expand_steps,
+        STEPS=EXPAND_STEPS,
         RANKS=plan.tiling.expand_ranks,
         HAS_LATER=delta.batch.directory.max_rank > plan.tiling.expand_ranks,
         FEW=FEW_ROWS,
@@ -73,7 +74,7 @@ def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
         RUNS=EXPAND_RUNS,
         STAGES=STAGES,
         COLUMNS=EXPAND_COLUMNS,
-        ROWWISE=chunk % (EXPAND_COLUMNS // EXPAND_RUNS if plan.tiling.is_split else EXPAND_COLUMNS) == 0,
+        ROWWISE=chunk % plan.tiling.expand_run == 0,
         HAS_FEW=has_few,
         HAS_MANY=plan.tiling.has_many,
         LIVE=plan.tiling.live,
@@ -177,38 +178,14 @@ def _expand(
         )  # fmt: skip
     elif HAS_MANY:
         for tile in tl.range(program, tl.load(many + LIVE), step, num_stages=1):
-            live = adapter_of(many_starts, tile)
-            record = records + live * RECORD
-            local = tile - tl.load(many + live)
-            num_columns = _num_columns(record, MODULES, COLUMNS, OUT0, OUT1, OUT2)
-            skipped = local // num_columns * (STEPS * ROWS)
-            table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-            module, column, first = _place_of(record, local % num_columns, MODULES, COLUMNS, OUT0, OUT1)
-            own = record + 4 + module * 4
+            output, stride, width, scale, parts, row, num_rows, table, place, rank, column = _tile_of(
+                tile, output0, output1, output2, page_table, many, many_starts, records, bridge, stride0, stride1,
+                stride2, table_stride, MODULES, OUT0, OUT1, OUT2, RECORD, STEPS * ROWS, COLUMNS,
+            )  # fmt: skip
             many_rows(
-                _of_module(module, output0, output1, output2, MODULES),
-                _of_module(module, stride0, stride1, stride2, MODULES),
-                _of_module(module, OUT0, OUT1, OUT2, MODULES),
-                tl.load(own + 3).to(tl.float32, bitcast=True),
-                bridge + first,
-                tl.load(record) + skipped,
-                tl.load(record + 1) - skipped,
-                pages,
-                table,
-                tl.load(own + 2),
-                tl.load(own),
-                column * COLUMNS,
-                PIECES,
-                WIDTH,
-                PAGE,
-                COLUMNS,
-                ROWWISE,
-                ROWS,
-                STEPS,
-                RANKS,
-                HAS_LATER,
-                PRECISION,
-            )
+                output, stride, width, scale, parts, row, num_rows, pages, table, place, rank, column * COLUMNS, PIECES,
+                WIDTH, PAGE, COLUMNS, ROWWISE, ROWS, STEPS, RANKS, HAS_LATER, PRECISION,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -252,44 +229,69 @@ def _in_turn(
     tile = tl.where(num_tiles <= step, program, program * num_tiles // step)
     end = tl.where(num_tiles <= step, tl.minimum(program + 1, num_tiles), (program + 1) * num_tiles // step)
     while tile < end:
-        live = adapter_of(own_starts, tile)
-        record = records + live * RECORD
-        table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-        local = tile - tl.load(starts + live)
-        num_columns = _num_columns(record, MODULES, RUNS * COLUMNS, OUT0, OUT1, OUT2)
-        skipped = local // num_columns * ROWS
-        module, column, first = _place_of(record, local % num_columns, MODULES, RUNS * COLUMNS, OUT0, OUT1)
-        own = record + 4 + module * 4
-        width = _of_module(module, OUT0, OUT1, OUT2, MODULES)
+        output, stride, width, scale, parts, row, num_rows, table, place, rank, column = _tile_of(
+            tile, output0, output1, output2, page_table, starts, own_starts, records, bridge, stride0, stride1, stride2,
+            table_stride, MODULES, OUT0, OUT1, OUT2, RECORD, ROWS, RUNS * COLUMNS,
+        )  # fmt: skip
         count = tl.minimum(end - tile, tl.cdiv(width, RUNS * COLUMNS) - column)
         add_in_turn(
-            _of_module(module, output0, output1, output2, MODULES),
-            _of_module(module, stride0, stride1, stride2, MODULES),
-            width,
-            tl.load(own + 3).to(tl.float32, bitcast=True),
-            bridge + first,
-            tl.load(record) + skipped,
-            tl.load(record + 1) - skipped,
-            pages,
-            table,
-            tl.load(own + 2),
-            tl.load(own),
-            column,
-            count,
-            PIECES,
-            WIDTH,
-            PAGE,
-            OUT0 <= PAGE and OUT1 <= PAGE and OUT2 <= PAGE,
-            COLUMNS,
-            RUNS,
-            ROWWISE,
-            ROWS,
-            RANKS,
-            HAS_LATER,
-            STAGES,
-            PRECISION,
-        )
+            output, stride, width, scale, parts, row, num_rows, pages, table, place, rank, column, count, PIECES, WIDTH,
+            PAGE, OUT0 <= PAGE and OUT1 <= PAGE and OUT2 <= PAGE, COLUMNS, RUNS, ROWWISE, ROWS, RANKS, HAS_LATER,
+            STAGES, PRECISION,
+        )  # fmt: skip
         tile += count
+
+
+@triton.jit
+def _tile_of(
+    tile,
+    output0,
+    output1,
+    output2,
+    page_table,
+    starts,
+    own_starts,
+    records,
+    bridge,
+    stride0,
+    stride1,
+    stride2,
+    table_stride,
+    MODULES: tl.constexpr,
+    OUT0: tl.constexpr,
+    OUT1: tl.constexpr,
+    OUT2: tl.constexpr,
+    RECORD: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """What a tile of `ROWS` times `COLUMNS` is of.
+
+    Returns the outputs of its module, their stride, width and scale; where the module begins in the bridge; its first
+    row, and how many there are from there on; the adapter's pages, and the place and rank of its matrix; and which of
+    the module's tiles of columns it is.
+    """
+    live = adapter_of(own_starts, tile)
+    record = records + live * RECORD
+    table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
+    local = tile - tl.load(starts + live)
+    num_columns = _num_columns(record, MODULES, COLUMNS, OUT0, OUT1, OUT2)
+    skipped = local // num_columns * ROWS
+    module, column, first = _place_of(record, local % num_columns, MODULES, COLUMNS, OUT0, OUT1)
+    own = record + 4 + module * 4
+    return (
+        _of_module(module, output0, output1, output2, MODULES),
+        _of_module(module, stride0, stride1, stride2, MODULES),
+        _of_module(module, OUT0, OUT1, OUT2, MODULES),
+        tl.load(own + 3).to(tl.float32, bitcast=True),
+        bridge + first,
+        tl.load(record) + skipped,
+        tl.load(record + 1) - skipped,
+        table,
+        tl.load(own + 2),
+        tl.load(own),
+        column,
+    )
 
 
 @triton.jit

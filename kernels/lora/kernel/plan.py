@@ -86,7 +86,7 @@ class Plan:
             RECORD=RECORD,
             LIVE=tiling.live,
             OWNED=16,
-            STEP_ROWS=tiling.expand_steps * MANY_ROWS,
+            STEP_ROWS=tiling.expand_rows,
             FEW_TILE=EXPAND_RUNS * tiling.few_columns,
             MANY_TILE=EXPAND_COLUMNS,
         )

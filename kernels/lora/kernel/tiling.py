@@ -22,7 +22,7 @@ FEW_RANKS = 16  # of a tile of MBGMV's shrink: the least a tensor core takes
 MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink; as many rows of one of its expand
 EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand
 EXPAND_RUNS = 4  # of a tile of an expand of a split batch, one for each warp
-EXPAND_STEPS = (1, 8)  # tiles of `MANY_ROWS` rows that MBGMM's expand takes, in batches that are split or not
+EXPAND_STEPS = 8  # tiles of `MANY_ROWS` rows that MBGMM's expand takes one after the other in large batches
 SPLIT_ROWS = 2048  # with more rows (than FEW_ROWS, too) MBGMM's tiles alone fill the GPU, without splitting the inputs
 
 
@@ -37,7 +37,6 @@ class Tiling:
         has_many: Whether MBGMM could have any adapter.
         live: Adapters that a batch could have, a power of two; in few sizes, as each is compiled.
         expand_ranks: Ranks that an expand multiplies at a time.
-        expand_steps: Tiles of `MANY_ROWS` rows that MBGMM's expand takes one after the other.
     """
 
     span: int
@@ -46,7 +45,6 @@ class Tiling:
     has_many: bool
     live: int
     expand_ranks: int
-    expand_steps: int
 
     @classmethod
     def of(cls, num_rows: int, num_live: int, directory: LoraDirectory) -> "Tiling":
@@ -59,13 +57,22 @@ class Tiling:
             has_many=num_rows > FEW_ROWS,
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
             expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
-            expand_steps=EXPAND_STEPS[num_rows > SPLIT_ROWS],
         )
 
     @property
     def few_columns(self) -> int:
         """Columns of one of the runs of MBGMV's expand: as many as registers and shared memory hold."""
         return 64 if self.expand_ranks > 32 else 128
+
+    @property
+    def expand_rows(self) -> int:
+        """Rows of a tile of MBGMM's expand."""
+        return MANY_ROWS if self.is_split else EXPAND_STEPS * MANY_ROWS
+
+    @property
+    def expand_run(self) -> int:
+        """Columns of one of its runs: in a split batch each warp has its own."""
+        return EXPAND_COLUMNS // EXPAND_RUNS if self.is_split else EXPAND_COLUMNS
 
     def num_rounds(self, in_features: int) -> int:
         """Rounds of a piece, but for the last piece of an input, which may have fewer."""
