@@ -64,7 +64,7 @@ class Run:
     def layer(self, point: LoraPoint) -> None:
         """A layer without and with LoRA; of prompts, the peers' at the rank that most adapters have."""
         others = [one for one in self._engines if one.name != OURS]
-        peers = others if point.phase != "mixed" and (point.phase == "decode" or point.ranks == (16,)) else []
+        peers = others if point.phase == "decode" or (point.phase, point.ranks) == ("prefill", (16,)) else []
         self.results.layers[point] = times = lora_layer.measure_layer(point, peers, self.results.refused)
         added = ", ".join(f"{who} +{times.added_us(who):.1f}" for who in times.with_lora)
         self._progress(f"a layer and {point.name}: {times.base.median:.1f} us; {added}")

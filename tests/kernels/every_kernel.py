@@ -6,7 +6,6 @@ Fails if there is a kernel that no case comes to. Without a GPU, and with TRITON
 Triton's interpreter. With `--astray` a norm gathers a row that is not there, which a tool that watches has to see.
 """
 
-import ast
 import inspect
 import pkgutil
 import random
@@ -34,6 +33,7 @@ from kernels.sampling.kernel import sample
 from tests.kernels import attention_cases, lora_cases
 from tests.kernels.attention_cases import Heads
 from tests.kernels.buffers import DEVICE
+from tests.kernels.launches import launched_in
 from tests.kernels.sampling_cases import ROWS, Row, choices_of, draw_logits
 from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
@@ -171,10 +171,8 @@ def every_kernel() -> dict[str, Any]:
         if module.name.endswith(".hopper") and not HAS_HOPPER:
             continue
         loaded = import_module(module.name)
-        for call in ast.walk(ast.parse(inspect.getsource(loaded))):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "launch":
-                kernel = call.args[0].id
-                found[f"{module.name}.{kernel}"] = getattr(loaded, kernel)
+        for kernel in launched_in(inspect.getsource(loaded)):
+            found[f"{module.name}.{kernel}"] = getattr(loaded, kernel)
     return found
 
 

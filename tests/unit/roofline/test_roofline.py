@@ -1,7 +1,6 @@
 """A step's kernels are divided among its parts, times add up to the device's, and floors are those of the shapes."""
 
 import json
-import re
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -20,6 +19,7 @@ from benchmarks.roofline.report import roofline
 from benchmarks.roofline.steady import steady_engines
 from benchmarks.roofline.trace import Kernel, spent_by_part
 from benchmarks.serve.setups import SETUPS
+from tests.kernels.launches import launched_in
 
 TINY = SETUPS["tiny"]
 LAYER = [
@@ -53,14 +53,8 @@ def test_linear_layers_that_do_not_add_up_to_steps_stay_together() -> None:
 
 def _launched() -> set[str]:
     """The names of this project's kernels, as a launch names them."""
-    launch = re.compile(r"\blaunch\(\s*([a-z_]+),")
     paths = Path(kernels.__file__).parent.rglob("*.py")
-    return {
-        name
-        for path in paths
-        if "kernel" in path.stem or path.parent.name == "kernel"
-        for name in launch.findall(path.read_text())
-    } - {"kernel"}
+    return {name for path in paths for name in launched_in(path.read_text())} - {"kernel"}
 
 
 def test_every_kernel_of_this_project_has_a_part() -> None:
