@@ -40,7 +40,8 @@ def build_from_spec(spec: EngineSpec) -> BuiltEngine:
     torch.set_num_threads(spec.num_threads)
     dtype, device = getattr(torch, spec.dtype), torch.device(spec.device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # streams, events, graphs and kernels are of the current one
+        # Streams, events, graphs and kernels are of the current one: without an index that is the first.
+        torch.cuda.set_device(device.index or 0)
     model = load_model(spec.model_path, dtype, device, LoadFormat(spec.load_format))
     config = spec.engine.build(model.config.context_length, device.type)
     geometry = PageGeometry(model.config.shape, config.block_size)
