@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.attention.batch import AttentionBatch
+from kernels.device import num_processors
 from kernels.launch import launch
 
 BLOCK_TOKENS = 64
@@ -76,48 +77,64 @@ def merge(output: Tensor, splits: Splits, counts: Tensor, batch: AttentionBatch,
     num_seqs, num_heads, _, head_dim = splits.partial.shape
     launch(
         _merge,
-        (num_seqs, num_heads),
+        (min(num_seqs * num_heads, _most_programs(output.device)),),
         output,
         splits.partial,
         splits.stats,
         counts,
         batch.query_start,
+        num_seqs,
         output.stride(0),
         splits.held,
+        NUM_HEADS=num_heads,
         HEAD_DIM=head_dim,
         HEAD_PAD=triton.next_power_of_2(head_dim),
         BLOCK_SPLITS=BLOCK_SPLITS,
+        BLOCK_SEQS=max(128, triton.next_power_of_2(num_seqs)),
         CHAINED=chained,
         launch_pdl=chained,
         num_warps=1,  # so that a sum over splits stays in a thread
     )
 
 
-@triton.jit(do_not_specialize=["held_splits"])
+def _most_programs(device: torch.device) -> int:
+    """So few that they wait for the splits all at once: mostly no sequence is split, and they have nothing to do."""
+    return 2 if device.type == "cpu" else 8 * num_processors(device)
+
+
+@triton.jit(do_not_specialize=["num_seqs", "held_splits"])
 def _merge(
     output,
     partial,
     stats,
     counts,
     query_start,
+    num_seqs,
     output_stride,
     held_splits,
+    NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
+    BLOCK_SEQS: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
-    """One head of a row from all its splits, in order."""
+    """Heads of rows, each from all its splits, in order."""
     if CHAINED:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-    seq = tl.program_id(0)
-    head = tl.program_id(1)
-    num_splits = tl.load(counts + seq)
-    if num_splits > 1:
+    seqs = tl.arange(0, BLOCK_SEQS)
+    is_split = (tl.load(counts + seqs, mask=seqs < num_seqs, other=0) > 1).to(tl.int32)
+    num_merged = tl.sum(is_split, 0)
+    # Sequences that are split, up to each: where there is none, that takes no time.
+    until = tl.cumsum(is_split, 0) if num_merged > 0 else is_split
+    for task in range(tl.program_id(0), num_merged * NUM_HEADS, tl.num_programs(0)):
+        seq = tl.sum((until <= task // NUM_HEADS).to(tl.int32), 0)
+        head = task % NUM_HEADS
+        num_splits = tl.load(counts + seq)
         row = tl.load(query_start + seq).to(tl.int64)
         dims = tl.arange(0, HEAD_PAD)
-        first_slot = (seq.to(tl.int64) * tl.num_programs(1) + head) * held_splits
+        first_slot = (seq.to(tl.int64) * NUM_HEADS + head) * held_splits
         highest = float("-inf")
         total = 0.0
         attended = tl.zeros((HEAD_PAD,), tl.float32)
