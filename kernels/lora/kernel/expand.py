@@ -30,6 +30,7 @@ from kernels.lora.kernel.tiling import (
     FEW_ROWS,
     MANY_ROWS,
     adapter_of,
+    cost_of,
     precision_of,
 )
 
@@ -167,24 +168,24 @@ def _expand(
         _in_turn(
             program, step, output0, output1, output2, pages, page_table, few, few_starts, records, bridge, stride0,
             stride1, stride2, table_stride, MODULES, PIECES, WIDTH, OUT0, OUT1, OUT2, PAGE, RECORD, FEW, FEW_COLUMNS,
-            RUNS, FEW_ROWWISE, RANKS, HAS_LATER, LIVE, STAGES, PRECISION,
+            RUNS, FEW_ROWWISE, RANKS, True, HAS_LATER, LIVE, STAGES, PRECISION,
         )  # fmt: skip
     if HAS_MANY and SPLIT:
         # From the other end, so that where there are few of both kinds no program has one of each.
         _in_turn(
             step - 1 - program, step, output0, output1, output2, pages, page_table, many, many_starts, records, bridge,
             stride0, stride1, stride2, table_stride, MODULES, PIECES, WIDTH, OUT0, OUT1, OUT2, PAGE, RECORD, ROWS,
-            COLUMNS // RUNS, RUNS, ROWWISE, RANKS, HAS_LATER, LIVE, STAGES, PRECISION,
+            COLUMNS // RUNS, RUNS, ROWWISE, RANKS, False, HAS_LATER, LIVE, STAGES, PRECISION,
         )  # fmt: skip
     elif HAS_MANY:
         for tile in tl.range(program, tl.load(many + LIVE), step, num_stages=1):
-            output, stride, width, scale, parts, row, num_rows, table, place, rank, column = _tile_of(
+            output, stride, width, scale, parts, row, num_rows, table, matrix, rank, column, _, _, _ = _tile_of(
                 tile, output0, output1, output2, page_table, many, many_starts, records, bridge, stride0, stride1,
-                stride2, table_stride, MODULES, OUT0, OUT1, OUT2, RECORD, STEPS * ROWS, COLUMNS,
+                stride2, table_stride, MODULES, OUT0, OUT1, OUT2, RECORD, STEPS * ROWS, COLUMNS, False,
             )  # fmt: skip
             many_rows(
-                output, stride, width, scale, parts, row, num_rows, pages, table, place, rank, column * COLUMNS, PIECES,
-                WIDTH, PAGE, COLUMNS, ROWWISE, ROWS, STEPS, RANKS, HAS_LATER, PRECISION,
+                output, stride, width, scale, parts, row, num_rows, pages, table, matrix, rank, column * COLUMNS,
+                PIECES, WIDTH, PAGE, COLUMNS, ROWWISE, ROWS, STEPS, RANKS, HAS_LATER, PRECISION,
             )  # fmt: skip
 
 
@@ -218,33 +219,35 @@ def _in_turn(
     RUNS: tl.constexpr,
     ROWWISE: tl.constexpr,
     RANKS: tl.constexpr,
+    BY_RANK: tl.constexpr,
     HAS_LATER: tl.constexpr,
     LIVE: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A program's share of the tiles: neighbours, which mostly are of the same rows and matrix."""
-    num_tiles = tl.load(starts + LIVE)
-    # If some programs have none, the others are far apart.
-    tile = tl.where(num_tiles <= step, program, program * num_tiles // step)
-    end = tl.where(num_tiles <= step, tl.minimum(program + 1, num_tiles), (program + 1) * num_tiles // step)
-    while tile < end:
-        output, stride, width, scale, parts, row, num_rows, table, place, rank, column = _tile_of(
-            tile, output0, output1, output2, page_table, starts, own_starts, records, bridge, stride0, stride1, stride2,
-            table_stride, MODULES, OUT0, OUT1, OUT2, RECORD, ROWS, RUNS * COLUMNS,
+    """A program's share of all costs: neighbouring tiles, which mostly are of the same rows and matrix."""
+    all_costs = tl.load(starts + LIVE).to(tl.int64)
+    # A tile that a border cuts is of the program behind it.
+    place = (program * all_costs // step).to(tl.int32)
+    end = ((program + 1) * all_costs // step).to(tl.int32)
+    while place < end:
+        output, stride, width, scale, parts, row, num_rows, table, matrix, rank, column, left, begin, cost = _tile_of(
+            place, output0, output1, output2, page_table, starts, own_starts, records, bridge, stride0, stride1,
+            stride2, table_stride, MODULES, OUT0, OUT1, OUT2, RECORD, ROWS, RUNS * COLUMNS, BY_RANK,
         )  # fmt: skip
-        count = tl.minimum(end - tile, tl.cdiv(width, RUNS * COLUMNS) - column)
-        add_in_turn(
-            output, stride, width, scale, parts, row, num_rows, pages, table, place, rank, column, count, PIECES, WIDTH,
-            PAGE, OUT0 <= PAGE and OUT1 <= PAGE and OUT2 <= PAGE, COLUMNS, RUNS, ROWWISE, ROWS, RANKS, HAS_LATER,
-            STAGES, PRECISION,
-        )  # fmt: skip
-        tile += count
+        count = tl.minimum((end - begin) // cost, left)
+        if count > 0:
+            add_in_turn(
+                output, stride, width, scale, parts, row, num_rows, pages, table, matrix, rank, column, count, PIECES,
+                WIDTH, PAGE, OUT0 <= PAGE and OUT1 <= PAGE and OUT2 <= PAGE, COLUMNS, RUNS, ROWWISE, ROWS, RANKS,
+                BY_RANK, HAS_LATER, STAGES, PRECISION,
+            )  # fmt: skip
+        place = tl.where(count > 0, begin + count * cost, end)
 
 
 @triton.jit
 def _tile_of(
-    tile,
+    place,
     output0,
     output1,
     output2,
@@ -264,20 +267,42 @@ def _tile_of(
     RECORD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    BY_RANK: tl.constexpr,
 ):
-    """What a tile of `ROWS` times `COLUMNS` is of.
+    """What a tile of `ROWS` times `COLUMNS` is of: the tile that has a place in the sum of all tiles' costs.
 
     Returns the outputs of its module, their stride, width and scale; where the module begins in the bridge; its first
-    row, and how many there are from there on; the adapter's pages, and the place and rank of its matrix; and which of
-    the module's tiles of columns it is.
+    row, and how many there are from there on; the adapter's pages, and the place and rank of its matrix; which of the
+    module's tiles of columns it is, and how many there are from there on; and where it begins among the costs, and its
+    own.
     """
-    live = adapter_of(own_starts, tile)
+    live = adapter_of(own_starts, place)
     record = records + live * RECORD
     table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-    local = tile - tl.load(starts + live)
-    num_columns = _num_columns(record, MODULES, COLUMNS, OUT0, OUT1, OUT2)
-    skipped = local // num_columns * ROWS
-    module, column, first = _place_of(record, local % num_columns, MODULES, COLUMNS, OUT0, OUT1)
+    local = place - tl.load(starts + live)
+    rank0, cost0, all0 = _costs_of(record + 4, OUT0, COLUMNS, BY_RANK)
+    module, first, before, rank, cost, own_costs, all_costs = 0, 0, 0, rank0, cost0, all0, all0
+    if MODULES > 1:
+        rank1, cost1, all1 = _costs_of(record + 8, OUT1, COLUMNS, BY_RANK)
+        all_costs += all1
+    if MODULES > 2:
+        rank2, cost2, all2 = _costs_of(record + 12, OUT2, COLUMNS, BY_RANK)
+        all_costs += all2
+    skipped = local // all_costs * ROWS
+    local = local % all_costs
+    if MODULES > 1:
+        is_later = local >= all0
+        module = is_later.to(tl.int32)
+        rank, cost = tl.where(is_later, rank1, rank), tl.where(is_later, cost1, cost)
+        own_costs = tl.where(is_later, all1, own_costs)
+        before, first = tl.where(is_later, all0, 0), tl.where(is_later, rank0, 0)
+    if MODULES > 2:
+        is_last = local >= all0 + all1
+        module = tl.where(is_last, 2, module)
+        rank, cost = tl.where(is_last, rank2, rank), tl.where(is_last, cost2, cost)
+        own_costs = tl.where(is_last, all2, own_costs)
+        before, first = tl.where(is_last, all0 + all1, before), tl.where(is_last, rank0 + rank1, first)
+    column = (local - before) // cost
     own = record + 4 + module * 4
     return (
         _of_module(module, output0, output1, output2, MODULES),
@@ -289,9 +314,20 @@ def _tile_of(
         tl.load(record + 1) - skipped,
         table,
         tl.load(own + 2),
-        tl.load(own),
+        rank,
         column,
+        own_costs // cost - column,
+        place - (local - before) % cost,
+        cost,
     )
+
+
+@triton.jit
+def _costs_of(own, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BY_RANK: tl.constexpr):
+    """The rank of a module's matrix, and the costs of one of its tiles and of all in a row."""
+    rank = tl.load(own)
+    cost = cost_of(rank, BY_RANK)
+    return rank, cost, tl.where(rank > 0, (WIDTH + COLUMNS - 1) // COLUMNS * cost, 0)
 
 
 @triton.jit
@@ -303,44 +339,3 @@ def _of_module(module, first, second, third, MODULES: tl.constexpr):
     if MODULES > 2:
         chosen = tl.where(module == 2, third, chosen)
     return chosen
-
-
-@triton.jit
-def _num_columns(
-    record,
-    MODULES: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    OUT0: tl.constexpr,
-    OUT1: tl.constexpr,
-    OUT2: tl.constexpr,
-):
-    """Tiles of `COLUMNS` outputs that an adapter adds to."""
-    number = tl.where(tl.load(record + 4) > 0, (OUT0 + COLUMNS - 1) // COLUMNS, 0)
-    if MODULES > 1:
-        number += tl.where(tl.load(record + 8) > 0, (OUT1 + COLUMNS - 1) // COLUMNS, 0)
-    if MODULES > 2:
-        number += tl.where(tl.load(record + 12) > 0, (OUT2 + COLUMNS - 1) // COLUMNS, 0)
-    return number
-
-
-@triton.jit
-def _place_of(record, local, MODULES: tl.constexpr, COLUMNS: tl.constexpr, OUT0: tl.constexpr, OUT1: tl.constexpr):
-    """An adapter's tile of outputs: its module, its place there, and where the module begins in the bridge."""
-    rank0 = tl.load(record + 4)
-    module = 0
-    column = local
-    first = 0
-    if MODULES > 1:
-        rank1 = tl.load(record + 8)
-        before = tl.where(rank0 > 0, (OUT0 + COLUMNS - 1) // COLUMNS, 0)
-        is_later = local >= before
-        module = is_later.to(tl.int32)
-        column = tl.where(is_later, local - before, column)
-        first = tl.where(is_later, rank0, 0)
-        if MODULES > 2:
-            before += tl.where(rank1 > 0, (OUT1 + COLUMNS - 1) // COLUMNS, 0)
-            is_last = local >= before
-            module = tl.where(is_last, 2, module)
-            column = tl.where(is_last, local - before, column)
-            first = tl.where(is_last, rank0 + rank1, first)
-    return module, column, first

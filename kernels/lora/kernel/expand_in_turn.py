@@ -32,11 +32,62 @@ def add_in_turn(
     ROWWISE: tl.constexpr,
     ROWS: tl.constexpr,
     RANKS: tl.constexpr,
+    BY_RANK: tl.constexpr,
     HAS_LATER: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Adds to `count` tiles of up to `ROWS` rows, each of `RUNS` runs of columns, one for each warp."""
+    """Adds to `count` tiles of up to `ROWS` rows, each of `RUNS` runs of columns, one for each warp.
+
+    `RANKS` are multiplied at a time; if `BY_RANK`, half or a quarter of them where the adapter has no more.
+    """
+    if BY_RANK and RANKS > 16:
+        if rank <= RANKS // 2:
+            add_in_turn(
+                output, stride, width, scale, bridge, row, num_rows, pages, table, place, rank, column, count, PIECES,
+                WIDTH, PAGE, HAS_HALVES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS // 2, True, False, STAGES, PRECISION,
+            )  # fmt: skip
+        else:
+            _add_ranks(
+                output, stride, width, scale, bridge, row, num_rows, pages, table, place, rank, column, count, PIECES,
+                WIDTH, PAGE, HAS_HALVES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS, HAS_LATER, STAGES, PRECISION,
+            )  # fmt: skip
+    else:
+        _add_ranks(
+            output, stride, width, scale, bridge, row, num_rows, pages, table, place, rank, column, count, PIECES,
+            WIDTH, PAGE, HAS_HALVES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS, HAS_LATER, STAGES, PRECISION,
+        )  # fmt: skip
+
+
+@triton.jit
+def _add_ranks(
+    output,
+    stride,
+    width,
+    scale,
+    bridge,
+    row,
+    num_rows,
+    pages,
+    table,
+    place,
+    rank,
+    column,
+    count,
+    PIECES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PAGE: tl.constexpr,
+    HAS_HALVES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    RUNS: tl.constexpr,
+    ROWWISE: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANKS: tl.constexpr,
+    HAS_LATER: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """As `add_in_turn`, with `RANKS` at a time."""
     PADDED: tl.constexpr = max(16, ROWS)  # as many rows as a tensor core takes
     r = tl.arange(0, RANKS)
     parts = bridge + row.to(tl.int64) * (PIECES * WIDTH)

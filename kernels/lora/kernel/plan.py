@@ -18,6 +18,7 @@ from kernels.lora.kernel.tiling import (
     MANY_ROWS,
     Tiling,
     bridge_width,
+    cost_of,
 )
 
 RECORD = 16  # numbers of a record: 64 bytes, which a program reads at once
@@ -30,7 +31,8 @@ class Plan:
     Attributes:
         tiling: Sizes of tiles.
         starts: `[num_layers, 4, live + 1]` int32; the first tile of each live adapter, and the number of tiles: of
-            MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's expand.
+            MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's expand. A tile of an expand counts for as
+            many as it costs.
         records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and sum of ranks; then
             of each module the rank, the places of A and B, and the bits of the scale.
         owners: `[num_rows]` int32; the live adapter of each row; -1 for rows without, and in a batch with prompts for
@@ -135,8 +137,8 @@ def _plan(
     count = tl.where(is_live, tl.load(row_start + adapter + 1, mask=is_live, other=0) - first, 0)
     record = records + (layer * num_live + adapter) * RECORD
     total = tl.zeros((LIVE,), tl.int32)
-    few_tiles = tl.zeros((LIVE,), tl.int32)
-    many_tiles = tl.zeros((LIVE,), tl.int32)
+    few_costs = tl.zeros((LIVE,), tl.int32)
+    many_costs = tl.zeros((LIVE,), tl.int32)
     for module in tl.static_range(MODULES):
         name = name0 if module == 0 else (name1 if module == 1 else name2)
         site = (slot.to(tl.int64) * num_layers + layer) * 7 + name
@@ -148,8 +150,8 @@ def _plan(
         tl.store(record + 7 + module * 4, scale.to(tl.int32, bitcast=True), mask=is_live)
         total += rank
         width = width0 if module == 0 else (width1 if module == 1 else width2)
-        few_tiles += tl.where(rank > 0, (width + FEW_TILE - 1) // FEW_TILE, 0)
-        many_tiles += tl.where(rank > 0, (width + MANY_TILE - 1) // MANY_TILE, 0)
+        few_costs += tl.where(rank > 0, (width + FEW_TILE - 1) // FEW_TILE * cost_of(rank, True), 0)
+        many_costs += tl.where(rank > 0, (width + MANY_TILE - 1) // MANY_TILE * cost_of(rank, False), 0)
     tl.store(record, first, mask=is_live)
     tl.store(record + 1, count, mask=is_live)
     tl.store(record + 2, slot, mask=is_live)
@@ -162,9 +164,9 @@ def _plan(
     many_blocks = (total + RANKS - 1) // RANKS * PIECES
     row_tiles = tl.where(count > FEW, (count + ROWS - 1) // ROWS, 0)
     _store_starts(out + LIVE + 1, row_tiles * many_blocks, adapter, LIVE)
-    _store_starts(out + 2 * (LIVE + 1), tl.where(is_few, few_tiles, 0), adapter, LIVE)
+    _store_starts(out + 2 * (LIVE + 1), tl.where(is_few, few_costs, 0), adapter, LIVE)
     row_tiles = tl.where(count > FEW, (count + STEP_ROWS - 1) // STEP_ROWS, 0)
-    _store_starts(out + 3 * (LIVE + 1), row_tiles * many_tiles, adapter, LIVE)
+    _store_starts(out + 3 * (LIVE + 1), row_tiles * many_costs, adapter, LIVE)
 
     end = tl.where(count <= most_owned, first + count, 0)
     for begin in range(layer * OWNED, num_rows, num_layers * OWNED):
