@@ -25,7 +25,7 @@ def test_a_device_is_named_with_and_without_its_number(word: str, tmp_path: Path
         pytest.skip("no CUDA device here")
     write_config(tmp_path, "llama", **SIZES, num_key_value_heads=2, head_dim=32, max_position_embeddings=128)
     dtype = torch.float32 if word == "cpu" else torch.bfloat16
-    arena = ArenaFile.create(tmp_path)
+    arena = ArenaFile.create()
     HostArena.create(arena, NUM_PAGES, PageGeometry(SHAPE, 16), dtype)
     spec = EngineSpec(
         model_path=tmp_path,
