@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from worker.types import BatchSize
 
 # Weights are read at the same speed for 1 to 64 rows, so larger steps cost little there, and captures are few.
-_DECODE_ROWS = (1, 2, 4, 8, 16, 32, 48, *range(64, 4096, 32))
+_DECODE_ROWS = (1, 2, 4, 8, 16, 32, 48, *range(64, 256, 32), *range(256, 4096, 64))
 _CHUNK_ROWS = 64  # a step of some hundred rows takes as long as its arithmetic: half of this are computed in vain
 
 
