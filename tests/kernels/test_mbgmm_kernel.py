@@ -3,12 +3,14 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from kernels.chain import chained
 from kernels.lora import LoraBatch, naive
 from kernels.lora.kernel import mbgmm, shrink, tiling
 from kernels.lora.kernel.plan import Plan
@@ -16,6 +18,7 @@ from tests.kernels.lora_cases import Case, bits, draw_case, draw_counts
 from tests.kernels.tolerances import assert_close
 from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
+expand_kernel = import_module("kernels.lora.kernel.expand")  # the package's attribute of this name is its function
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")]
 # The interpreter takes bfloat16 for integers in products.
@@ -120,6 +123,29 @@ def test_modules_that_no_live_adapter_targets_launch_nothing() -> None:
     assert shrink(outputs, x, case.pages[0], batch, layer=0, modules=GROUPS[2]) is None
     mbgmm(outputs, x, case.pages[0], batch, layer=0, modules=GROUPS[2])
     assert not plans(batch)
+
+
+@pytest.mark.parametrize("counts", [[0, 1, 8, 3, 1, 2], [2, 9, 1, 40, 8]], ids=["few_rows", "many_rows"])
+@pytest.mark.parametrize("group", [GROUPS[0], GROUPS[1]], ids=str)
+def test_every_tile_of_an_expand_has_one_program(
+    group: tuple[int, ...], counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of adapters whose tiles cost more and less, whether programs have many tiles or none."""
+    case = draw(counts, geometry=PageGeometry(ModelShape(2, 1104, 3, 1, 64, 448), 16), ranks=(3, 16, 17, 40, 70, 0))
+    x, _, outputs = case.inputs(group)
+    shares = []
+    for num_programs in (1, 3, 50):
+        monkeypatch.setattr(expand_kernel, "_options", lambda device, num=num_programs, **_: (num, chained(device)))
+        share = [torch.zeros_like(output) for output in outputs]
+        mbgmm(share, x, case.pages[1], case.batch, layer=1, modules=group)
+        shares.append(share)
+    expected = naive.mbgmm(
+        [torch.zeros_like(output) for output in outputs], x, case.pages[1], case.batch, layer=1, modules=group
+    )
+    for share in shares:
+        for output, first, right in zip(share, shares[0], expected, strict=True):
+            assert torch.equal(output, first)
+            assert_close(output, right)
 
 
 def test_capacity_that_is_not_used() -> None:
