@@ -92,11 +92,12 @@ bench-gpu: $(GPU_READY) ## Measure on a GPU, as test-gpu: kernels (beside PEERS=
 	serve() { run serve --out benchmarks/results $$*; }; \
 	serve --setup S1 --adapters 0 100 2000 --decode 1 32 256 --cold; \
 	serve --setup S1 --adapters 100 --variant --peer peft; \
-	serve --setup M2 --adapters 0 200 --decode 1 32 256 --cold --max-running 1024; \
+	serve --setup M2 --adapters 0 200 --decode 1 32 256 --cold --max-running 1024 --max-step-tokens 4096; \
 	serve --setup S2 --adapters 0 2000 --host-gib 24; \
 	serve --setup S1-rank4 --adapters 0 10000 --requests 3000; \
-	serve --setup S2 --adapters 5 200 --pool-gib 24 --variant unified static; \
+	serve --setup S2 --adapters 5 200 --requests 300 --pool-gib 24 --variant unified static; \
 	serve --setup S1 --adapters 2000 --requests 200 --variant unified bmm no-prefetch; \
+	serve --setup S4 --adapters 100 --requests 100 --variant unified bmm; \
 	serve --setup S1 --level stack --adapters 100; \
 	run roofline --setup S1 --out benchmarks/results; \
 	run roofline --setup M2 --out benchmarks/results; \

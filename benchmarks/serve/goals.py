@@ -79,8 +79,12 @@ GOALS: Sequence[Goal] = (
     *(_cold(setup, "cold_minus_resident_ms", 10.0, "ms") for setup in ("S1", "M2")),
     *(_cold(setup, "others_tpot_by_resident", 1.05, "ratio") for setup in ("S1", "M2")),
     _of("S1", "n = 100", "n = 100, Hugging Face PEFT", 100.0),
-    *(_of("S2", f"n = {n}, pool 24 GiB", f"n = {n}, pool 24 GiB, static split", 1.15) for n in (5, 200)),
+    *(
+        _of("S2", f"n = {n}, 300 requests, pool 24 GiB", f"n = {n}, 300 requests, pool 24 GiB, static split", 1.15)
+        for n in (5, 200)
+    ),
     _of("S1", "n = 2000, 200 requests", "n = 2000, 200 requests, padded bmm", 10.0),
+    _of("S4", "n = 100, 100 requests", "n = 100, 100 requests, padded bmm", 10.0),
     Goal("S1", "n = 100", "by_engine", 0.95, "ratio", level="stack"),
 )
 

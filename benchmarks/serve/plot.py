@@ -62,6 +62,7 @@ def _over_time(axes: Axes, runs: Runs, colours: Mapping[str, str], what: str, ti
     for name, run in runs.items():
         if timeline := run.get("timeline"):
             axes.plot(timeline["seconds"], timeline[what], color=colours[name])
+    axes.set_visible(bool(axes.lines))  # a stack tells nothing of its pool
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("s")
     axes.set_ylim(bottom=0)
