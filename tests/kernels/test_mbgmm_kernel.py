@@ -127,11 +127,12 @@ def test_modules_that_no_live_adapter_targets_launch_nothing() -> None:
 
 @pytest.mark.parametrize("counts", [[0, 1, 8, 3, 1, 2], [2, 9, 1, 40, 8]], ids=["few_rows", "many_rows"])
 @pytest.mark.parametrize("group", [GROUPS[0], GROUPS[1]], ids=str)
+@pytest.mark.parametrize("dtype", [DTYPES[0], DTYPES[2]])
 def test_every_tile_of_an_expand_has_one_program(
-    group: tuple[int, ...], counts: list[int], monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, group: tuple[int, ...], counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of adapters whose tiles cost more and less, whether programs have many tiles or none."""
-    case = draw(counts, geometry=PageGeometry(ModelShape(2, 1104, 3, 1, 64, 448), 16), ranks=(3, 16, 17, 40, 70, 0))
+    case = draw(counts, dtype, PageGeometry(ModelShape(2, 1104, 3, 1, 64, 448), 16), (3, 16, 17, 40, 70, 0))
     x, _, outputs = case.inputs(group)
     shares = []
     for num_programs in (1, 3, 50):

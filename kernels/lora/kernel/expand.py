@@ -171,7 +171,7 @@ def _expand(
             RUNS, FEW_ROWWISE, RANKS, True, HAS_LATER, LIVE, STAGES, PRECISION,
         )  # fmt: skip
     if HAS_MANY and SPLIT:
-        # From the other end, so that where there are few of both kinds no program has one of each.
+        # From the other end, so that where there are few of both kinds few programs have one of each.
         _in_turn(
             step - 1 - program, step, output0, output1, output2, pages, page_table, many, many_starts, records, bridge,
             stride0, stride1, stride2, table_stride, MODULES, PIECES, WIDTH, OUT0, OUT1, OUT2, PAGE, RECORD, ROWS,
@@ -227,9 +227,14 @@ def _in_turn(
 ):
     """A program's share of all costs: neighbouring tiles, which mostly are of the same rows and matrix."""
     all_costs = tl.load(starts + LIVE).to(tl.int64)
-    # A tile that a border cuts is of the program behind it.
+    # A tile that a border cuts is of the program in whose share it ends.
     place = (program * all_costs // step).to(tl.int32)
     end = ((program + 1) * all_costs // step).to(tl.int32)
+    if not BY_RANK:
+        # If some programs have none, the others are far apart.
+        is_one_each = all_costs <= step
+        place = tl.where(is_one_each, program, place)
+        end = tl.where(is_one_each, tl.minimum(program + 1, all_costs).to(tl.int32), end)
     while place < end:
         output, stride, width, scale, parts, row, num_rows, table, matrix, rank, column, left, begin, cost = _tile_of(
             place, output0, output1, output2, page_table, starts, own_starts, records, bridge, stride0, stride1,
@@ -242,7 +247,7 @@ def _in_turn(
                 WIDTH, PAGE, OUT0 <= PAGE and OUT1 <= PAGE and OUT2 <= PAGE, COLUMNS, RUNS, ROWWISE, ROWS, RANKS,
                 BY_RANK, HAS_LATER, STAGES, PRECISION,
             )  # fmt: skip
-        place = tl.where(count > 0, begin + count * cost, end)
+        place = tl.where(count < left, end, begin + count * cost)  # the next tile of the module ends in another share
 
 
 @triton.jit

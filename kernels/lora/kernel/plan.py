@@ -31,8 +31,8 @@ class Plan:
     Attributes:
         tiling: Sizes of tiles.
         starts: `[num_layers, 4, live + 1]` int32; the first tile of each live adapter, and the number of tiles: of
-            MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's expand. A tile of an expand counts for as
-            many as it costs.
+            MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's expand. MBGMV's of an expand
+            count for as many as they cost.
         records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and sum of ranks; then
             of each module the rank, the places of A and B, and the bits of the scale.
         owners: `[num_rows]` int32; the live adapter of each row; -1 for rows without, and in a batch with prompts for

@@ -36,7 +36,7 @@ class Tiling:
         is_split: Whether a tile reads one piece of the input, not all; if not, all adapters are MBGMM's.
         has_many: Whether MBGMM could have any adapter.
         live: Adapters that a batch could have, a power of two; in few sizes, as each is compiled.
-        expand_ranks: Ranks that an expand multiplies at a time.
+        expand_ranks: Ranks that an expand multiplies at a time, at most.
     """
 
     span: int
@@ -103,7 +103,7 @@ def precision_of(dtype: torch.dtype) -> str | None:
 
 @triton.jit
 def cost_of(rank, BY_RANK: tl.constexpr):
-    """Of one tile of an expand. MBGMV's multiplies as many ranks as it has to; MBGMM's always `expand_ranks`.
+    """Of one tile of an expand: MBGMV's multiplies no more ranks than it has to. Tiles of MBGMM's count alike.
 
     Rows of outputs, and all else that does not depend on ranks, cost as much as 80 ranks (measured on an H200).
     """
