@@ -41,77 +41,38 @@ def add_in_turn(
 
     `RANKS` are multiplied at a time; if `BY_RANK`, half or a quarter of them where the adapter has no more.
     """
-    if BY_RANK and RANKS > 16:
-        if rank <= RANKS // 2:
-            add_in_turn(
-                output, stride, width, scale, bridge, row, num_rows, pages, table, place, rank, column, count, PIECES,
-                WIDTH, PAGE, HAS_HALVES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS // 2, True, False, STAGES, PRECISION,
-            )  # fmt: skip
-        else:
-            _add_ranks(
-                output, stride, width, scale, bridge, row, num_rows, pages, table, place, rank, column, count, PIECES,
-                WIDTH, PAGE, HAS_HALVES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS, HAS_LATER, STAGES, PRECISION,
-            )  # fmt: skip
-    else:
-        _add_ranks(
+    if BY_RANK and RANKS > 16 and rank <= RANKS // 2:
+        add_in_turn(
             output, stride, width, scale, bridge, row, num_rows, pages, table, place, rank, column, count, PIECES,
-            WIDTH, PAGE, HAS_HALVES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS, HAS_LATER, STAGES, PRECISION,
+            WIDTH, PAGE, HAS_HALVES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS // 2, True, False, STAGES, PRECISION,
         )  # fmt: skip
-
-
-@triton.jit
-def _add_ranks(
-    output,
-    stride,
-    width,
-    scale,
-    bridge,
-    row,
-    num_rows,
-    pages,
-    table,
-    place,
-    rank,
-    column,
-    count,
-    PIECES: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PAGE: tl.constexpr,
-    HAS_HALVES: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    RUNS: tl.constexpr,
-    ROWWISE: tl.constexpr,
-    ROWS: tl.constexpr,
-    RANKS: tl.constexpr,
-    HAS_LATER: tl.constexpr,
-    STAGES: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """As `add_in_turn`, with `RANKS` at a time."""
-    PADDED: tl.constexpr = max(16, ROWS)  # as many rows as a tensor core takes
-    r = tl.arange(0, RANKS)
-    parts = bridge + row.to(tl.int64) * (PIECES * WIDTH)
-    outs = output + row.to(tl.int64) * stride
-    rows = place + r * width
-    halves = halves_of(table, rows, width, r < rank, PAGE)
-    part = _part_of(parts, num_rows, r, rank, pages.dtype.element_ty, PIECES, WIDTH, ROWS, PADDED, RUNS)
-    num_fast = tl.where(rank > RANKS, 0, count) if HAS_LATER else count
-    for now in tl.range(column, column + num_fast, num_stages=STAGES):
-        start = (now * RUNS + tl.arange(0, RUNS)) * COLUMNS
-        b = runs_of(pages, table, rows, halves, start, r < rank, width, PAGE, HAS_HALVES, ROWWISE, COLUMNS)
-        total = tl.dot(part, b, input_precision=PRECISION)  # [RUNS, PADDED, COLUMNS]
-        _add(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, ROWS)
-    if HAS_LATER:
-        for now in tl.range(column + num_fast, column + count, num_stages=1):
+    else:
+        PADDED: tl.constexpr = max(16, ROWS)  # as many rows as a tensor core takes
+        r = tl.arange(0, RANKS)
+        parts = bridge + row.to(tl.int64) * (PIECES * WIDTH)
+        outs = output + row.to(tl.int64) * stride
+        rows = place + r * width
+        halves = halves_of(table, rows, width, r < rank, PAGE)
+        part = _part_of(parts, num_rows, r, rank, pages.dtype.element_ty, PIECES, WIDTH, ROWS, PADDED, RUNS)
+        num_fast = tl.where(rank > RANKS, 0, count) if HAS_LATER else count
+        for now in tl.range(column, column + num_fast, num_stages=STAGES):
             start = (now * RUNS + tl.arange(0, RUNS)) * COLUMNS
-            total = tl.zeros((RUNS, PADDED, COLUMNS), tl.float32)
-            for block in tl.range(0, rank, RANKS, num_stages=1):
-                later = block + r
-                part = _part_of(parts, num_rows, later, rank, pages.dtype.element_ty, PIECES, WIDTH, ROWS, PADDED, RUNS)
-                rows = place + later * width
-                b = runs_of(pages, table, rows, halves, start, later < rank, width, PAGE, False, ROWWISE, COLUMNS)
-                total = tl.dot(part, b, total, input_precision=PRECISION)
+            b = runs_of(pages, table, rows, halves, start, r < rank, width, PAGE, HAS_HALVES, ROWWISE, COLUMNS)
+            total = tl.dot(part, b, input_precision=PRECISION)  # [RUNS, PADDED, COLUMNS]
             _add(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, ROWS)
+        if HAS_LATER:
+            for now in tl.range(column + num_fast, column + count, num_stages=1):
+                start = (now * RUNS + tl.arange(0, RUNS)) * COLUMNS
+                total = tl.zeros((RUNS, PADDED, COLUMNS), tl.float32)
+                for block in tl.range(0, rank, RANKS, num_stages=1):
+                    later = block + r
+                    part = _part_of(
+                        parts, num_rows, later, rank, pages.dtype.element_ty, PIECES, WIDTH, ROWS, PADDED, RUNS
+                    )
+                    rows = place + later * width
+                    b = runs_of(pages, table, rows, halves, start, later < rank, width, PAGE, False, ROWWISE, COLUMNS)
+                    total = tl.dot(part, b, total, input_precision=PRECISION)
+                _add(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, ROWS)
 
 
 @triton.jit
