@@ -14,6 +14,12 @@ def num_processors(device: torch.device) -> int:
 
 
 @cache
+def is_hopper(device: torch.device) -> bool:
+    """Whether a GPU runs what is made for Hopper alone."""
+    return torch.cuda.get_device_capability(device)[0] == 9
+
+
+@cache
 def kernel_of(op: str) -> Any:
     """The module `kernels.<op>.kernel`, imported on first use: a worker on a CPU never imports Triton."""
     return import_module(f"kernels.{op}.kernel")

@@ -21,6 +21,7 @@ from torch import Tensor
 import kernels
 from kernels.activation.kernel import silu_mul
 from kernels.attention.kernel import paged_attention
+from kernels.device import is_hopper
 from kernels.launch import compiling
 from kernels.linear.kernel import linear
 from kernels.lora import LoraDelta
@@ -38,7 +39,7 @@ from tests.kernels.sampling_cases import ROWS, Row, choices_of, draw_logits
 from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
 ON_GPU = DEVICE == "cuda"
-HAS_HOPPER = ON_GPU and torch.cuda.get_device_capability()[0] == 9
+HAS_HOPPER = ON_GPU and is_hopper(torch.device(DEVICE))
 HALF = torch.bfloat16 if ON_GPU else torch.float16  # the interpreter takes bfloat16 for integers in products
 QKV, OUTPUT, GATE_UP, DOWN = GROUPS
 EVEN = (PageGeometry(ModelShape(1, 192, 4, 2, 64, 448), 16), HALF)  # page borders cut no run of 64 elements,

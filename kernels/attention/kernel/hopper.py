@@ -1,7 +1,5 @@
 """Launches of the Hopper kernels: what they take, and with which tiles."""
 
-from functools import cache
-
 import torch
 import triton
 from torch import Tensor
@@ -12,7 +10,7 @@ from kernels.attention.batch import AttentionBatch
 from kernels.attention.kernel.hopper_decode import decode
 from kernels.attention.kernel.hopper_prefill import prefill
 from kernels.attention.kernel.merge import BLOCK_TOKENS, Splits, merge
-from kernels.device import num_processors
+from kernels.device import is_hopper, num_processors
 from kernels.launch import launch
 
 _SEEN = "tables are read"
@@ -28,18 +26,13 @@ def suits(query: Tensor, pages: Tensor, num_kv_heads: int, block_size: int) -> b
     """Whether the Hopper kernels take these: what a kernel computes with never depends on the batch."""
     return (
         query.device.type == "cuda"
-        and _is_hopper(query.device)
+        and is_hopper(query.device)
         and query.dtype in (torch.bfloat16, torch.float16)
         and query.shape[2] in (64, 128)
         and block_size in (16, 32, 64)
         and query.shape[1] // num_kv_heads <= 64
         and pages.data_ptr() % 16 == 0
     )
-
-
-@cache
-def _is_hopper(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device)[0] == 9
 
 
 def _describe(pages: Tensor, width: int, block_size: int) -> TensorDescriptor:

@@ -1,13 +1,11 @@
 """Launch of the Hopper kernel, and what it takes."""
 
-from functools import cache
-
 import torch
 from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from kernels.device import num_processors
+from kernels.device import is_hopper, num_processors
 from kernels.launch import launch
 from kernels.linear.kernel.hopper_linear import linear as kernel
 from kernels.linear.kernel.tiles import HEIGHT, SLABS, WIDTH, Tiles
@@ -19,7 +17,7 @@ def suits(x: Tensor, weight: Tensor, tiles: Tiles) -> bool:
     """Whether the kernel takes these."""
     return (
         x.device.type == "cuda"
-        and _is_hopper(x.device)
+        and is_hopper(x.device)
         and x.dtype in (torch.bfloat16, torch.float16)
         and x.is_contiguous()
         and weight.shape[1] * weight.element_size() % (ALIGNMENT * tiles.parts) == 0
@@ -59,8 +57,3 @@ def _describe(matrix: Tensor, parts: int, rows: int) -> TensorDescriptor:
     layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     width = matrix.shape[1] // parts
     return TensorDescriptor(matrix, [matrix.shape[0] * parts, width], [width, 1], [rows, WIDTH], layout)
-
-
-@cache
-def _is_hopper(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device)[0] == 9
