@@ -28,13 +28,13 @@ from kernels.lora import LoraDelta
 from kernels.lora.kernel import mbgmm, shrink
 from kernels.norm.kernel import add_rms_norm, gather_rms_norm, rms_norm
 from kernels.paging.kernel import copy_pages, write_kv
-from kernels.rope.kernel import angles, rotate_and_write
 from kernels.sampling import Penalties
 from kernels.sampling.kernel import sample
 from tests.kernels import attention_cases, lora_cases
 from tests.kernels.attention_cases import Heads
 from tests.kernels.buffers import DEVICE
 from tests.kernels.launches import launched_in
+from tests.kernels.rotation_cases import rotate
 from tests.kernels.sampling_cases import ROWS, Row, choices_of, draw_logits
 from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
@@ -98,20 +98,10 @@ def adapt(pages: tuple[PageGeometry, torch.dtype], counts: list[int], ranks: tup
     slots = torch.randperm(num_pages * geometry.block_size)[: case.num_rows]
     slots[::3] = -1
     heads = (shape.num_heads + shape.num_kv_heads, shape.head_dim)
-    frequencies = torch.rand(shape.head_dim // 2, device=DEVICE)
     qkv, delta = begin(QKV)
-    rotate_and_write(
-        qkv,
-        angles(torch.arange(case.num_rows, device=DEVICE), frequencies, 1.0, dtype),
-        torch.empty(num_pages, geometry.page_elements, dtype=dtype, device=DEVICE),
-        slots.to(DEVICE),
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        block_size=geometry.block_size,
-        head_norm=torch.ones(heads, dtype=dtype, device=DEVICE) if is_decode else None,
-        epsilon=EPSILON,
-        delta=delta,
-    )
+    kv_pages = torch.empty(num_pages, geometry.page_elements, dtype=dtype, device=DEVICE)
+    norm = torch.ones(heads, dtype=dtype, device=DEVICE) if is_decode else None
+    rotate(qkv, slots.to(DEVICE), kv_pages, geometry, norm, delta)
     update, delta = begin(OUTPUT)
     hidden, weight = torch.randn_like(update), torch.ones_like(update[0])
     add_rms_norm(hidden, update, weight, EPSILON, delta=delta)

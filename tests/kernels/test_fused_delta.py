@@ -18,6 +18,7 @@ from kernels.norm import kernel as norm_kernel
 from kernels.rope import kernel as rope_kernel
 from tests.kernels.buffers import DEVICE, same_bits
 from tests.kernels.lora_cases import Case, draw_case, draw_counts
+from tests.kernels.rotation_cases import rotate
 from tests.kernels.tolerances import assert_close
 from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
@@ -126,24 +127,11 @@ def test_rotation(counts: list[int], geometry: PageGeometry, dtype: torch.dtype,
     num_pages = case.num_rows // geometry.block_size + 2
     slots = torch.randperm(num_pages * geometry.block_size)[: case.num_rows].to(DEVICE)
     heads = (shape.num_heads + shape.num_kv_heads, shape.head_dim)
-    frequencies = 10000.0 ** -(torch.arange(0, shape.head_dim, 2) / shape.head_dim).to(DEVICE)
-    turns = rope_kernel.angles(torch.arange(case.num_rows, device=DEVICE), frequencies, 1.0, dtype)
 
     def run(qkv: Tensor, delta: LoraDelta | None) -> tuple[Tensor, Tensor]:
         pages = torch.full((num_pages, geometry.page_elements), torch.nan, dtype=dtype, device=DEVICE)
-        query = rope_kernel.rotate_and_write(
-            qkv,
-            turns,
-            pages,
-            slots,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            block_size=geometry.block_size,
-            head_norm=torch.rand(heads, generator=torch.Generator().manual_seed(1)).to(qkv) if has_norm else None,
-            epsilon=EPSILON,
-            delta=delta,
-        )
-        return query, pages
+        norm = torch.rand(heads, generator=torch.Generator().manual_seed(1)).to(qkv) if has_norm else None
+        return rotate(qkv, slots, pages, geometry, norm, delta), pages
 
     found, expected = run(group.whole, group.delta), run(group.expanded, None)
     assert_close(found[0], expected[0].double())

@@ -12,9 +12,9 @@ from kernels.lora import LoraDelta, naive
 from kernels.lora.kernel import delta as lora_delta
 from kernels.lora.kernel import expand, shrink, tiling
 from kernels.norm import kernel as norm_kernel
-from kernels.rope import kernel as rope_kernel
 from tests.kernels.buffers import DEVICE, poisoned, same_bits, untouched
 from tests.kernels.lora_cases import Case, draw_case
+from tests.kernels.rotation_cases import rotate
 from tests.kernels.tolerances import assert_close
 from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
@@ -141,22 +141,10 @@ def test_rotation(case: Case, geometry: PageGeometry, is_decode: bool) -> None:
     num_pages = case.num_rows // geometry.block_size + 2
     slots = torch.randperm(num_pages * geometry.block_size)[: case.num_rows].to(DEVICE)
     slots[group.owned.stop :] = -1
-    frequencies = 10000.0 ** -(torch.arange(0, shape.head_dim, 2) / shape.head_dim).to(DEVICE)
-    turns = rope_kernel.angles(torch.arange(case.num_rows, device=DEVICE), frequencies, 1.0, torch.float16)
 
     def run(qkv: Tensor, delta: LoraDelta | None) -> tuple[Tensor, Tensor]:
         pages = group.guards.put_around(torch.full((num_pages, geometry.page_elements), torch.nan).half(), margin=0)
-        query = rope_kernel.rotate_and_write(
-            qkv,
-            turns,
-            pages,
-            slots,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            block_size=geometry.block_size,
-            delta=delta,
-        )
-        return query, pages
+        return rotate(qkv, slots, pages, geometry, delta=delta), pages
 
     found, expected = run(group.whole, group.delta), run(group.expanded, None)
     assert_close(found[0], expected[0].double())
