@@ -15,7 +15,7 @@ from benchmarks.kernels.correctness import Refused
 from benchmarks.kernels.layer_chain import Begin, LayerChain
 from benchmarks.kernels.lora_case import LoraCase, LoraPoint
 from benchmarks.kernels.lora_grid import MIXED, Judge, layer_calls
-from benchmarks.kernels.timing import Timing, time_calls
+from benchmarks.kernels.timing import Captured, Timing, capture, time_calls, time_in_turn
 from kernels.lora import LoraDelta, expand
 from worker.memory.layout import GROUPS, MODULES
 
@@ -80,15 +80,14 @@ def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused
     chain.restart()
     judge = Judge(case, chain.linear)
     linears = time_calls(layer_calls(case, chain.linears))
-    base = _time(chain, chain.beside(chain.linear))
-    with_lora, alone = {}, {}
+    works, alone = {"": _capture(chain, chain.beside(chain.linear))}, {}
     with refused.unless_right(f"ours in a layer, {point.name}"):
         in_turn = Ours().beside(case, chain.linear)
         assert in_turn is not None, "it runs anywhere"
         chain.restart()
         judge.check(in_turn)
         chain.check(chain.ours, chain.beside(in_turn))
-        with_lora["ours"] = _time(chain, chain.ours)
+        works["ours"] = _capture(chain, chain.ours)
         alone = _alone(chain)
     for peer in peers:
         with refused.unless_right(f"{peer.name} in a layer, {point.name}"):
@@ -96,14 +95,15 @@ def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused
             if run is not None:
                 chain.restart()
                 judge.check(run)
-                with_lora[peer.name] = _time(chain, chain.beside(run))
-        run = None
-    return LayerTimes(base, with_lora, linears, alone)
-
-
-def _time(chain: LayerChain, begin: Begin) -> Timing:
+                works[peer.name] = _capture(chain, chain.beside(run))
     chain.restart()
-    return time_calls(layer_calls(chain.case, partial(chain.run, begin=begin)))
+    base, *with_lora = time_in_turn(list(works.values()))
+    return LayerTimes(base, dict(zip(list(works)[1:], with_lora, strict=True)), linears, alone)
+
+
+def _capture(chain: LayerChain, begin: Begin) -> Captured:
+    chain.restart()
+    return capture(layer_calls(chain.case, partial(chain.run, begin=begin)))
 
 
 def _alone(chain: LayerChain) -> dict[str, Timing]:

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 REPLAYS = (5, 15)  # at least and at most
-REPLAY_S = 0.15  # of all between, about
+REPLAY_S = 0.15  # of all between, about, if nothing takes turns
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,24 @@ def on_capture_stream() -> Iterator[None]:
     torch.cuda.synchronize()
 
 
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """Calls as one CUDA graph."""
+
+    graph: torch.cuda.CUDAGraph
+    num_calls: int
+
+
 def time_calls(calls: Sequence[Callable[[], object]]) -> Timing:
     """Captures all calls in one CUDA graph and times its replays; one call's share.
 
     The calls should differ in what they touch, by more in all than a cache holds, so that memory is what is timed.
     """
+    return time_in_turn([capture(calls)])[0]
+
+
+def capture(calls: Sequence[Callable[[], object]]) -> Captured:
+    """Runs each call once, and captures all."""
     stream = capture_stream()
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
@@ -63,22 +76,33 @@ def time_calls(calls: Sequence[Callable[[], object]]) -> Timing:
                 graph.capture_end()  # or nothing could run after
             raise
         graph.capture_end()
-        _replay(graph, 1)
+    return Captured(graph, len(calls))
+
+
+def time_in_turn(works: Sequence[Captured]) -> list[Timing]:
+    """Times replays of each; one call's share. They take turns, as a GPU that gets warm slows all of them down."""
+    milliseconds: list[list[float]] = [[] for _ in works]
+    with torch.cuda.stream(capture_stream()):
+        for work in works:
+            _replay(work.graph)
+        first_ms = max(_replay(work.graph) for work in works)
         least, most = REPLAYS
-        first_ms = _replay(graph, 1)[0]
-        milliseconds = _replay(graph, max(least, min(most, round(1e3 * REPLAY_S / first_ms))))
-    return spread([1e3 * each / len(calls) for each in milliseconds])
+        for _ in range(max(least, min(most, round(1e3 * REPLAY_S / first_ms)))):
+            for work, own in zip(works, milliseconds, strict=True):
+                own.append(_replay(work.graph))
+    return [
+        spread([1e3 * each / work.num_calls for each in own]) for work, own in zip(works, milliseconds, strict=True)
+    ]
 
 
-def _replay(graph: torch.cuda.CUDAGraph, times: int) -> list[float]:
-    """Milliseconds of each."""
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(times)]
-    for begin, end in events:
-        begin.record()
-        graph.replay()
-        end.record()
+def _replay(graph: torch.cuda.CUDAGraph) -> float:
+    """Milliseconds."""
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    graph.replay()
+    end.record()
     torch.cuda.synchronize()
-    return [begin.elapsed_time(end) for begin, end in events]
+    return float(begin.elapsed_time(end))
 
 
 def spread(microseconds: Sequence[float]) -> Timing:

@@ -107,19 +107,24 @@ def test_lora_beside_a_linear_is_added_to_it():
 
 
 def test_layers_are_timed_without_and_with_lora(monkeypatch):
-    timed = []
+    captured = []
 
-    def time_calls(calls):
-        timed.append(len(calls))
+    def capture(calls):
         for call in calls:
             call()
-        return Timing(len(timed), 0.0, 0.0)
+        captured.append(len(calls))
+        return len(captured)
 
-    monkeypatch.setattr(lora_layer, "time_calls", time_calls)
+    def time_in_turn(works):
+        return [Timing(work, 0.0, 0.0) for work in works]
+
+    monkeypatch.setattr(lora_layer, "capture", capture)
+    monkeypatch.setattr(lora_layer, "time_in_turn", time_in_turn)
+    monkeypatch.setattr(lora_layer, "time_calls", lambda calls: time_in_turn([capture(calls)])[0])
     refused = Refused()
     times = lora_layer.measure_layer(POINTS[2], [TorchLoop()], refused)
     assert refused.reasons == []
-    assert timed == [2] * 12, "the layers of a prefill, once each"
+    assert captured == [2] * 12, "the layers of a prefill, once each"
     assert (times.linears.median, times.base.median) == (1, 2)
     assert {name: timing.median for name, timing in times.with_lora.items()} == {"ours": 3, "torch_loop": 12}
     names = [f"{kernel} {group}" for group in ("qkv", "o", "gateup", "down") for kernel in ("shrink", "expand")]
@@ -129,6 +134,8 @@ def test_layers_are_timed_without_and_with_lora(monkeypatch):
 
 def test_ours_gets_no_time_if_it_is_wrong(monkeypatch):
     monkeypatch.setattr(lora_layer, "time_calls", lambda calls: Timing(1.0, 1.0, 1.0))
+    monkeypatch.setattr(lora_layer, "capture", lambda calls: None)
+    monkeypatch.setattr(lora_layer, "time_in_turn", lambda works: [Timing(1.0, 1.0, 1.0) for _ in works])
     monkeypatch.setattr(layer_chain, "shrink", lambda *_, **__: None)
     refused = Refused()
     times = lora_layer.measure_layer(POINTS[0], [], refused)

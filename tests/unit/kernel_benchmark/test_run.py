@@ -62,6 +62,8 @@ def _on_a_cpu(monkeypatch):
     monkeypatch.setattr(StepPoint.draw, "__defaults__", ("cpu",))
     for module in (lora_grid, lora_layer, attention, step):
         monkeypatch.setattr(module, "time_calls", _time_calls)
+    monkeypatch.setattr(lora_layer, "capture", lambda calls: calls)
+    monkeypatch.setattr(lora_layer, "time_in_turn", lambda works: [_time_calls(calls) for calls in works])
     monkeypatch.setattr(lora_grid, "CALLS", 3)
     monkeypatch.setattr(attention, "CALLS", 3)
     monkeypatch.setattr(step, "CALLS", 3)
