@@ -19,7 +19,7 @@ from kernels.rope.kernel import _rotate_and_write
 POINTERS = {
     **dict.fromkeys(("x", "pages", "lora_pages", "output", "hidden", "update", "weight", "gate_up", "qkv"), "*bf16"),
     **dict.fromkeys(("cosines", "sines", "head_norm", "output0", "output1", "output2"), "*bf16"),
-    **dict.fromkeys(("page_table", "starts", "records", "owners"), "*i32"),
+    **dict.fromkeys(("page_table", "starts", "records", "owners", "is_by_row"), "*i32"),
     **dict.fromkeys(("slots", "rows"), "*i64"),
     "bridge": "*fp32",
 }
@@ -27,8 +27,16 @@ ALIGNED = ("x_stride", "row_stride", "hidden_stride", "update_stride", "stride0"
 PAGE = {"PAGE": 2 * 16 * 8 * 128, "RECORD": 16, "CHAINED": True}
 TILED = {**PAGE, "MODULES": 3, "WIDTH": 192, "PIECES": 4, "ROWWISE": True, "HAS_MANY": True, "FEW": 8}
 SPLIT = {"IN": 4096, "SPLIT": True, "SPAN": 256, "SPANS": 4, "FEW_RANKS": 16, "STAGES": 3, "ON_GPU": True}
-SHRINK = {**SPLIT, "ROUNDS": 1, "ROWS": 32, "RANKS": 32, "LIVE": 512, "PRECISION": None}
-WIDTHS = {"OUT0": 4096, "OUT1": 1024, "OUT2": 1024, "COLUMNS": 128, "RUNS": 4, "HAS_FEW": True, "FEW_ROWWISE": True}
+SHRINK = {**SPLIT, "ROUNDS": 1, "MANY_COST": 6, "ROWS": 32, "RANKS": 32, "LIVE": 512, "PRECISION": None}
+WIDTHS = {
+    "OUT0": 4096,
+    "OUT1": 1024,
+    "OUT2": 1024,
+    "COLUMNS": 128,
+    "RUNS": 4,
+    "FEW_ROWWISE": True,
+    "UNLESS_BY_ROW": True,
+}
 EXPAND = {**WIDTHS, "SPLIT": True, "ROWS": 32, "STEPS": 8, "HAS_LATER": False, "LIVE": 512, "PRECISION": None}
 RANKS = {  # of an expand: of the largest rank an adapter has
     16: {"RANKS": 16, "FEW_COLUMNS": 128, "STAGES": 3},
@@ -61,7 +69,7 @@ def compile_kernel(kernel, constants: dict[str, int | bool | None], num_warps: i
 def main() -> None:
     expand = {**TILED, **EXPAND}
     large_shrink = {**TILED, **SHRINK, "SPLIT": False, "PIECES": 1}
-    large_expand = {**expand, **RANKS[16], "SPLIT": False, "PIECES": 1, "HAS_FEW": False}
+    large_expand = {**expand, **RANKS[16], "SPLIT": False, "PIECES": 1}
     norm = {**BY_ROW, "ADDS": True, "GATHERS": False, "RUNS": 4, "RUN": 1024}
     print(
         json.dumps(

@@ -47,10 +47,12 @@ ODD = (PageGeometry(ModelShape(1, 36, 3, 1, 12, 27), 3), torch.float32)  # or an
 ADAPTED = [  # pages; rows of the base model and of each adapter; ranks; whether all are decodes
     (EVEN, [5], (), True),
     (ODD, [2, 1, 3], (8, 16), True),
-    (ODD, [2, 20, 1], (3, 64), False),
+    (ODD, [2, 20, 1], (3, 32), False),
     (ODD, [5, 2060, 9], (8,), False),
     (EVEN, [2, 1, 3], (8, 16), True),
+    (EVEN, [2, 20, 1], (3, 32), False),
     (EVEN, [2, 20, 1], (3, 64), False),
+    (EVEN, [1, 5, 1], (100,), True),
     (EVEN, [1, 70, 1], (100,), True),
     (EVEN, [0, *[1] * 16], (100,), True),  # more tiles of a shrink than programs
     (EVEN, [3, 90, 9], (100,), False),  # more ranks than are added by row

@@ -72,7 +72,7 @@ def cases() -> list[Any]:
         for size, geometry in GEOMETRIES.items()
     ] + [
         pytest.param(counts, LLAMA_8B, id=f"{counts}-llama", marks=ON_GPU)
-        for counts in ([1, 2, 30, 1], [9, 20, 1, 34], [9, 150, 60])
+        for counts in ([1, 2, 30, 1], [9, 20, 1, 34], [9, 130, 60])
     ]
 
 
@@ -139,10 +139,12 @@ def test_rotation(counts: list[int], geometry: PageGeometry, dtype: torch.dtype,
     assert_close(found[1].nan_to_num(), expected[1].nan_to_num().double())
 
 
+@pytest.mark.parametrize("few", [[1, 1, 3], [1, 2, 3], [8]], ids=["alone", "shared", "one"])
 @pytest.mark.parametrize("modules", [GATE_UP, DOWN], ids=["gate_up", "down"])
-def test_in_a_batch_with_prompts_those_are_expanded_in_place(modules: tuple[int, ...]) -> None:
-    geometry = GEOMETRIES["narrow"]
-    group = Group(draw([2, 12, 1, 8, 9, 70], torch.float16, geometry, (8,)), modules, is_decode=False)
+def test_in_a_batch_with_prompts_those_are_expanded_in_place(modules: tuple[int, ...], few: list[int]) -> None:
+    """And adapters of few rows are too, if these are two each or more."""
+    geometry, few_rows = GEOMETRIES["narrow"], sum(few)
+    group = Group(draw([2, 12, *few, 9, 70], torch.float16, geometry, (8,)), modules, is_decode=False)
     given, hidden = group.whole.clone(), torch.zeros_like(group.whole)
     if modules == GATE_UP:
         found = activation_kernel.silu_mul(group.whole, delta=group.delta)
@@ -155,8 +157,8 @@ def test_in_a_batch_with_prompts_those_are_expanded_in_place(modules: tuple[int,
     for rows, is_expanded in (
         (slice(0, 2), False),
         (slice(2, 14), True),
-        (slice(14, 23), False),
-        (slice(23, 102), True),
+        (slice(14, 14 + few_rows), few_rows >= 2 * len(few)),
+        (slice(14 + few_rows, None), True),
     ):
         assert same_bits(group.whole[rows], (group.expanded if is_expanded else given)[rows])
 
@@ -179,6 +181,15 @@ def test_a_batch_with_prompts_of_large_ranks_is_expanded_in_place(
     assert same_bits(group.whole, group.expanded)
 
 
+@pytest.mark.parametrize(("counts", "is_expanded"), [([0, 1, 5, 2], False), ([0, 1, 6, 2], True)], ids=["8", "9"])
+def test_few_rows_alone_are_added_to_by_row_if_ranks_are_large(counts: list[int], is_expanded: bool) -> None:
+    group = Group(draw(counts, torch.float16, GEOMETRIES["narrow"], (40,)), GATE_UP)
+    given = group.whole.clone()
+    found = activation_kernel.silu_mul(group.whole, delta=group.delta)
+    assert_close(found, activation_kernel.silu_mul(group.expanded).double())
+    assert same_bits(group.whole, group.expanded if is_expanded else given)
+
+
 @pytest.mark.parametrize(
     "limit", [(norm_kernel, "_MAX_DELTA_COLUMNS", 32), (lora_delta, "MOST_RANKS", 23)], ids=["columns", "rows"]
 )
@@ -197,7 +208,7 @@ def test_a_rows_bits_are_its_own() -> None:
     """In decoding: alone, and beside rows of its own adapter and of others."""
     case = draw([0, 1, 1, 1], torch.float16, GEOMETRIES["narrow"], (8, 20))
     alone = None
-    for counts in ([0, 1, 0, 0], [2, 3, 1, 1], [20, 12, 3, 7], [50, 9, 4, 1], [200, 9, 4, 1]):
+    for counts in ([0, 1, 0, 0], [2, 3, 1, 1], [20, 12, 3, 7], [50, 9, 4, 1], [150, 9, 4, 1]):
         starts = torch.tensor([sum(counts[: i + 1]) for i in range(4)], dtype=torch.int32, device=DEVICE)
         crowd = replace(case, num_rows=sum(counts), batch=replace(case.batch.with_rows(starts), is_decode=True))
         x, _, _ = crowd.inputs(GATE_UP)

@@ -18,6 +18,7 @@ from tests.kernels.lora_cases import Case, bits, draw_case, draw_counts
 from tests.kernels.tolerances import assert_close
 from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
+lora_kernel = import_module("kernels.lora.kernel")
 expand_kernel = import_module("kernels.lora.kernel.expand")  # the package's attribute of this name is its function
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")]
@@ -128,15 +129,17 @@ def test_modules_that_no_live_adapter_targets_launch_nothing() -> None:
 @pytest.mark.parametrize("counts", [[0, 1, 8, 3, 1, 2], [2, 9, 1, 40, 8]], ids=["few_rows", "many_rows"])
 @pytest.mark.parametrize("group", [GROUPS[0], GROUPS[1]], ids=str)
 @pytest.mark.parametrize("dtype", [DTYPES[0], DTYPES[2]])
-def test_every_tile_of_an_expand_has_one_program(
+def test_every_tile_has_one_program(
     dtype: torch.dtype, group: tuple[int, ...], counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of adapters whose tiles cost more and less, whether programs have many tiles or none."""
     case = draw(counts, dtype, PageGeometry(ModelShape(2, 1104, 3, 1, 64, 448), 16), (3, 16, 17, 40, 70, 0))
     x, _, outputs = case.inputs(group)
     shares = []
-    for num_programs in (1, 3, 50):
-        monkeypatch.setattr(expand_kernel, "_options", lambda device, num=num_programs, **_: (num, chained(device)))
+    options = lora_kernel._options(x.device, is_split=True)
+    for num in (1, 3, 50, 400):
+        monkeypatch.setattr(lora_kernel, "_options", lambda *_, num=num, **__: options | {"num_programs": num})
+        monkeypatch.setattr(expand_kernel, "_options", lambda device, num=num, **_: (num, chained(device)))
         share = [torch.zeros_like(output) for output in outputs]
         mbgmm(share, x, case.pages[1], case.batch, layer=1, modules=group)
         shares.append(share)

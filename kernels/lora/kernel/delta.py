@@ -12,17 +12,23 @@ from torch import Tensor
 
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.plan import RECORD
-from kernels.lora.kernel.tiling import page_of, run_of
+from kernels.lora.kernel.tiling import FEW_ROWS, page_of, run_of
 
 MIN_COLUMNS = 16  # of a program
 _RANKS = 16  # rows of a matrix that are multiplied at a time
-MOST_RANKS = 8192  # rows times the largest rank; beyond, `expand` is faster, though it costs a launch
+MOST_RANKS = 4096  # rows times the largest rank; beyond, `expand` is faster, though it costs a launch
+SMALL_RANK = 32  # where adapters may have more, it is for more than a few rows
 EARLY_ROWS = 64  # with more, the kernel before fills the GPU until it ends
 
 
 def is_by_row(delta: LoraDelta) -> bool:
     """Whether the rows that the plan gives owners are best multiplied one by one; if not, `expand` adds all first."""
-    return delta.plan.tiling.is_split and delta.x.shape[0] * delta.batch.directory.max_rank <= MOST_RANKS
+    return delta.plan.tiling.is_split and delta.x.shape[0] <= most_rows(delta.batch.directory.max_rank)
+
+
+def most_rows(max_rank: int) -> int:
+    """Rows of a batch that are added to by row, at most."""
+    return MOST_RANKS // max(1, max_rank) if max_rank <= SMALL_RANK else FEW_ROWS
 
 
 def arguments(delta: LoraDelta | None, like: Tensor) -> dict[str, Any]:

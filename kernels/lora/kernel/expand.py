@@ -32,17 +32,17 @@ from kernels.lora.kernel.tiling import (
     adapter_of,
     cost_of,
     precision_of,
+    shares_of,
 )
 
 STAGES = 3  # tiles that a program of a split batch has in work or on their way
 
 
-def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
-    """As `kernels.lora.expand`; if not `has_few`, only what MBGMM adds."""
+def expand(delta: LoraDelta, *, unless_by_row: bool = False) -> None:
+    """As `kernels.lora.expand`; if `unless_by_row`, but for the rows that have owners in the plan."""
     plan, pages, page_table = delta.plan, delta.pages, delta.batch.directory.page_table
     three = [*delta.outputs, delta.outputs[0], delta.outputs[0]][:3]
     chunk, few_columns = delta.batch.directory.chunk_elements, plan.tiling.few_columns
-    has_few = has_few and plan.tiling.is_split
     num_programs, options = _options(pages.device, is_split=plan.tiling.is_split, ranks=plan.tiling.expand_ranks)
     launch(
         _expand,
@@ -53,6 +53,7 @@ def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
         plan.starts[delta.layer],
         plan.records[delta.layer],
         plan.bridge,
+        plan.is_by_row,
         *[output.stride(0) for output in three],
         page_table.shape[1],
         MODULES=len(delta.outputs),
@@ -76,7 +77,7 @@ def expand(delta: LoraDelta, *, has_few: bool = True) -> None:
         STAGES=STAGES,
         COLUMNS=EXPAND_COLUMNS,
         ROWWISE=chunk % plan.tiling.expand_run == 0,
-        HAS_FEW=has_few,
+        UNLESS_BY_ROW=unless_by_row,
         HAS_MANY=plan.tiling.has_many,
         LIVE=plan.tiling.live,
         **options,
@@ -100,7 +101,7 @@ def expand_unless_by_row(
         expand(delta)
         return None
     if not delta.batch.is_decode and delta.plan.tiling.has_many:
-        expand(delta, has_few=False)
+        expand(delta, unless_by_row=True)
     return delta
 
 
@@ -123,6 +124,7 @@ def _expand(
     starts,
     records,
     bridge,
+    is_by_row,
     stride0,
     stride1,
     stride2,
@@ -147,7 +149,7 @@ def _expand(
     STAGES: tl.constexpr,
     COLUMNS: tl.constexpr,
     ROWWISE: tl.constexpr,
-    HAS_FEW: tl.constexpr,
+    UNLESS_BY_ROW: tl.constexpr,
     HAS_MANY: tl.constexpr,
     LIVE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -160,25 +162,34 @@ def _expand(
     adapters = tl.arange(0, LIVE)
     few = starts + 2 * (LIVE + 1)
     many = starts + 3 * (LIVE + 1)
-    few_starts = tl.load(few + adapters)
     many_starts = tl.load(many + adapters)
-    if CHAINED:
-        tl.extra.cuda.gdc_wait()
-    if HAS_FEW:
+    num_many = tl.load(many + LIVE)
+    if SPLIT:
+        few_starts = tl.load(few + adapters)
+        few_costs = tl.load(few + LIVE)
+        if UNLESS_BY_ROW:
+            few_costs = tl.where(tl.load(is_by_row) != 0, 0, few_costs)
+        place, end, first, last = shares_of(program, step, few_costs, num_many, cost_of(RANKS, True))
         _in_turn(
-            program, step, output0, output1, output2, pages, page_table, few, few_starts, records, bridge, stride0,
+            place, end, output0, output1, output2, pages, page_table, few, few_starts, records, bridge, stride0,
             stride1, stride2, table_stride, MODULES, PIECES, WIDTH, OUT0, OUT1, OUT2, PAGE, RECORD, FEW, FEW_COLUMNS,
-            RUNS, FEW_ROWWISE, RANKS, True, HAS_LATER, LIVE, STAGES, PRECISION,
+            RUNS, FEW_ROWWISE, RANKS, True, HAS_LATER, STAGES, PRECISION, CHAINED,
         )  # fmt: skip
-    if HAS_MANY and SPLIT:
-        # From the other end, so that where there are few of both kinds few programs have one of each.
-        _in_turn(
-            step - 1 - program, step, output0, output1, output2, pages, page_table, many, many_starts, records, bridge,
-            stride0, stride1, stride2, table_stride, MODULES, PIECES, WIDTH, OUT0, OUT1, OUT2, PAGE, RECORD, ROWS,
-            COLUMNS // RUNS, RUNS, ROWWISE, RANKS, False, HAS_LATER, LIVE, STAGES, PRECISION,
-        )  # fmt: skip
-    elif HAS_MANY:
-        for tile in tl.range(program, tl.load(many + LIVE), step, num_stages=1):
+        if HAS_MANY:
+            # Of few tiles alone neighbours do one each: those who have none are far from them.
+            if (few_costs == 0) & (num_many <= step):
+                first, last = program, tl.minimum(program + 1, num_many)
+            _in_turn(
+                first, last, output0, output1, output2, pages, page_table, many, many_starts, records, bridge, stride0,
+                stride1, stride2, table_stride, MODULES, PIECES, WIDTH, OUT0, OUT1, OUT2, PAGE, RECORD, ROWS,
+                COLUMNS // RUNS, RUNS, ROWWISE, RANKS, False, HAS_LATER, STAGES, PRECISION, CHAINED,
+            )  # fmt: skip
+        if CHAINED:
+            tl.extra.cuda.gdc_wait()  # also who has no tile, so that this kernel ends after the one before
+    else:
+        if CHAINED:
+            tl.extra.cuda.gdc_wait()
+        for tile in tl.range(program, num_many, step, num_stages=1):
             output, stride, width, scale, parts, row, num_rows, table, matrix, rank, column, _, _, _ = _tile_of(
                 tile, output0, output1, output2, page_table, many, many_starts, records, bridge, stride0, stride1,
                 stride2, table_stride, MODULES, OUT0, OUT1, OUT2, RECORD, STEPS * ROWS, COLUMNS, False,
@@ -191,8 +202,8 @@ def _expand(
 
 @triton.jit
 def _in_turn(
-    program,
-    step,
+    place,
+    end,
     output0,
     output1,
     output2,
@@ -221,20 +232,11 @@ def _in_turn(
     RANKS: tl.constexpr,
     BY_RANK: tl.constexpr,
     HAS_LATER: tl.constexpr,
-    LIVE: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
-    """A program's share of all costs: neighbouring tiles, which mostly are of the same rows and matrix."""
-    all_costs = tl.load(starts + LIVE).to(tl.int64)
-    # A tile that a border cuts is of the program in whose share it ends.
-    place = (program * all_costs // step).to(tl.int32)
-    end = ((program + 1) * all_costs // step).to(tl.int32)
-    if not BY_RANK:
-        # If some programs have none, the others are far apart.
-        is_one_each = all_costs <= step
-        place = tl.where(is_one_each, program, place)
-        end = tl.where(is_one_each, tl.minimum(program + 1, all_costs).to(tl.int32), end)
+    """What is from `place` to `end` in the sum of costs: neighbouring tiles, mostly of the same rows and matrix."""
     while place < end:
         output, stride, width, scale, parts, row, num_rows, table, matrix, rank, column, left, begin, cost = _tile_of(
             place, output0, output1, output2, page_table, starts, own_starts, records, bridge, stride0, stride1,
@@ -245,7 +247,7 @@ def _in_turn(
             add_in_turn(
                 output, stride, width, scale, parts, row, num_rows, pages, table, matrix, rank, column, count, PIECES,
                 WIDTH, PAGE, OUT0 <= PAGE and OUT1 <= PAGE and OUT2 <= PAGE, COLUMNS, RUNS, ROWWISE, ROWS, RANKS,
-                BY_RANK, HAS_LATER, STAGES, PRECISION,
+                BY_RANK, HAS_LATER, STAGES, PRECISION, CHAINED,
             )  # fmt: skip
         place = tl.where(count < left, end, begin + count * cost)  # the next tile of the module ends in another share
 

@@ -36,6 +36,7 @@ def add_in_turn(
     HAS_LATER: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """Adds to `count` tiles of up to `ROWS` rows, each of `RUNS` runs of columns, one for each warp.
 
@@ -44,7 +45,7 @@ def add_in_turn(
     if BY_RANK and RANKS > 16 and rank <= RANKS // 2:
         add_in_turn(
             output, stride, width, scale, bridge, row, num_rows, pages, table, place, rank, column, count, PIECES,
-            WIDTH, PAGE, HAS_HALVES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS // 2, True, False, STAGES, PRECISION,
+            WIDTH, PAGE, HAS_HALVES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS // 2, True, False, STAGES, PRECISION, CHAINED,
         )  # fmt: skip
     else:
         PADDED: tl.constexpr = max(16, ROWS)  # as many rows as a tensor core takes
@@ -53,6 +54,8 @@ def add_in_turn(
         outs = output + row.to(tl.int64) * stride
         rows = place + r * width
         halves = halves_of(table, rows, width, r < rank, PAGE)
+        if CHAINED:
+            tl.extra.cuda.gdc_wait()
         part = _part_of(parts, num_rows, r, rank, pages.dtype.element_ty, PIECES, WIDTH, ROWS, PADDED, RUNS)
         num_fast = tl.where(rank > RANKS, 0, count) if HAS_LATER else count
         for now in tl.range(column, column + num_fast, num_stages=STAGES):

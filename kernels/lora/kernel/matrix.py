@@ -47,10 +47,10 @@ def runs_of(
         if HAS_HALVES:
             head, left, tail = halves
             base = tl.where(start[:, None] < left[None, :], head[None, :], tail[None, :]) + start[:, None]
-            base = tl.multiple_of(base, [16, 16])
         else:
-            base = tl.multiple_of(page_of(table, element, there, PAGE) + element % PAGE, [16, 16])
-        return tl.load(pages + base[:, :, None] + k[None, None, :], mask=there[:, :, None], other=0.0)
+            base = page_of(table, element, there, PAGE) + element % PAGE
+        at = tl.multiple_of(pages + base[:, :, None] + k[None, None, :], [16, 16, 16])
+        return tl.load(at, mask=there[:, :, None], other=0.0)
     there = is_row[None, :, None] & (start[:, None] + k[None, :] < length)[:, None, :]
     each = element[:, :, None] + k[None, None, :]
     return tl.load(pages + page_of(table, each, there, PAGE) + each % PAGE, mask=there, other=0.0)

@@ -21,6 +21,7 @@ from kernels.lora.kernel.tiling import (
     cost_of,
 )
 
+SHARED_ROWS = 2  # of an adapter, on average: with as many, to read a matrix once beats adding by row
 RECORD = 16  # numbers of a record: 64 bytes, which a program reads at once
 
 
@@ -35,8 +36,10 @@ class Plan:
             count for as many as they cost.
         records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and sum of ranks; then
             of each module the rank, the places of A and B, and the bits of the scale.
-        owners: `[num_rows]` int32; the live adapter of each row; -1 for rows without, and in a batch with prompts for
-            those of adapters with more than `FEW_ROWS`, to which `expand` adds. Not read if the batch is not split.
+        owners: `[num_rows]` int32; the live adapter of each row that is added to by row: in a batch without prompts all
+            rows, in others those of MBGMV's adapters, unless these have `SHARED_ROWS` each or more; else -1. Not read
+            if the batch is not split.
+        is_by_row: `[1]` int32; whether MBGMV's rows have owners.
         bridge: `[num_rows, num_pieces, width]` float32; what shrinks leave to expands: the sums of pieces of the
             inputs, still to be added, an adapter's ranks of one module after those of the other.
     """
@@ -45,6 +48,7 @@ class Plan:
     starts: Tensor
     records: Tensor
     owners: Tensor
+    is_by_row: Tensor
     bridge: Tensor
 
     @classmethod
@@ -55,13 +59,13 @@ class Plan:
         directory, device = batch.directory, batch.slots.device
         num_live, num_layers = batch.slots.shape[0], directory.places.shape[1]
         tiling = Tiling.of(num_rows, num_live, directory)
-        most_owned = num_rows if batch.is_decode else FEW_ROWS
         width, num_pieces = bridge_width(len(modules), directory.max_rank), tiling.num_pieces(in_features)
         plan = cls(
             tiling,
             starts=torch.empty((num_layers, 4, tiling.live + 1), dtype=torch.int32, device=device),
             records=torch.empty((num_layers, num_live, RECORD), dtype=torch.int32, device=device),
             owners=torch.empty(num_rows, dtype=torch.int32, device=device),
+            is_by_row=torch.empty(1, dtype=torch.int32, device=device),
             bridge=torch.empty((num_rows, num_pieces, width), dtype=torch.float32, device=device),
         )
         launch(
@@ -74,11 +78,12 @@ class Plan:
             plan.starts,
             plan.records,
             plan.owners,
+            plan.is_by_row,
             num_live,
             num_rows,
             *[*modules, 0, 0][:3],
             *[*widths, 0, 0][:3],
-            most_owned,
+            int(batch.is_decode or not tiling.has_many),
             MODULES=len(modules),
             PIECES=num_pieces,
             FEW=FEW_ROWS if tiling.is_split else 0,
@@ -91,12 +96,13 @@ class Plan:
             STEP_ROWS=tiling.expand_rows,
             FEW_TILE=EXPAND_RUNS * tiling.few_columns,
             MANY_TILE=EXPAND_COLUMNS,
+            SHARED_ROWS=SHARED_ROWS,
         )
         return plan
 
 
 @triton.jit(
-    do_not_specialize=["num_live", "num_rows", "name0", "name1", "name2", "width0", "width1", "width2", "most_owned"]
+    do_not_specialize=["num_live", "num_rows", "name0", "name1", "name2", "width0", "width1", "width2", "is_all_by_row"]
 )
 def _plan(
     row_start,
@@ -106,6 +112,7 @@ def _plan(
     starts,
     records,
     owners,
+    is_by_row,
     num_live,
     num_rows,
     name0,
@@ -114,7 +121,7 @@ def _plan(
     width0,
     width1,
     width2,
-    most_owned,
+    is_all_by_row,
     MODULES: tl.constexpr,
     PIECES: tl.constexpr,
     FEW: tl.constexpr,
@@ -127,6 +134,7 @@ def _plan(
     STEP_ROWS: tl.constexpr,
     FEW_TILE: tl.constexpr,
     MANY_TILE: tl.constexpr,
+    SHARED_ROWS: tl.constexpr,
 ):
     layer = tl.program_id(0)
     num_layers = tl.num_programs(0)
@@ -168,7 +176,12 @@ def _plan(
     row_tiles = tl.where(count > FEW, (count + STEP_ROWS - 1) // STEP_ROWS, 0)
     _store_starts(out + 3 * (LIVE + 1), row_tiles * many_costs, adapter, LIVE)
 
-    end = tl.where(count <= most_owned, first + count, 0)
+    num_few_rows = tl.sum(tl.where(is_few, count, 0), 0)
+    is_all = is_all_by_row != 0
+    is_alone = num_few_rows < SHARED_ROWS * tl.sum(is_few.to(tl.int32), 0)
+    if layer == 0:
+        tl.store(is_by_row, (is_all | is_alone).to(tl.int32))
+    end = tl.where(is_all | (is_alone & is_few), first + count, 0)
     for begin in range(layer * OWNED, num_rows, num_layers * OWNED):
         row = begin + tl.arange(0, OWNED)
         is_owned = (first[None, :] <= row[:, None]) & (row[:, None] < end[None, :])

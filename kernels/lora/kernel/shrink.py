@@ -21,9 +21,11 @@ from kernels.lora.kernel.tiling import (
     MANY_ROWS,
     SPANS,
     precision_of,
+    shares_of,
 )
 
 STAGES = 3  # rounds of MBGMV that a program has in work or on their way
+MANY_COST = 6  # tiles of MBGMV that take as long as one of MBGMM (measured on an H200)
 
 
 def shrink(
@@ -68,6 +70,7 @@ def shrink(
         RANKS=MANY_RANKS,
         LIVE=plan.tiling.live,
         STAGES=STAGES,
+        MANY_COST=MANY_COST,
         **options,
     )
 
@@ -100,6 +103,7 @@ def _shrink(
     RANKS: tl.constexpr,
     LIVE: tl.constexpr,
     STAGES: tl.constexpr,
+    MANY_COST: tl.constexpr,
     PRECISION: tl.constexpr,
     CHAINED: tl.constexpr,
     ON_GPU: tl.constexpr,
@@ -112,30 +116,34 @@ def _shrink(
     few_starts = tl.load(starts + adapters)
     num_few = tl.load(starts + LIVE)
     num_many = tl.load(starts + LIVE + 1 + LIVE)
+    is_one_each = num_few + num_many <= step
+    first, end, first_many, end_many = shares_of(program, step, num_few, num_many, MANY_COST)
+    if is_one_each:
+        first, end = program, tl.minimum(program + 1, num_few)
+        first_many, end_many = step - 1 - program, tl.minimum(step - program, num_many)
+    many_step = 1
+    if not SPLIT:
+        first_many, end_many, many_step = program, num_many, step
     # Who has nothing to do makes room for the next kernel. One stays, so that this kernel ends after the one before.
-    if (program == 0) | (program < num_few) | (step - 1 - program < num_many):
-        if SPLIT:
-            if num_few <= step:
-                if program < num_few:
-                    one_tile(
-                        program, x, pages, page_table, starts, few_starts, records, bridge, x_stride, table_stride,
-                        MODULES, WIDTH, IN, PAGE, PIECES, ROUNDS, RECORD, ROWWISE, SPAN, SPANS, FEW, FEW_RANKS, STAGES,
-                        PRECISION, CHAINED,
-                    )  # fmt: skip
+    if (program == 0) | (first < end) | (first_many < end_many):
+        if SPLIT and first < end:
+            if is_one_each:
+                one_tile(
+                    first, x, pages, page_table, starts, few_starts, records, bridge, x_stride, table_stride, MODULES,
+                    WIDTH, IN, PAGE, PIECES, ROUNDS, RECORD, ROWWISE, SPAN, SPANS, FEW, FEW_RANKS, STAGES, PRECISION,
+                    CHAINED,
+                )  # fmt: skip
             else:
-                if CHAINED:
-                    tl.extra.cuda.gdc_wait()
                 neighbours(
-                    program * num_few // step, (program + 1) * num_few // step, x, pages, page_table, starts,
-                    few_starts, records, bridge, x_stride, table_stride, MODULES, WIDTH, IN, PAGE, PIECES, ROUNDS,
-                    RECORD, ROWWISE, SPAN, SPANS, FEW, FEW_RANKS, STAGES, PRECISION,
+                    first, end, x, pages, page_table, starts, few_starts, records, bridge, x_stride, table_stride,
+                    MODULES, WIDTH, IN, PAGE, PIECES, ROUNDS, RECORD, ROWWISE, SPAN, SPANS, FEW, FEW_RANKS, STAGES,
+                    PRECISION, CHAINED,
                 )  # fmt: skip
         if CHAINED:
             tl.extra.cuda.gdc_wait()
         if HAS_MANY:
-            # From the other end, so that programs with one tile fewer of the first kind take one more of this.
             many_tiles(
-                step - 1 - program, step, num_many, x, pages, page_table, starts + LIVE + 1, records, bridge, x_stride,
+                first_many, end_many, many_step, x, pages, page_table, starts + LIVE + 1, records, bridge, x_stride,
                 table_stride, MODULES, WIDTH, IN, PAGE, PIECES, ROUNDS, RECORD, ROWWISE, SPLIT, SPAN, SPANS, ROWS,
                 RANKS, LIVE, PRECISION, ON_GPU,
             )  # fmt: skip

@@ -86,28 +86,38 @@ def neighbours(
     RANKS: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
-    """Tiles `[tile, end)`. Those of the same rank rows are neighbours, and each is read ahead of the one before."""
+    """Tiles `[tile, end)`. Each round is read ahead of the one before, also where the rank rows change.
+
+    Tables and the first pages, which no earlier kernel writes, are read while the one before still runs.
+    """
     ALL_ROUNDS: tl.constexpr = (IN + SPANS * SPAN - 1) // (SPANS * SPAN)
     t = tl.arange(0, FEW)
-    while tile < end:
-        row, num_rows, table, rank, first, r, rank_row = _few_of(
-            tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, RANKS
-        )
-        count = tl.minimum(end - tile, PIECES - first)
-        halves = halves_of(table, rank_row, IN, r < rank, PAGE)
-        at = bridge + (row + t)[None, :].to(tl.int64) * (PIECES * WIDTH) + r[:, None]
-        mask = (t < num_rows)[None, :] & (r < rank)[:, None]
-        total = tl.zeros((RANKS, FEW), tl.float32)
-        last = tl.minimum((first + count) * ROUNDS, ALL_ROUNDS)
-        for now in tl.range(first * ROUNDS, last, num_stages=STAGES):
-            start = (now * SPANS + tl.arange(0, SPANS)) * SPAN
-            a = runs_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
-            rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
-            total = tl.where(now % ROUNDS == 0, 0.0, total) + _round_of(a, rows, PRECISION)
-            is_whole = (now % ROUNDS == ROUNDS - 1) | (now == ALL_ROUNDS - 1)
-            tl.store(at + now // ROUNDS * WIDTH, total, mask=mask & is_whole)
-        tile += count
+    row, num_rows, table, rank, _, r, rank_row = _few_of(
+        tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, RANKS
+    )
+    head, left, tail = halves_of(table, rank_row, IN, r < rank, PAGE)
+    if CHAINED:
+        tl.extra.cuda.gdc_wait()
+    total = tl.zeros((RANKS, FEW), tl.float32)
+    begin = tile // PIECES * ALL_ROUNDS + tile % PIECES * ROUNDS
+    for now in tl.range(begin, end // PIECES * ALL_ROUNDS + end % PIECES * ROUNDS, num_stages=STAGES):
+        turn = now % ALL_ROUNDS
+        if (turn == 0) & (now > begin):
+            row, num_rows, table, rank, _, r, rank_row = _few_of(
+                now // ALL_ROUNDS * PIECES, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES,
+                RECORD, RANKS,
+            )  # fmt: skip
+            head, left, tail = halves_of(table, rank_row, IN, r < rank, PAGE)
+        start = (turn * SPANS + tl.arange(0, SPANS)) * SPAN
+        halves = (head, left, tail)
+        a = runs_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
+        rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
+        total = tl.where(turn % ROUNDS == 0, 0.0, total) + _round_of(a, rows, PRECISION)
+        at = bridge + ((row + t)[None, :].to(tl.int64) * PIECES + turn // ROUNDS) * WIDTH + r[:, None]
+        is_whole = (turn % ROUNDS == ROUNDS - 1) | (turn == ALL_ROUNDS - 1)
+        tl.store(at, total, mask=(t < tl.where(is_whole, num_rows, 0))[None, :] & (r < rank)[:, None])
 
 
 @triton.jit

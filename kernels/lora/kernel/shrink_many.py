@@ -10,8 +10,8 @@ from kernels.lora.kernel.tiling import adapter_of, halves_of
 @triton.jit
 def many_tiles(
     tile,
+    end_tile,
     step,
-    num_many,
     x,
     pages,
     page_table,
@@ -37,10 +37,10 @@ def many_tiles(
     PRECISION: tl.constexpr,
     ON_GPU: tl.constexpr,
 ):
-    """Every `step`th tile from `tile` on: a piece of the inputs if `SPLIT`, or all of them."""
+    """Every `step`th tile from `tile` to `end_tile`: a piece of the inputs if `SPLIT`, or all of them."""
     ALL_SPANS: tl.constexpr = (IN + SPANS * SPAN - 1) // (SPANS * SPAN) * SPANS
     many_starts = tl.load(starts + tl.arange(0, LIVE))
-    while tile < num_many:
+    while tile < end_tile:
         live = adapter_of(many_starts, tile)
         record = records + live * RECORD
         row = tl.load(record)

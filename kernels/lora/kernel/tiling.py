@@ -112,6 +112,24 @@ def cost_of(rank, BY_RANK: tl.constexpr):
 
 
 @triton.jit
+def shares_of(program, step, few, many, many_cost):
+    """A program's share of MBGMV's tiles and then MBGMM's: with some of each it would wait for a first tile twice.
+
+    `few` is what MBGMV's cost, and each of the `many` costs `many_cost`. A tile that a border cuts is of the program in
+    whose share it ends. Returns where in `few` the share begins and ends, and the tiles of `many`.
+    """
+    costs = few.to(tl.int64) + many.to(tl.int64) * many_cost
+    place = (program * costs // step).to(tl.int32)
+    end = ((program + 1) * costs // step).to(tl.int32)
+    return (
+        tl.minimum(place, few),
+        tl.minimum(end, few),
+        tl.maximum(place - few, 0) // many_cost,
+        tl.maximum(end - few, 0) // many_cost,
+    )
+
+
+@triton.jit
 def adapter_of(starts, tile):
     """The adapter that owns a tile: the last that starts no later."""
     return tl.sum((starts <= tile).to(tl.int32), 0) - 1
