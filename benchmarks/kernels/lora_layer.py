@@ -29,16 +29,18 @@ class LayerTimes:
         with_lora: by contender.
         linears: the base linears alone.
         alone: our kernels, each in a graph of nothing else, by its name and its group's.
+        bases: without adapters again, in turn with a contender; where one has none, it is `base`.
     """
 
     base: Timing
     with_lora: dict[str, Timing]
     linears: Timing
     alone: dict[str, Timing] = field(default_factory=dict)
+    bases: dict[str, Timing] = field(default_factory=dict)
 
     def added_us(self, name: str) -> float:
         """What a contender's LoRA adds, by the medians."""
-        return self.with_lora[name].median - self.base.median
+        return self.with_lora[name].median - self.bases.get(name, self.base).median
 
 
 def quick_points() -> list[LoraPoint]:
@@ -80,14 +82,20 @@ def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused
     chain.restart()
     judge = Judge(case, chain.linear)
     linears = time_calls(layer_calls(case, chain.linears))
-    works, alone = {"": _capture(chain, chain.beside(chain.linear))}, {}
+    base, alone = _capture(chain, chain.beside(chain.linear)), {}
+    with_lora: dict[str, Timing] = {}
+    bases: dict[str, Timing] = {}
+
+    def time(name: str, begin: Begin) -> None:
+        bases[name], with_lora[name] = time_in_turn([base, _capture(chain, begin)])
+
     with refused.unless_right(f"ours in a layer, {point.name}"):
         in_turn = Ours().beside(case, chain.linear)
         assert in_turn is not None, "it runs anywhere"
         chain.restart()
         judge.check(in_turn)
         chain.check(chain.ours, chain.beside(in_turn))
-        works["ours"] = _capture(chain, chain.ours)
+        time("ours", chain.ours)
         alone = _alone(chain)
     for peer in peers:
         with refused.unless_right(f"{peer.name} in a layer, {point.name}"):
@@ -95,10 +103,9 @@ def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused
             if run is not None:
                 chain.restart()
                 judge.check(run)
-                works[peer.name] = _capture(chain, chain.beside(run))
-    chain.restart()
-    base, *with_lora = time_in_turn(list(works.values()))
-    return LayerTimes(base, dict(zip(list(works)[1:], with_lora, strict=True)), linears, alone)
+                time(peer.name, chain.beside(run))
+        run = None
+    return LayerTimes(bases.get("ours") or time_in_turn([base])[0], with_lora, linears, alone, bases)
 
 
 def _capture(chain: LayerChain, begin: Begin) -> Captured:

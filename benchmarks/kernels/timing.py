@@ -44,10 +44,15 @@ def on_capture_stream() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """Calls as one CUDA graph."""
+    """Calls as one CUDA graph.
+
+    Attributes:
+        graph: the graph.
+        calls: what was captured; they keep what the graph's kernels read and write.
+    """
 
     graph: torch.cuda.CUDAGraph
-    num_calls: int
+    calls: Sequence[Callable[[], object]]
 
 
 def time_calls(calls: Sequence[Callable[[], object]]) -> Timing:
@@ -76,7 +81,7 @@ def capture(calls: Sequence[Callable[[], object]]) -> Captured:
                 graph.capture_end()  # or nothing could run after
             raise
         graph.capture_end()
-    return Captured(graph, len(calls))
+    return Captured(graph, calls)
 
 
 def time_in_turn(works: Sequence[Captured]) -> list[Timing]:
@@ -91,7 +96,7 @@ def time_in_turn(works: Sequence[Captured]) -> list[Timing]:
             for work, own in zip(works, milliseconds, strict=True):
                 own.append(_replay(work.graph))
     return [
-        spread([1e3 * each / work.num_calls for each in own]) for work, own in zip(works, milliseconds, strict=True)
+        spread([1e3 * each / len(work.calls) for each in own]) for work, own in zip(works, milliseconds, strict=True)
     ]
 
 
