@@ -19,7 +19,7 @@ DTYPE = torch.bfloat16
 # twice an H200's 60 MB of L2.
 ROTATION_BYTES = 160 << 20
 MAX_LAYERS = 256
-SCALES = (0.5, 1.0, 2.0)  # powers of two, so that a peer that folds them into B rounds nothing
+SCALES = (0.25, 0.5, 1.0)  # powers of two, so that a peer that folds them into B rounds nothing
 
 
 @dataclass(frozen=True)

@@ -62,10 +62,15 @@ def draw(path: Path) -> Path:
 
 def _best(times: dict[str, Any]) -> dict[str, float]:
     """Medians, of a peer's variants the better."""
+    return _better({name: timing["median"] for name, timing in times.items()})
+
+
+def _better(times: dict[str, float]) -> dict[str, float]:
+    """Of a peer's variants the better."""
     best: dict[str, float] = {}
-    for name, timing in times.items():
+    for name, time in times.items():
         who = VARIANTS.get(name, name)
-        best[who] = min(timing["median"], best.get(who, float("inf")))
+        best[who] = min(time, best.get(who, float("inf")))
     return best
 
 
@@ -116,9 +121,8 @@ def _layers(axes: Axes, prefills: list[dict[str, Any]]) -> None:
     for place, who in enumerate(shown):
         shares = []
         for point in prefills:
-            best = _best(point["with_lora_us"]).get(who)
-            base, linears = point["base_us"]["median"], point["linears_us"]["median"]
-            shares.append(float("nan") if best is None else 100 * (best - base) / linears)
+            best = _better(point["added_us"]).get(who)
+            shares.append(float("nan") if best is None else 100 * best / point["linears_us"]["median"])
         axes.bar(
             [i + 0.27 * (place - 1) for i in range(len(prefills))], shares, 0.25, label=NAMES[who], color=COLOURS[who]
         )
@@ -129,7 +133,7 @@ def _layers(axes: Axes, prefills: list[dict[str, Any]]) -> None:
         xlabel="rank and, below, number of adapters",
         ylabel="% of base linears (goal: 8)",
     )
-    axes.legend()
+    axes.legend(loc="upper left")
 
 
 def _attention(axes: Axes, points: list[dict[str, Any]]) -> None:

@@ -144,6 +144,7 @@ def added(results: Results, point: LoraPoint) -> dict[str, object]:
         "linears_floor_us": round(results.ceilings.floor_us(linear_work(MODELS[point.model], point.num_rows)), 3),
         "linears_us": times.linears.summary(),
         "base_us": times.base.summary(),
+        "base_beside_us": {name: timing.summary() for name, timing in times.bases.items() if name != OURS},
         "with_lora_us": {name: timing.summary() for name, timing in times.with_lora.items()},
         "added_us": {name: round(times.added_us(name), 3) for name in times.with_lora},
         "alone_us": {name: timing.summary() for name, timing in times.alone.items()},
