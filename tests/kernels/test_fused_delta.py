@@ -142,7 +142,7 @@ def test_rotation(counts: list[int], geometry: PageGeometry, dtype: torch.dtype,
 @pytest.mark.parametrize("few", [[1, 1, 3], [1, 2, 3], [8]], ids=["alone", "shared", "one"])
 @pytest.mark.parametrize("modules", [GATE_UP, DOWN], ids=["gate_up", "down"])
 def test_in_a_batch_with_prompts_those_are_expanded_in_place(modules: tuple[int, ...], few: list[int]) -> None:
-    """And adapters of few rows are too, if these are two each or more."""
+    """And adapters of few rows are too, if these are two each or more, on average."""
     geometry, few_rows = GEOMETRIES["narrow"], sum(few)
     group = Group(draw([2, 12, *few, 9, 70], torch.float16, geometry, (8,)), modules, is_decode=False)
     given, hidden = group.whole.clone(), torch.zeros_like(group.whole)
@@ -161,6 +161,15 @@ def test_in_a_batch_with_prompts_those_are_expanded_in_place(modules: tuple[int,
         (slice(14 + few_rows, None), True),
     ):
         assert same_bits(group.whole[rows], (group.expanded if is_expanded else given)[rows])
+
+
+def test_a_batch_of_few_rows_with_prompts_is_added_to_by_row() -> None:
+    """However many share an adapter: nothing is expanded then."""
+    group = Group(draw([1, 3, 2], torch.float16, GEOMETRIES["narrow"], (8,)), GATE_UP, is_decode=False)
+    given = group.whole.clone()
+    found = activation_kernel.silu_mul(group.whole, delta=group.delta)
+    assert_close(found, activation_kernel.silu_mul(group.expanded).double())
+    assert same_bits(group.whole, given)
 
 
 @pytest.mark.parametrize("modules", [GATE_UP, DOWN], ids=["gate_up", "down"])

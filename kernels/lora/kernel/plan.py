@@ -36,9 +36,9 @@ class Plan:
             count for as many as they cost.
         records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and sum of ranks; then
             of each module the rank, the places of A and B, and the bits of the scale.
-        owners: `[num_rows]` int32; the live adapter of each row that is added to by row: in a batch without prompts all
-            rows, in others those of MBGMV's adapters, unless these have `SHARED_ROWS` each or more; else -1. Not read
-            if the batch is not split.
+        owners: `[num_rows]` int32; the live adapter of each row that is added to by row: in a batch without prompts, or
+            of up to `FEW_ROWS` rows, all; in others those of MBGMV's adapters, unless these have `SHARED_ROWS` or more
+            on average; else -1. Not read if the batch is not split.
         is_by_row: `[1]` int32; whether MBGMV's rows have owners.
         bridge: `[num_rows, num_pieces, width]` float32; what shrinks leave to expands: the sums of pieces of the
             inputs, still to be added, an adapter's ranks of one module after those of the other.

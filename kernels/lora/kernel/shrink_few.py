@@ -90,7 +90,7 @@ def neighbours(
 ):
     """Tiles `[tile, end)`. Each round is read ahead of the one before, also where the rank rows change.
 
-    Tables and the first pages, which no earlier kernel writes, are read while the one before still runs.
+    Tables, which no earlier kernel writes, are read while the one before still runs: page ids too.
     """
     ALL_ROUNDS: tl.constexpr = (IN + SPANS * SPAN - 1) // (SPANS * SPAN)
     t = tl.arange(0, FEW)

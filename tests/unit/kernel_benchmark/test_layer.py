@@ -132,6 +132,12 @@ def test_layers_are_timed_without_and_with_lora(monkeypatch):
     assert times.added_us("ours") == 1
 
 
+def test_each_contender_is_compared_with_the_layer_that_took_turns_with_it():
+    one, other, base = Timing(8.0, 0.0, 0.0), Timing(9.0, 0.0, 0.0), Timing(5.0, 0.0, 0.0)
+    times = lora_layer.LayerTimes(one, {"ours": other, "peer": other}, base, bases={"peer": base})
+    assert (times.added_us("ours"), times.added_us("peer")) == (1, 4)
+
+
 def test_ours_gets_no_time_if_it_is_wrong(monkeypatch):
     monkeypatch.setattr(lora_layer, "time_calls", lambda calls: Timing(1.0, 1.0, 1.0))
     monkeypatch.setattr(lora_layer, "capture", lambda calls: None)
