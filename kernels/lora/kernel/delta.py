@@ -17,7 +17,7 @@ from kernels.lora.kernel.tiling import FEW_ROWS, page_of, run_of
 MIN_COLUMNS = 16  # of a program
 _RANKS = 16  # rows of a matrix that are multiplied at a time
 MOST_RANKS = 4096  # rows times the largest rank; beyond, `expand` is faster, though it costs a launch
-SMALL_RANK = 32  # where adapters may have more, it is for more than a few rows
+SMALL_RANK = 32  # where adapters may have more ranks, `expand` is faster for all but a few rows
 EARLY_ROWS = 64  # with more, the kernel before fills the GPU until it ends
 
 
