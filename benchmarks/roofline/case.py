@@ -132,15 +132,19 @@ def shrink(case: Case) -> Work:
     return _times(Work(ELEMENT * elements, flops), case.setup.shape.num_layers)
 
 
-def expand(case: Case) -> Work:
-    """Live adapters' B read at their true rank, and outputs added to."""
-    outputs = sum(
-        count * case.setup.shape.out_features(module)
-        for group in GROUPS
-        for module in _targeted(case, group)
-        for _, count in _live(case)
-    )
-    return share(*GROUPS)(case) + _times(Work(2 * ELEMENT * outputs), case.setup.shape.num_layers)
+def expand(*groups: Sequence[int]) -> Callable[[Case], Work]:
+    """Live adapters' B of some groups read at their true rank, and outputs added to."""
+
+    def work(case: Case) -> Work:
+        outputs = sum(
+            count * case.setup.shape.out_features(module)
+            for group in groups
+            for module in _targeted(case, group)
+            for _, count in _live(case)
+        )
+        return share(*groups)(case) + _times(Work(2 * ELEMENT * outputs), case.setup.shape.num_layers)
+
+    return work
 
 
 def share(*groups: Sequence[int]) -> Callable[[Case], Work]:

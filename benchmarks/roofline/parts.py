@@ -1,7 +1,7 @@
 """Which kernel belongs to which part of a step. A new kernel gets its line here, and nowhere else."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from benchmarks.kernels.floors import Work
@@ -17,17 +17,19 @@ class Part:
         name: For people.
         pattern: A regular expression.
         floor: Of the base model's work.
-        share: What is more if the part adds adapters' B to what it has at hand: in steps without expands.
+        share: What is more if the part adds adapters' B to what it has at hand.
+        elsewhere: Which part does that instead, in steps in which it runs.
     """
 
     name: str
     pattern: str
     floor: Callable[[Case], Work] = case.nothing
     share: Callable[[Case], Work] = case.nothing
+    elsewhere: str = ""
 
-    def work(self, step: Case, *, has_expand: bool) -> Work:
-        """The least that this part has to do in a step."""
-        return self.floor(step) if has_expand else self.floor(step) + self.share(step)
+    def work(self, step: Case, names: Collection[str]) -> Work:
+        """The least that this part has to do in a step in which parts of these names run."""
+        return self.floor(step) if self.elsewhere in names else self.floor(step) + self.share(step)
 
 
 # The linear layers run one kind of kernel, in this order in every layer, and the head after the last: they are told
@@ -45,16 +47,18 @@ TOGETHER = Part(
 PRODUCT = re.compile(r"nvjet|gemm|gemv|cutlass|xmma|matmul|linear", re.IGNORECASE)
 PRODUCT_TAIL = re.compile(r"splitKreduce|_add_splits", re.IGNORECASE)
 
-EXPAND = Part("LoRA expand", r"expand", case.expand)
+EXPAND = "LoRA expand"
+GATED_EXPAND = "LoRA expand, SiLU"
 # The first whose pattern is found in the name counts.
 PARTS = (
     Part("LoRA plan", r"_plan\b|_count_live|_store_starts"),
     Part("LoRA shrink", r"shrink", case.shrink),
-    EXPAND,
+    Part(EXPAND, r"expand", case.expand(case.QKV, case.O, case.DOWN), case.expand(case.GATE_UP), GATED_EXPAND),
+    Part(GATED_EXPAND, r"silu_mul_by_tile", case.silu, case.share(case.GATE_UP)),
     Part("attention", r"^_?(decode|prefill|merge)\b|_attend", case.attention),
-    Part("rope, KV write", r"rotate|_angles|write_kv", case.rope, case.share(case.QKV)),
-    Part("norm", r"norm", case.norm, case.share(case.O, case.DOWN)),
-    Part("SiLU", r"silu", case.silu, case.share(case.GATE_UP)),
+    Part("rope, KV write", r"rotate|_angles|write_kv", case.rope, case.share(case.QKV), EXPAND),
+    Part("norm", r"norm", case.norm, case.share(case.O, case.DOWN), EXPAND),
+    Part("SiLU", r"silu", case.silu, case.share(case.GATE_UP), EXPAND),
     Part("sampling", r"find_peaks|count_places|^weigh|^choose|penalise|^_count\b|argmax", case.sampling),
     Part("adapter loads", r"copy_pages"),
 )

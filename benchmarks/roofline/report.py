@@ -7,7 +7,7 @@ from rich.table import Table
 
 from benchmarks.kernels.floors import Ceilings
 from benchmarks.roofline.case import Case
-from benchmarks.roofline.parts import ALL, EXPAND, Part
+from benchmarks.roofline.parts import ALL, Part
 from benchmarks.roofline.trace import Spent
 
 
@@ -89,9 +89,10 @@ class Roofline:
 def roofline(case: Case, wall_ms: float, spent: Mapping[Part, Spent], num_steps: int, ceilings: Ceilings) -> Roofline:
     """Of `num_steps` profiled steps. A part that ran nothing has no line, and no floor."""
     lines = []
+    names = {part.name for part in spent}
     for part in ALL:
         if (own := spent.get(part)) is not None:
-            floor_ms = ceilings.floor_us(part.work(case, has_expand=EXPAND in spent)) / 1000
+            floor_ms = ceilings.floor_us(part.work(case, names)) / 1000
             busy_ms, alone_ms = own.busy / num_steps / 1000, own.alone / num_steps / 1000
             lines.append(Line(part.name, busy_ms, alone_ms, floor_ms, round(own.count / num_steps, 2)))
     return Roofline(case, wall_ms, tuple(lines))

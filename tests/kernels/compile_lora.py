@@ -10,7 +10,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.activation.kernel import _silu_mul
+from kernels.activation.kernel.by_row import _silu_mul
+from kernels.activation.kernel.by_tile import _silu_mul_by_tile
 from kernels.lora.kernel.expand import _expand
 from kernels.lora.kernel.shrink import _shrink
 from kernels.norm.kernel import _norm_rows
@@ -19,14 +20,23 @@ from kernels.rope.kernel import _rotate_and_write
 POINTERS = {
     **dict.fromkeys(("x", "pages", "lora_pages", "output", "hidden", "update", "weight", "gate_up", "qkv"), "*bf16"),
     **dict.fromkeys(("cosines", "sines", "head_norm", "output0", "output1", "output2"), "*bf16"),
-    **dict.fromkeys(("page_table", "starts", "records", "owners", "is_by_row"), "*i32"),
+    **dict.fromkeys(("page_table", "starts", "records", "owners", "is_by_row", "row_start"), "*i32"),
     **dict.fromkeys(("slots", "rows"), "*i64"),
     "bridge": "*fp32",
 }
 ALIGNED = ("x_stride", "row_stride", "hidden_stride", "update_stride", "stride0", "stride1", "stride2", "width")
 PAGE = {"PAGE": 2 * 16 * 8 * 128, "RECORD": 16, "CHAINED": True}
 TILED = {**PAGE, "MODULES": 3, "WIDTH": 192, "PIECES": 4, "ROWWISE": True, "HAS_MANY": True, "FEW": 8}
-SPLIT = {"IN": 4096, "SPLIT": True, "SPAN": 256, "SPANS": 4, "FEW_RANKS": 16, "STAGES": 3, "ON_GPU": True}
+SPLIT = {
+    "IN": 4096,
+    "SPLIT": True,
+    "SPAN": 256,
+    "SPANS": 4,
+    "FEW_RANKS": 16,
+    "STAGES": 3,
+    "MANY_STAGES": 3,
+    "ON_GPU": True,
+}
 SHRINK = {**SPLIT, "ROUNDS": 1, "MANY_COST": 6, "ROWS": 32, "RANKS": 32, "LIVE": 512, "PRECISION": None}
 WIDTHS = {
     "OUT0": 4096,
@@ -37,7 +47,20 @@ WIDTHS = {
     "FEW_ROWWISE": True,
     "UNLESS_BY_ROW": True,
 }
-EXPAND = {**WIDTHS, "SPLIT": True, "ROWS": 32, "STEPS": 8, "HAS_LATER": False, "LIVE": 512, "PRECISION": None}
+EXPAND = {**WIDTHS, "SPLIT": True, "ROWS": 32, "LARGE_ROWS": 256, "HAS_LATER": False, "LIVE": 512, "PRECISION": None}
+LARGE_PAIR = {
+    "OUT": 14336,
+    "RANKS": 64,
+    "COLUMNS": 128,
+    "ROWWISE": True,
+    "PIECES": 1,
+    "WIDTH": 128,
+    "ROWS": 16,
+    "LARGE_ROWS": 256,
+    "HAS_LATER": False,
+    "LIVE": 512,
+    "PRECISION": None,
+}
 RANKS = {  # of an expand: of the largest rank an adapter has
     16: {"RANKS": 16, "FEW_COLUMNS": 128, "STAGES": 3},
     64: {"RANKS": 64, "FEW_COLUMNS": 64, "STAGES": 3},
@@ -70,12 +93,14 @@ def main() -> None:
     expand = {**TILED, **EXPAND}
     large_shrink = {**TILED, **SHRINK, "SPLIT": False, "PIECES": 1}
     large_expand = {**expand, **RANKS[16], "SPLIT": False, "PIECES": 1}
+    large_pair = {**PAGE, **LARGE_PAIR}
     norm = {**BY_ROW, "ADDS": True, "GATHERS": False, "RUNS": 4, "RUN": 1024}
     print(
         json.dumps(
             {
                 "shrink": compile_kernel(_shrink, {**TILED, **SHRINK}, 4, 232),
-                "shrink of a large batch": compile_kernel(_shrink, large_shrink, 4, 128),
+                "shrink of a large batch": compile_kernel(_shrink, {**large_shrink, "MANY_STAGES": 2}, 4, 128),
+                "shrink of a large batch of small ranks": compile_kernel(_shrink, large_shrink, 4, 128),
                 "expand": compile_kernel(_expand, {**expand, **RANKS[16]}, 4, 232),
                 "expand of rank 64": compile_kernel(_expand, {**expand, **RANKS[64]}, 4, 232),
                 "expand of a large batch": compile_kernel(_expand, large_expand, 4, 168),
@@ -84,6 +109,7 @@ def main() -> None:
                 "silu_mul of many rows": compile_kernel(
                     _silu_mul, {**BY_ROW, "EARLY": False, "RUNS": 1, "RUN": 256}, 1
                 ),
+                "silu_mul of a large batch": compile_kernel(_silu_mul_by_tile, large_pair, 4, 128),
                 "rotation": compile_kernel(_rotate_and_write, {**BY_ROW, **ROTATION, "HAS_NORM": False}, 1),
             }
         )

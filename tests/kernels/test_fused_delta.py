@@ -13,7 +13,7 @@ from kernels.activation import kernel as activation_kernel
 from kernels.lora import LoraDelta
 from kernels.lora import reference as lora_reference
 from kernels.lora.kernel import delta as lora_delta
-from kernels.lora.kernel import expand, shrink
+from kernels.lora.kernel import expand, shrink, tiling
 from kernels.norm import kernel as norm_kernel
 from kernels.rope import kernel as rope_kernel
 from tests.kernels.buffers import DEVICE, same_bits
@@ -89,6 +89,44 @@ def test_silu_mul(counts: list[int], geometry: PageGeometry, dtype: torch.dtype)
     given = group.whole.clone()
     found = activation_kernel.silu_mul(group.whole, delta=group.delta)
     assert_close(found, activation_kernel.silu_mul(group.expanded).double())
+    assert same_bits(group.whole, given)
+
+
+LARGE = {
+    "two_tiles": ([5, 300, 2], (8,)),
+    "base_first": ([270, 20, 1], (0, 3)),
+    "no_rank": ([1, 40, 3], (0,)),
+    "large_ranks": ([3, 30, 9], (3, 20, 70, 100)),
+}
+
+
+def large_cases() -> list[Any]:
+    """Of the large geometry all that is large, of the small ones one each."""
+    shapes = [("two_tiles", "narrow"), ("base_first", "odd"), ("no_rank", "narrow"), ("large_ranks", "wide")]
+    return [pytest.param(*LARGE[name], GEOMETRIES[size], id=f"{name}-{size}") for name, size in shapes] + [
+        pytest.param(*batch, LLAMA_8B, id=f"{name}-llama", marks=ON_GPU) for name, batch in LARGE.items()
+    ]
+
+
+@pytest.mark.parametrize("num_unused", [0, 7])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("counts", "ranks", "geometry"), large_cases())
+def test_silu_mul_of_a_large_batch(
+    counts: list[int],
+    ranks: tuple[int, ...],
+    geometry: PageGeometry,
+    dtype: torch.dtype,
+    num_unused: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gate and up are added to on the way, with the same bits as in place; rows after all adapters' are computed."""
+    monkeypatch.setattr(tiling, "SPLIT_ROWS", 0)
+    case = draw(counts, dtype, geometry, ranks)
+    group = Group(replace(case, num_rows=case.num_rows + num_unused), GATE_UP, is_decode=False)
+    given = group.whole.clone()
+    out = torch.full_like(group.whole[:, : geometry.shape.intermediate_size], torch.nan)
+    activation_kernel.silu_mul(group.whole, out, group.delta)
+    assert same_bits(out, activation_kernel.silu_mul(group.expanded))
     assert same_bits(group.whole, given)
 
 

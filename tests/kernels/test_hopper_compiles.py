@@ -50,7 +50,12 @@ def test_compiles_to_hopper_instructions(kernel: str, programs: int, compiled: C
 
 
 SPLIT = ("shrink", "expand", "expand of rank 64")
-LARGE = [("shrink of a large batch", 4), ("expand of a large batch", 3)]
+LARGE = [
+    ("shrink of a large batch", 4),
+    ("shrink of a large batch of small ranks", 2),
+    ("expand of a large batch", 3),
+    ("silu_mul of a large batch", 4),
+]
 ADAPTED = ("norm", "silu_mul", "silu_mul of many rows", "rotation")
 
 

@@ -40,9 +40,7 @@ def shrink(
     plan = batch.plans.get(key)
     is_new = plan is None
     if plan is None:
-        plan = batch.plans[key] = Plan.make(
-            batch, group, x.shape[0], x.shape[1], [output.shape[1] for output in outputs]
-        )
+        plan = batch.plans[key] = Plan.make(batch, group, x, [output.shape[1] for output in outputs])
     # A chained kernel begins before the one it follows has ended, and reads the plan at once.
     options = _options(x.device, is_split=plan.tiling.is_split)
     chain = {"CHAINED": False} if is_new else chained(x.device)

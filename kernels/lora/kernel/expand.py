@@ -26,8 +26,8 @@ from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import (
     EXPAND_COLUMNS,
     EXPAND_RUNS,
-    EXPAND_STEPS,
     FEW_ROWS,
+    LARGE_ROWS,
     MANY_ROWS,
     adapter_of,
     cost_of,
@@ -66,8 +66,7 @@ def expand(delta: LoraDelta, *, unless_by_row: bool = False) -> None:
         PAGE=pages.shape[1],
         RECORD=RECORD,
         SPLIT=plan.tiling.is_split,
-        ROWS=MANY_ROWS,
-        STEPS=EXPAND_STEPS,
+        LARGE_ROWS=LARGE_ROWS,
         RANKS=plan.tiling.expand_ranks,
         HAS_LATER=delta.batch.directory.max_rank > plan.tiling.expand_ranks,
         FEW=FEW_ROWS,
@@ -107,11 +106,11 @@ def expand_unless_by_row(
 
 @cache
 def _options(device: torch.device, *, is_split: bool, ranks: int) -> tuple[int, dict[str, Any]]:
-    """As many programs as the device holds at a time, and how they are launched."""
+    """As many programs as the device holds at a time, and how they are launched: with how many rows at a time, too."""
     if device.type == "cpu":  # Triton's interpreter
-        return 2, chained(device)
-    each, registers = (2, 232) if is_split or ranks > 32 else (3, 168)
-    return each * num_processors(device), {"maxnreg": registers, **chained(device)}
+        return 2, {"ROWS": MANY_ROWS, **chained(device)}
+    each, rows, registers = (2, MANY_ROWS, 232) if is_split else (3, 32, 168) if ranks <= 32 else (4, 16, 128)
+    return each * num_processors(device), {"ROWS": rows, "maxnreg": registers, **chained(device)}
 
 
 @triton.jit(do_not_specialize=["table_stride"])
@@ -139,7 +138,7 @@ def _expand(
     RECORD: tl.constexpr,
     SPLIT: tl.constexpr,
     ROWS: tl.constexpr,
-    STEPS: tl.constexpr,
+    LARGE_ROWS: tl.constexpr,
     RANKS: tl.constexpr,
     HAS_LATER: tl.constexpr,
     FEW: tl.constexpr,
@@ -192,11 +191,11 @@ def _expand(
         for tile in tl.range(program, num_many, step, num_stages=1):
             output, stride, width, scale, parts, row, num_rows, table, matrix, rank, column, _, _, _ = _tile_of(
                 tile, output0, output1, output2, page_table, many, many_starts, records, bridge, stride0, stride1,
-                stride2, table_stride, MODULES, OUT0, OUT1, OUT2, RECORD, STEPS * ROWS, COLUMNS, False,
+                stride2, table_stride, MODULES, OUT0, OUT1, OUT2, RECORD, LARGE_ROWS, COLUMNS, False,
             )  # fmt: skip
             many_rows(
                 output, stride, width, scale, parts, row, num_rows, pages, table, matrix, rank, column * COLUMNS,
-                PIECES, WIDTH, PAGE, COLUMNS, ROWWISE, ROWS, STEPS, RANKS, HAS_LATER, PRECISION,
+                PIECES, WIDTH, PAGE, COLUMNS, ROWWISE, ROWS, LARGE_ROWS, RANKS, HAS_LATER, PRECISION,
             )  # fmt: skip
 
 

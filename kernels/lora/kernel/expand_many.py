@@ -27,20 +27,20 @@ def many_rows(
     COLUMNS: tl.constexpr,
     ROWWISE: tl.constexpr,
     ROWS: tl.constexpr,
-    STEPS: tl.constexpr,
+    MOST_ROWS: tl.constexpr,
     RANKS: tl.constexpr,
     HAS_LATER: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Adds to a run of columns of many rows, `STEPS` tiles at most, each read while the one before is added to."""
+    """Adds to a run of columns of up to `MOST_ROWS` rows, `ROWS` at a time, read while those before are added to."""
     t = tl.arange(0, ROWS)
     n = start + tl.arange(0, COLUMNS)
     r = tl.arange(0, RANKS)
     dtype = pages.dtype.element_ty
-    end = tl.minimum(STEPS * ROWS, num_rows)
+    end = tl.minimum(MOST_ROWS, num_rows)
     is_column = (n < width)[None, :]
     is_rank = (r < rank)[None, :]
-    b = _b_of(pages, table, place, rank, r, start, width, PAGE, COLUMNS, ROWWISE)
+    b = b_columns(pages, table, place, rank, r, start, width, PAGE, COLUMNS, ROWWISE)
     parts = bridge + (row + t).to(tl.int64)[:, None] * (PIECES * WIDTH) + r[None, :]
     outs = output + (row + t).to(tl.int64)[:, None] * stride + n[None, :]
     part = part_of(parts, (t < num_rows)[:, None] & is_rank, dtype, PIECES, WIDTH)
@@ -55,7 +55,7 @@ def many_rows(
         share = tl.dot(part, b, input_precision=PRECISION)
         for block in tl.range(RANKS, rank if HAS_LATER else 0, RANKS, num_stages=1):
             later = block + r
-            more_b = _b_of(pages, table, place, rank, later, start, width, PAGE, COLUMNS, ROWWISE)
+            more_b = b_columns(pages, table, place, rank, later, start, width, PAGE, COLUMNS, ROWWISE)
             more = part_of(parts + block, is_row & (later < rank)[None, :], dtype, PIECES, WIDTH)
             share = tl.dot(more, more_b, share, input_precision=PRECISION)
         new = tl.fma(share, tl.full(share.shape, scale, tl.float32), old.to(tl.float32))
@@ -67,7 +67,9 @@ def many_rows(
 
 
 @triton.jit
-def _b_of(pages, table, place, rank, r, start, width, PAGE: tl.constexpr, COLUMNS: tl.constexpr, ROWWISE: tl.constexpr):
+def b_columns(
+    pages, table, place, rank, r, start, width, PAGE: tl.constexpr, COLUMNS: tl.constexpr, ROWWISE: tl.constexpr
+):
     """Rows of transposed B in a run of columns, `[ranks, COLUMNS]`."""
     n = tl.arange(0, COLUMNS)
     mask = (r < rank)[:, None] & (start + n < width)[None, :]

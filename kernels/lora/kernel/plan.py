@@ -31,17 +31,18 @@ class Plan:
 
     Attributes:
         tiling: Sizes of tiles.
-        starts: `[num_layers, 4, live + 1]` int32; the first tile of each live adapter, and the number of tiles: of
-            MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's expand. MBGMV's of an expand
-            count for as many as they cost.
+        starts: `[num_layers, 5, live + 1]` int32; the first tile of each live adapter, and the number of tiles: of
+            MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's expand; where the batch is not split and
+            the group is a pair of modules, of MBGMM's expand of both at once, which has tiles of adapters that target
+            neither, too. MBGMV's of an expand count for as many as they cost.
         records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and sum of ranks; then
             of each module the rank, the places of A and B, and the bits of the scale.
         owners: `[num_rows]` int32; the live adapter of each row that is added to by row: in a batch without prompts, or
             of up to `FEW_ROWS` rows, all; in others those of MBGMV's adapters, unless these have `SHARED_ROWS` or more
             on average; else -1. Not read if the batch is not split.
         is_by_row: `[1]` int32; whether MBGMV's rows have owners.
-        bridge: `[num_rows, num_pieces, width]` float32; what shrinks leave to expands: the sums of pieces of the
-            inputs, still to be added, an adapter's ranks of one module after those of the other.
+        bridge: `[num_rows, num_pieces, width]`; what shrinks leave to expands, an adapter's ranks of one module after
+            those of the other: the sums of pieces of the inputs in float32, still to be added, or, of one, rounded.
     """
 
     tiling: Tiling
@@ -52,21 +53,22 @@ class Plan:
     bridge: Tensor
 
     @classmethod
-    def make(
-        cls, batch: LoraBatch, modules: tuple[int, ...], num_rows: int, in_features: int, widths: list[int]
-    ) -> "Plan":
+    def make(cls, batch: LoraBatch, modules: tuple[int, ...], x: Tensor, widths: list[int]) -> "Plan":
         """Launches what makes the plan."""
         directory, device = batch.directory, batch.slots.device
+        num_rows, in_features = x.shape
         num_live, num_layers = batch.slots.shape[0], directory.places.shape[1]
         tiling = Tiling.of(num_rows, num_live, directory)
         width, num_pieces = bridge_width(len(modules), directory.max_rank), tiling.num_pieces(in_features)
         plan = cls(
             tiling,
-            starts=torch.empty((num_layers, 4, tiling.live + 1), dtype=torch.int32, device=device),
+            starts=torch.empty((num_layers, 5, tiling.live + 1), dtype=torch.int32, device=device),
             records=torch.empty((num_layers, num_live, RECORD), dtype=torch.int32, device=device),
             owners=torch.empty(num_rows, dtype=torch.int32, device=device),
             is_by_row=torch.empty(1, dtype=torch.int32, device=device),
-            bridge=torch.empty((num_rows, num_pieces, width), dtype=torch.float32, device=device),
+            bridge=torch.empty(
+                (num_rows, num_pieces, width), dtype=torch.float32 if num_pieces > 1 else x.dtype, device=device
+            ),
         )
         launch(
             _plan,
@@ -165,7 +167,7 @@ def _plan(
     tl.store(record + 2, slot, mask=is_live)
     tl.store(record + 3, total, mask=is_live)
 
-    out = starts + layer * 4 * (LIVE + 1)
+    out = starts + layer * 5 * (LIVE + 1)
     is_few = (count > 0) & (count <= FEW)
     few_blocks = (total + FEW_RANKS - 1) // FEW_RANKS
     _store_starts(out, tl.where(is_few, few_blocks * PIECES, 0), adapter, LIVE)
@@ -175,6 +177,8 @@ def _plan(
     _store_starts(out + 2 * (LIVE + 1), tl.where(is_few, few_costs, 0), adapter, LIVE)
     row_tiles = tl.where(count > FEW, (count + STEP_ROWS - 1) // STEP_ROWS, 0)
     _store_starts(out + 3 * (LIVE + 1), row_tiles * many_costs, adapter, LIVE)
+    if MODULES == 2 and FEW == 0:
+        _store_starts(out + 4 * (LIVE + 1), row_tiles * ((width0 + MANY_TILE - 1) // MANY_TILE), adapter, LIVE)
 
     num_few_rows = tl.sum(tl.where(is_few, count, 0), 0)
     is_all = is_all_by_row != 0

@@ -40,6 +40,8 @@ def shrink(
 ) -> None:
     """Fills the bridge of the rows that have an adapter, for one group of modules in one layer."""
     page_table = batch.directory.page_table
+    # Of a large batch four programs are to fit into shared memory, unless there are no more tiles than for two.
+    has_few_tiles = num_modules * batch.directory.max_rank <= MANY_RANKS
     launch(
         _shrink,
         (num_programs,),
@@ -70,6 +72,7 @@ def shrink(
         RANKS=MANY_RANKS,
         LIVE=plan.tiling.live,
         STAGES=STAGES,
+        MANY_STAGES=3 if plan.tiling.is_split or has_few_tiles else 2,
         MANY_COST=MANY_COST,
         **options,
     )
@@ -103,6 +106,7 @@ def _shrink(
     RANKS: tl.constexpr,
     LIVE: tl.constexpr,
     STAGES: tl.constexpr,
+    MANY_STAGES: tl.constexpr,
     MANY_COST: tl.constexpr,
     PRECISION: tl.constexpr,
     CHAINED: tl.constexpr,
@@ -145,5 +149,5 @@ def _shrink(
             many_tiles(
                 first_many, end_many, many_step, x, pages, page_table, starts + LIVE + 1, records, bridge, x_stride,
                 table_stride, MODULES, WIDTH, IN, PAGE, PIECES, ROUNDS, RECORD, ROWWISE, SPLIT, SPAN, SPANS, ROWS,
-                RANKS, LIVE, PRECISION, ON_GPU,
+                RANKS, LIVE, MANY_STAGES, PRECISION, ON_GPU,
             )  # fmt: skip

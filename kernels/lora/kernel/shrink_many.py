@@ -34,6 +34,7 @@ def many_tiles(
     ROWS: tl.constexpr,
     RANKS: tl.constexpr,
     LIVE: tl.constexpr,
+    STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
     ON_GPU: tl.constexpr,
 ):
@@ -67,7 +68,7 @@ def many_tiles(
             SPANS,
             ROUNDS,
             ROWWISE,
-            3 if SPLIT else 2,  # in shared memory: of batches that are not split, four programs are to fit
+            STAGES,
             ROWS,
             RANKS,
             PRECISION,

@@ -1,9 +1,9 @@
 """How MBGMM is cut into tiles: what host and device agree on, and how a tile finds its adapter and its pages.
 
 The inputs of a row are multiplied in *spans* of consecutive elements, each in one chain of tensor core products; the
-sums of four spans are added, first to last, to a *round*, rounds to a *piece*, of which there are four at most, and the
-pieces to what the row's expand begins with. Adapters of few rows (MBGMV) and of many (MBGMM) keep to this order, so a
-row's bits depend neither on the regime nor on how the work is split.
+sums of four spans are added, first to last, to a *round*, rounds to a *piece*, of which there are eight at most, and
+the pieces to what the row's expand begins with. Adapters of few rows (MBGMV) and of many (MBGMM) keep to this order, so
+a row's bits depend neither on the regime nor on how the work is split.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from kernels.lora.directory import LoraDirectory
 FEW_ROWS = 8  # an adapter with no more is read by MBGMV; half of the rows that a tensor core takes
 SPANS = 4  # of a round, one for each warp
 MAX_SPAN = 256
-MAX_PIECES = 4  # each is work for a program of its own, and whoever adds them up reads all
+MAX_PIECES = 8  # each is work for a program of its own, and whoever adds them up reads all
 FEW_RANKS = 16  # of a tile of MBGMV's shrink: the least a tensor core takes
 MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink; as many rows of one of its expand
 EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand
 EXPAND_RUNS = 4  # of a tile of an expand of a split batch, one for each warp
-EXPAND_STEPS = 8  # tiles of `MANY_ROWS` rows that MBGMM's expand takes one after the other in large batches
+LARGE_ROWS = 256  # of a tile of MBGMM's expand in large batches, which takes 16 or 32 at a time
 SPLIT_ROWS = 2048  # with more rows (than FEW_ROWS, too) MBGMM's tiles alone fill the GPU, without splitting the inputs
 
 
@@ -67,7 +67,7 @@ class Tiling:
     @property
     def expand_rows(self) -> int:
         """Rows of a tile of MBGMM's expand."""
-        return MANY_ROWS if self.is_split else EXPAND_STEPS * MANY_ROWS
+        return MANY_ROWS if self.is_split else LARGE_ROWS
 
     @property
     def expand_run(self) -> int:

@@ -81,7 +81,7 @@ def test_floors_are_those_of_the_shapes() -> None:
     assert 1e3 * flops / 790e12 == pytest.approx(4.28, abs=0.2), "the floor of 256 rows in ANCHORS, without the head"
     weights = sum(linear(replace(s1, rows=0, adapters=0)).num_bytes for linear in linears)
     assert weights == 2 * 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
-    read = floors.shrink(s1).num_bytes + floors.expand(s1).num_bytes
+    read = floors.shrink(s1).num_bytes + floors.expand(floors.QKV, floors.O, floors.GATE_UP, floors.DOWN)(s1).num_bytes
     assert read == pytest.approx(256 * 16.8e6 + 2 * 32 * 256 * (2 * 4096 + 2 * 4 * 4096), rel=0.01)
     assert floors.attention(s1).num_bytes == pytest.approx(256 * 512 * 0.524e6, rel=0.01)
     assert ceilings.floor_us(floors.shrink(replace(s1, adapters=0))) == 0
@@ -107,10 +107,13 @@ def test_steps_stay_as_the_case_says(chunk: int) -> None:
         assert [after - one for one, after in pairwise(prefilled)] == [case.chunk] * 3
 
 
+CEILINGS = Ceilings(1e9, 1e15)
+
+
 def test_a_report_adds_up() -> None:
     case = Case(TINY, 4, 2, 32)
     seen = [Kernel(name, 10 * place, 10 * place + 8) for place, name in enumerate(STEP + STEP)]
-    report = roofline(case, 0.5, spent_by_part(seen, 2), 2, Ceilings(1e9, 1e15))
+    report = roofline(case, 0.5, spent_by_part(seen, 2), 2, CEILINGS)
     assert report.busy_ms == pytest.approx(len(STEP) * 0.008)
     assert report.idle_share == pytest.approx(1 - report.busy_ms / 0.5)
     lines = {line.part: line for line in report.lines}
@@ -118,7 +121,7 @@ def test_a_report_adds_up() -> None:
     assert lines["LoRA plan"].floor_ms == 0
     assert lines["SiLU"].floor_ms == pytest.approx(2 * 4 * 3 * 128 * 2 / 1e9 * 1e3)
     without_expands = [kernel for kernel in seen if kernel.name != "_expand"]
-    fused = roofline(case, 0.5, spent_by_part(without_expands, 2), 2, Ceilings(1e9, 1e15))
+    fused = roofline(case, 0.5, spent_by_part(without_expands, 2), 2, CEILINGS)
     more = {line.part: line.floor_ms - lines[line.part].floor_ms for line in fused.lines}
     b_ms = 2 * 2 * (2 + 8) / 1e9 * 1e3  # of both adapters and layers, for each column of a module's output
     assert {part: ms for part, ms in more.items() if ms} == {
@@ -126,6 +129,13 @@ def test_a_report_adds_up() -> None:
         "norm": pytest.approx(b_ms * (64 + 64)),
         "SiLU": pytest.approx(b_ms * (128 + 128)),
     }
+    # In a large batch the product of gate and up adds what adapters have for them; other outputs are added to in place.
+    large = [replace(kernel, name={"_silu_mul": "_silu_mul_by_tile"}.get(kernel.name, kernel.name)) for kernel in seen]
+    gated = {line.part: line.floor_ms for line in roofline(case, 0.5, spent_by_part(large, 2), 2, CEILINGS).lines}
+    assert gated["LoRA expand, SiLU"] == pytest.approx(lines["SiLU"].floor_ms + b_ms * (128 + 128))
+    outputs_ms = 2 * 2 * 2 * 4 * (128 + 128) / 1e9 * 1e3  # of both layers, read and written
+    assert lines["LoRA expand"].floor_ms - gated["LoRA expand"] == pytest.approx(b_ms * (128 + 128) + outputs_ms)
+    assert gated["norm"] == lines["norm"].floor_ms
     described = json.loads(json.dumps(report.described()))
     assert {part["part"] for part in described["parts"]} == set(lines)
     assert len(report.table().rows) == len(lines) + 2

@@ -1,4 +1,4 @@
-"""SwiGLU's product in Triton: a program computes a block of columns of a row."""
+"""SwiGLU's product of rows, one by one: a program computes a block of columns of a row."""
 
 import triton
 import triton.language as tl
@@ -15,7 +15,6 @@ from kernels.lora.kernel.delta import (
     run_length,
     share_of,
 )
-from kernels.lora.kernel.expand import expand_unless_by_row
 
 _COLUMNS, _DELTA_COLUMNS = 2048, 256  # of a program, at most: without adapters, and with
 
@@ -70,46 +69,35 @@ def _silu_mul(
         share = share_of(up_b, owner, row, 1, start, RUN, width, bridge, records, lora_pages, page_table,
                          table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
         up += tl.reshape(share, (RUNS * RUN,))
-        gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
+    tl.store(output + row.to(tl.int64) * width + column, product_of(gate, up, dtype), inside)
+
+
+@triton.jit
+def product_of(gate, up, dtype: tl.constexpr):
+    """SwiGLU's product of what rounds to `dtype`."""
+    gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
     gated = (gate * tl.sigmoid(gate)).to(dtype).to(tl.float32)
-    tl.store(output + row.to(tl.int64) * width + column, (gated * up).to(dtype), inside)
+    return (gated * up).to(dtype)
 
 
-def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None = None) -> Tensor:
-    """As `kernels.activation.silu_mul`.
-
-    Raises:
-        ValueError: names the argument.
-    """
-    if gate_up.dim() != 2 or gate_up.stride(1) != 1 or gate_up.shape[1] % 2 or not gate_up.dtype.is_floating_point:
-        raise ValueError(
-            "gate_up has to be [num_rows, 2 * width] of a floating type with unit stride, not "
-            f"{list(gate_up.shape)} {gate_up.dtype} with strides {list(gate_up.stride())}"
-        )
-    num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
-    if out is not None and (out.shape != (num_rows, width) or not out.is_contiguous() or out.dtype != gate_up.dtype):
-        raise ValueError(
-            f"out has to be [{num_rows}, {width}] contiguous {gate_up.dtype}, not {list(out.shape)} {out.dtype}"
-        )
-    output = gate_up.new_empty((num_rows, width)) if out is None else out
-    if num_rows and width:
-        columns = min(_COLUMNS, triton.next_power_of_2(width))
-        delta = expand_unless_by_row(delta, gate_up, [width, width])
-        if delta is not None:
-            columns = max(MIN_COLUMNS, min(_DELTA_COLUMNS, columns))
-        run = run_length(delta, columns)
-        launch(
-            _silu_mul,
-            (num_rows, triton.cdiv(width, columns)),
-            output,
-            gate_up,
-            gate_up.stride(0),
-            width,
-            RUNS=columns // run,
-            RUN=run,
-            RUNWISE=is_runwise(delta, run),
-            num_warps=max(1, columns // 256),  # with adapters, so that a thread has all ranks of its columns
-            **arguments(delta, gate_up),
-            **chained(gate_up.device),
-        )
-    return output
+def silu_mul_by_row(output: Tensor, gate_up: Tensor, delta: LoraDelta | None) -> None:
+    """Fills `output`; what adapters add to rows that have no owner stands in `gate_up` already."""
+    num_rows, width = output.shape
+    columns = min(_COLUMNS, triton.next_power_of_2(width))
+    if delta is not None:
+        columns = max(MIN_COLUMNS, min(_DELTA_COLUMNS, columns))
+    run = run_length(delta, columns)
+    launch(
+        _silu_mul,
+        (num_rows, triton.cdiv(width, columns)),
+        output,
+        gate_up,
+        gate_up.stride(0),
+        width,
+        RUNS=columns // run,
+        RUN=run,
+        RUNWISE=is_runwise(delta, run),
+        num_warps=max(1, columns // 256),  # with adapters, so that a thread has all ranks of its columns
+        **arguments(delta, gate_up),
+        **chained(gate_up.device),
+    )
