@@ -11,16 +11,18 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from benchmarks import gpu
 from benchmarks.kernels.correctness import Refused
 from benchmarks.kernels.document import plot, write
 from benchmarks.kernels.floors import measure_ceilings
 from benchmarks.kernels.results import Results, figures
+from benchmarks.kernels.resume import OtherRun, restore
 from benchmarks.kernels.run import PARTS, Progress, Run, jobs
 from benchmarks.result import goal_table
 
 
 def main() -> int:
-    """Exits with 1 if a goal is missed or a result is wrong, with 2 if there is no GPU."""
+    """Exits with 1 if a goal is missed or a result is wrong, with 2 if there is no GPU or no such earlier run."""
     options = _parser().parse_args()
     if not torch.cuda.is_available():
         print("benchmarks.kernels needs an NVIDIA GPU and a CUDA build of torch, and finds none here", file=sys.stderr)
@@ -29,6 +31,12 @@ def main() -> int:
     ceilings = measure_ceilings()
     progress(f"{ceilings.bytes_per_s / 1e12:.2f} TB/s, {ceilings.flops_per_s / 1e12:.0f} TFLOP/s")
     results = Results(ceilings, Refused())
+    if options.rest_of is not None:
+        try:
+            restore(results, options.rest_of, gpu.machine(options.commit))
+        except OtherRun as other:
+            print(other, file=sys.stderr)
+            return 2
     run = Run(results, options.peers, progress)
     todo = jobs(run, options.only, quick=options.quick)
     run.warm_up([point for point, _ in todo])
@@ -60,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one point of each kind")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="some parts")
     parser.add_argument("--seconds", type=float, help="start no point after as many; what matters most comes first")
+    parser.add_argument("--rest-of", type=Path, metavar="FILE", help="go on from what an earlier run wrote")
     parser.add_argument("--out", type=Path, help="folder to write to, instead of benchmarks/results")
     parser.add_argument("--commit", help="the commit, where the tree has no .git")
     return parser

@@ -43,8 +43,9 @@ def write(
         "ceilings": results.ceilings.described(),
         "refused": results.refused.reasons,
         "left_out": results.left_out,
-        "lora": [{**_lora_point(point), **measured.document()} for point, measured in results.lora.items()],
-        "layer": [{**_lora_point(point), **added(results, point)} for point in results.layers],
+        "earlier": results.earlier,
+        "lora": [{**lora_point(point), **measured.document()} for point, measured in results.lora.items()],
+        "layer": [{**lora_point(point), **added(results, point)} for point in results.layers],
         "attention": [measured.document() for measured in results.attention.values()],
         "step": [measured.document() for measured in results.step],
     }
@@ -59,7 +60,8 @@ def plot(path: Path) -> None:
         draw(path)
 
 
-def _lora_point(point: LoraPoint) -> dict[str, object]:
+def lora_point(point: LoraPoint) -> dict[str, object]:
+    """What a point is, for the file."""
     return {
         "model": point.model,
         "phase": point.phase,

@@ -64,6 +64,7 @@ class Results:
     attention: dict[AttentionPoint, Measured] = field(default_factory=dict)
     step: list[Measured] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # for want of time
+    earlier: list[str] = field(default_factory=list)  # when runs ended that this one goes on from
 
 
 def figures(results: Results) -> list[Figure]:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -86,11 +86,16 @@ class Run:
 
 
 def jobs(run: Run, parts: Sequence[str], *, quick: bool) -> list[Job]:
-    """Points and what measures them: those that goals speak of first, then what is left of each part."""
-    lora = lora_grid.quick_points() if quick else lora_grid.all_points()
-    layers = lora_layer.quick_points() if quick else lora_layer.all_points()
-    attended = attention.quick_points() if quick else attention.all_points()
-    steps = step.quick_points() if quick else step.all_points()
+    """Points and what measures them: those that goals speak of first, then what is left of each part.
+
+    Those that `run` has results of are left out.
+    """
+    results = run.results
+    lora = _without(results.lora, lora_grid.quick_points() if quick else lora_grid.all_points())
+    layers = _without(results.layers, lora_layer.quick_points() if quick else lora_layer.all_points())
+    attended = _without(results.attention, attention.quick_points() if quick else attention.all_points())
+    stepped = {measured.name for measured in results.step}
+    steps = [point for point in (step.quick_points() if quick else step.all_points()) if point.name not in stepped]
     first, wanted = set(lora_grid.first_points()), set(attention.quick_points())
     ordered = [
         ("lora", _each(run.lora, [point for point in lora if point in first])),
@@ -101,6 +106,10 @@ def jobs(run: Run, parts: Sequence[str], *, quick: bool) -> list[Job]:
         ("step", _each(run.step, steps)),
     ]
     return [job for part, found in ordered if part in parts for job in found]
+
+
+def _without(measured: Collection[P], points: Sequence[P]) -> list[P]:
+    return [point for point in points if point not in measured]
 
 
 def _each(measure: Callable[[P], None], points: Sequence[P]) -> list[Job]:

@@ -132,6 +132,37 @@ def test_a_run_that_has_no_time_left_says_what_it_left_out(monkeypatch, tmp_path
     assert written["lora"] == []
 
 
+def test_another_run_goes_on_where_one_ended(monkeypatch, tmp_path):
+    now = [0.0]
+    monkeypatch.setattr(run.Progress, "seconds", property(lambda _: now.append(now[-1] + 1.0) or now[-1]))
+    _, part = _main(monkeypatch, tmp_path / "part", "--seconds", "24")
+    assert part["left_out"]
+    assert part["layer"]
+    earlier = tmp_path / "part" / "kernels-none.json"
+    status, whole = _main(monkeypatch, tmp_path, "--rest-of", str(earlier))
+    assert status == 1, "the lame one is still refused"
+    assert whole["left_out"] == []
+    assert whole["earlier"] == [part["time"]]
+    for kind, count in (("lora", 4), ("layer", 3), ("attention", 2), ("step", len(step.OPS))):
+        for mine, first in zip(whole[kind], part[kind], strict=False):
+            assert mine | {"over_floor": None} == first | {"over_floor": None}, "of rounded times"
+        assert len(whole[kind]) == count
+    assert whole["refused"][: len(part["refused"])] == part["refused"]
+    _, again = _main(monkeypatch, tmp_path / "again", "--rest-of", str(tmp_path / "kernels-none.json"))
+    assert again["figures"] == whole["figures"]
+
+
+def test_a_run_does_not_go_on_from_another_commits(monkeypatch, tmp_path, capsys):
+    _main(monkeypatch, tmp_path, "--only", "step")
+    earlier = tmp_path / "kernels-none.json"
+    before = json.loads(earlier.read_text())
+    earlier.write_text(json.dumps(before | {"machine": {"gpu": "a CPU", "commit": "fed"}}))
+    status, kept = _main(monkeypatch, tmp_path, "--rest-of", str(earlier))
+    assert status == 2
+    assert "commit was fed, is abc" in capsys.readouterr().err
+    assert kept["machine"]["commit"] == "fed", "nothing was written"
+
+
 def test_what_is_warmed_up():
     points = [*DECODES, PREFILL, *ATTENDED]
     tasks = warm.tasks_of(points, ["ours", "vllm", "sglang_triton_v2"], None)
