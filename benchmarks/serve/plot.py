@@ -52,9 +52,13 @@ def _bars(axes: Axes, runs: Runs, colours: Mapping[str, str], title: str, figure
         values = [float(run["figures"].get(figure, 0.0)) for run in runs.values()]
         places = [-row - (place - (len(figures) - 1) / 2) * height for row in range(len(runs))]
         drawn = axes.barh(places, values, height, color=list(colours.values()), alpha=1 / (1 + 0.6 * place))
-        axes.bar_label(drawn, fmt="%.4g", fontsize=7, padding=2)
+        axes.bar_label(drawn, fmt=_short, fontsize=7, padding=2)
     axes.set_title(title, fontsize=10)
     axes.margins(x=0.2)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _over_time(axes: Axes, runs: Runs, colours: Mapping[str, str], what: str, title: str) -> None:
