@@ -12,7 +12,7 @@ ADAPTERS ?= $(DEMO)/adapters
 SERVE    ?= $(if $(filter $(DEMO)/base,$(MODEL)),--model-name demo)
 
 # Where tests are that need a GPU; the others' imports are not wanted on its machine.
-GPU_TESTS ?= tests/kernels tests/parity tests/unit/worker_engine
+GPU_TESTS ?= tests/kernels tests/parity tests/unit/worker_engine tests/unit/serve_benchmark
 # There, PYTHON has its own torch and Triton; WHEELS=dir, filled by `make gpu-wheels`, has what else it lacks.
 GPU_PYTHON := 3.12
 GPU_SITE   := $(VENV)/gpu-site
@@ -94,10 +94,12 @@ bench-gpu: $(GPU_READY) ## Measure on a GPU, as test-gpu: kernels (beside PEERS=
 	serve --setup S1 --adapters 100 --variant --peer peft; \
 	serve --setup M2 --adapters 0 200 --decode 1 32 256 --cold --max-running 1024 --max-step-tokens 4096; \
 	serve --setup S2 --adapters 0 2000 --host-gib 24; \
-	serve --setup S1-rank4 --adapters 0 10000 --requests 3000; \
+	serve --setup S1-rank4 --adapters 0 10000 --requests 3000 --host-all; \
+	serve --setup S1 --adapters 100 --rate 20 --duration 60; \
 	serve --setup S2 --adapters 5 200 --requests 300 --pool-gib 24 --variant unified static; \
 	serve --setup S1 --adapters 2000 --requests 200 --variant unified bmm no-prefetch; \
 	serve --setup S4 --adapters 100 --requests 100 --variant unified bmm; \
+	serve --setup S4 --adapters 100 --requests 200 --pool-gib 24 --variant unified static; \
 	serve --setup S1 --level stack --adapters 100; \
 	run roofline --setup S1 --out benchmarks/results; \
 	run roofline --setup M2 --out benchmarks/results; \

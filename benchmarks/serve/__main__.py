@@ -51,6 +51,9 @@ def measure(options: Options) -> list[Record]:
 def _serve(options: Options, contender: Contender, record: Record) -> None:
     works = options.workloads()
     with contender.start([item for items in works.values() for item in items]) as server:
+        if isinstance(server, EngineServer):
+            name = ", ".join(part for part in ("start", contender.name) if part)
+            _keep(options, record, name, {**server.start, "num_hosted": len(server.adapters)}, {})
         for workload, items in works.items():
             name = ", ".join(part for part in (workload, contender.name) if part)
             run = server.run(items)

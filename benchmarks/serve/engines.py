@@ -1,6 +1,7 @@
 """An engine in this process, with a setup's dummy model and adapters."""
 
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 
 from benchmarks.serve.host import Bringer, Present, host_memory
 from benchmarks.serve.options import Bounds, Options
-from benchmarks.serve.outcome import Run
+from benchmarks.serve.outcome import Run, Summary
 from benchmarks.serve.run import Host, run
 from benchmarks.serve.setups import Setup
 from benchmarks.serve.variants import Unified
@@ -37,11 +38,13 @@ class EngineServer:
         engine: It.
         host: Where requests wait for their adapters.
         adapters: Those that are in host memory for good, by number.
+        start: Seconds that parts of its start took.
     """
 
     engine: Engine
     host: Host
     adapters: Mapping[int, HostedAdapter]
+    start: Summary
 
     def run(self, items: Sequence[Item]) -> Run:
         """Serves a workload."""
@@ -50,8 +53,8 @@ class EngineServer:
 
 @contextmanager
 def engine_server(options: Options, variant: Unified, items: Sequence[Item]) -> Iterator[EngineServer]:
-    """An engine with the adapters that `items` use, and those for `--cold`, warm."""
-    adapters = touched(items)
+    """An engine with the adapters that `items` use, or may use, and those for `--cold`, warm."""
+    adapters = list(range(max(options.adapters))) if options.host_all else touched(items)
     if options.cold:
         others, coming = options.cold.adapters(options.setup)
         adapters += others + coming
@@ -68,20 +71,29 @@ def engine_of(
 ) -> Iterator[EngineServer]:
     """An engine with these adapters in host memory, or, if that is bounded, with them behind it."""
     variant = variant or Unified()
+    start: dict[str, float] = {}
+
+    def note(phase: str, seconds: float) -> None:
+        start[f"{phase}_s"] = round(seconds, 3)
+
+    began = time.perf_counter()
     model = dummy_model(setup, device, variant)
+    note("weights", time.perf_counter() - began)
     config = variant.configure(engine_config(setup, bounds, device))
     geometry = PageGeometry(setup.shape, config.block_size)
     layouts = {number: setup.layout(number) for number in adapters}
+    began = time.perf_counter()
     with host_memory(layouts, geometry, model.decoder.dtype, bounds.host_bytes) as memory:
         hosted = memory.fill() if bounds.host_bytes is None else {}
         memory.back()
+        note("host_memory", time.perf_counter() - began)
         pool_bytes = bounds.pool_bytes or _default_pool_bytes(model, config, variant.pool_share)
-        engine = variant.build(model, memory.arena, config, pool_bytes=pool_bytes)
+        engine = variant.build(model, memory.arena, config, pool_bytes=pool_bytes, on_phase=note)
         if bounds.host_bytes is None:
-            yield EngineServer(engine, Present(hosted), hosted)
+            yield EngineServer(engine, Present(hosted), hosted, start)
         else:
             with closing(Bringer(memory)) as bringer:
-                yield EngineServer(engine, bringer, {})
+                yield EngineServer(engine, bringer, {}, start)
 
 
 def dummy_model(setup: Setup, device: torch.device, variant: Unified) -> LoadedModel:

@@ -70,6 +70,12 @@ GOALS: Sequence[Goal] = (
     _rate("S1", "n = 2000", 32.0),
     _of("S1", "n = 2000", "n = 0", 0.9),
     _of("S1-rank4", "n = 10000, 3000 requests", "n = 0, 3000 requests", 0.85),
+    _of(
+        "S1-rank4",
+        "n = 10000, 3000 requests, all in host memory",
+        "n = 0, 3000 requests, all in host memory",
+        0.85,
+    ),
     _of("S2", "n = 2000, host cache 24 GiB", "n = 0, host cache 24 GiB", 0.8),
     _rate("M2", "n = 0", 62.0),
     _rate("M2", "n = 200", 45.0),
@@ -85,6 +91,12 @@ GOALS: Sequence[Goal] = (
     ),
     _of("S1", "n = 2000, 200 requests", "n = 2000, 200 requests, padded bmm", 10.0),
     _of("S4", "n = 100, 100 requests", "n = 100, 100 requests, padded bmm", 10.0),
+    _of(
+        "S4",
+        "n = 100, 200 requests, pool 24 GiB",
+        "n = 100, 200 requests, pool 24 GiB, static split",
+        1.15,
+    ),
     Goal("S1", "n = 100", "by_engine", 0.95, "ratio", level="stack"),
 )
 

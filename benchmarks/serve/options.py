@@ -50,6 +50,7 @@ class Options:
     clients: int
     scratch: Path | None
     bounds: Bounds
+    host_all: bool
     variants: Sequence[Unified]
     peers: Sequence[str]
     peft_seconds: float
@@ -91,6 +92,8 @@ class Options:
             parts.append(f"pool {pool / GIB:g} GiB")
         if host is not None:
             parts.append(f"host cache {host / GIB:g} GiB")
+        if self.host_all:
+            parts.append("all in host memory")
         return ", ".join(parts)
 
 
@@ -118,6 +121,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--pool-gib", type=float, metavar="GIB", help="a page pool of this size")
     parser.add_argument("--host-gib", type=float, metavar="GIB", help="a host cache of this size, smaller than all")
     parser.add_argument(
+        "--host-all", action="store_true", help="all N adapters in host memory, also those not asked for"
+    )
+    parser.add_argument(
         "--variant", choices=list(_VARIANTS), nargs="*", default=["unified"], help="one after the other"
     )
     parser.add_argument("--adapter-share", type=float, help="of the pool, for the variant static")
@@ -129,6 +135,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     given = parser.parse_args(arguments)
     if given.cold and given.host_gib:
         parser.error("--cold needs every adapter in host memory: leave --host-gib out")
+    if given.host_all and given.host_gib:
+        parser.error("--host-all is every adapter in host memory, --host-gib less: leave one of them out")
     pool_bytes, host_bytes = (int(gib * GIB) if gib else None for gib in (given.pool_gib, given.host_gib))
     return Options(
         setup=SETUPS[given.setup],
@@ -141,6 +149,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         clients=given.clients,
         scratch=given.scratch,
         bounds=Bounds(given.max_running, given.max_step_tokens, pool_bytes, host_bytes),
+        host_all=given.host_all,
         variants=[_variant(word, given.adapter_share) for word in given.variant],
         peers=given.peer,
         peft_seconds=given.peft_seconds,

@@ -1,6 +1,9 @@
 """Puts an engine together."""
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from worker.adapters.loader import loader_for
 from worker.adapters.residency import Residency
@@ -14,6 +17,13 @@ from worker.memory.storage import PageStorage, page_size_bytes, pages_in_budget
 from worker.model.graphs import GraphedDecoder
 from worker.model.loader import LoadedModel
 from worker.types import HostedAdapter
+
+_log = logging.getLogger("worker.engine")
+
+
+def log_phase(phase: str, seconds: float) -> None:
+    """Tells whoever runs a worker what its start takes."""
+    _log.info("start: %s took %.1f s", phase, seconds)
 
 
 def unified_pool(num_pages: int, geometry: PageGeometry, max_load_pages: int) -> tuple[PagePool, Residency]:
@@ -30,6 +40,7 @@ def build_engine(
     pool_bytes: int,
     pool_of: Callable[[int, PageGeometry, int], tuple[PagePool, Residency]] = unified_pool,
     loader_of: Callable[[HostArena, PageStorage, int], Loader] = loader_for,
+    on_phase: Callable[[str, float], None] = log_phase,
 ) -> Engine:
     """An engine with a page pool of at most `pool_bytes` bytes on the model's device.
 
@@ -40,6 +51,8 @@ def build_engine(
         pool_bytes: For KV and adapters together.
         pool_of: Divides so many pages.
         loader_of: Copies adapters from the arena to the storage, of which so many pages before one step.
+        on_phase: Told what took how many seconds, on a GPU: "compile", of kernels that are not in Triton's cache, and
+            "record", of steps as CUDA graphs, with a first request of each kind.
 
     Raises:
         PoolTooSmall: the pool would not hold one sequence of `config.context_length` tokens.
@@ -48,7 +61,8 @@ def build_engine(
     decoder = model.decoder
     num_pages = pages_in_budget(pool_bytes, geometry, decoder.dtype, min_tokens=config.context_length)
     if decoder.device.type != "cpu":
-        compile_steps(model, config)
+        with _timed("compile", on_phase):
+            compile_steps(model, config)
     storage = PageStorage(geometry, num_pages, decoder.dtype, decoder.device)
     max_load_pages = max(1, config.max_step_load_bytes // page_size_bytes(geometry, decoder.dtype))
     pool, residency = pool_of(num_pages, geometry, max_load_pages)
@@ -61,8 +75,16 @@ def build_engine(
         config,
     )
     if decoder.device.type != "cpu":
-        engine.warm_up(_any_adapter(geometry, arena))
+        with _timed("record", on_phase):
+            engine.warm_up(_any_adapter(geometry, arena))
     return engine
+
+
+@contextmanager
+def _timed(phase: str, on_phase: Callable[[str, float], None]) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    on_phase(phase, time.perf_counter() - begin)
 
 
 def _any_adapter(geometry: PageGeometry, arena: HostArena) -> HostedAdapter | None:

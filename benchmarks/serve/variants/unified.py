@@ -1,10 +1,11 @@
 """The engine as it is, and the seams at which variants differ."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.adapters.loader import loader_for
 from worker.adapters.residency import Residency
-from worker.engine.build import build_engine, unified_pool
+from worker.engine.build import build_engine, log_phase, unified_pool
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine, Loader
 from worker.memory.host_arena import HostArena
@@ -45,6 +46,22 @@ class Unified:
         """The way from host memory to the pool."""
         return loader_for(arena, storage, max_step_pages)
 
-    def build(self, model: LoadedModel, arena: HostArena, config: EngineConfig, *, pool_bytes: int) -> Engine:
+    def build(
+        self,
+        model: LoadedModel,
+        arena: HostArena,
+        config: EngineConfig,
+        *,
+        pool_bytes: int,
+        on_phase: Callable[[str, float], None] = log_phase,
+    ) -> Engine:
         """The engine; arguments as `build_engine`'s."""
-        return build_engine(model, arena, config, pool_bytes=pool_bytes, pool_of=self.pools, loader_of=self.loader)
+        return build_engine(
+            model,
+            arena,
+            config,
+            pool_bytes=pool_bytes,
+            pool_of=self.pools,
+            loader_of=self.loader,
+            on_phase=on_phase,
+        )

@@ -12,6 +12,7 @@ from benchmarks.serve.cold import ColdTest
 from benchmarks.serve.goals import figures
 from benchmarks.serve.outcome import Moment, Run, Stream
 from benchmarks.serve.record import Record
+from benchmarks.serve.workload import Item
 
 
 def test_figures_are_those_of_the_streams() -> None:
@@ -51,7 +52,8 @@ def test_a_call_leaves_a_file_that_the_next_adds_to(
         assert command.main() == 0
     written = json.loads((tmp_path / "serve-tiny-engine-cpu.json").read_text())
     assert written["setup"] == "tiny"
-    assert list(written["runs"]) == ["n = 0, 4 requests", "n = 3, 4 requests", "n = 3, 400/s for 0.05 s, cv 1, alpha 1"]
+    names = ["start", "n = 0, 4 requests", "n = 3, 4 requests", "n = 3, 400/s for 0.05 s, cv 1, alpha 1"]
+    assert list(written["runs"]) == names
     run = written["runs"]["n = 3, 4 requests"]
     assert run["figures"]["requests_per_s"] > 0
     assert 0 < max(run["timeline"]["kv"]) < 1
@@ -67,7 +69,11 @@ def test_variants_and_peers_serve_in_one_call(tmp_path: Path, monkeypatch: pytes
     assert command.main() == 0
     runs = Record.read(tmp_path / "serve-tiny-engine-cpu.json").runs
     name = "n = 3, 3 requests"
-    assert list(runs) == [name, f"{name}, static split", f"{name}, padded bmm", f"{name}, Hugging Face PEFT"]
+    engines = ("", ", static split", ", padded bmm")
+    assert list(runs) == [
+        *(run for engine in engines for run in (f"start{engine}", f"{name}{engine}")),
+        f"{name}, Hugging Face PEFT",
+    ]
     assert runs[f"{name}, Hugging Face PEFT"]["figures"]["num_left_out"] > 0
 
 
@@ -76,9 +82,34 @@ def test_cold_adapters_are_a_run_of_their_own(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "argv", ["serve", *words.split(), str(tmp_path)])
     monkeypatch.setattr(options, "ColdTest", lambda: ColdTest(others=2, arrivals=1, spacing=8))
     assert command.main() == 0
-    (run,) = Record.read(tmp_path / "serve-tiny-engine-cpu.json").runs.items()
-    assert run[0] == "cold adapter"
-    assert run[1]["figures"]["first_token_cold_ms"] > 0
+    runs = Record.read(tmp_path / "serve-tiny-engine-cpu.json").runs
+    assert list(runs) == ["start", "cold adapter"]
+    assert runs["cold adapter"]["figures"]["first_token_cold_ms"] > 0
+
+
+@pytest.mark.parametrize(("words", "num_hosted"), [("", 3), ("--host-all", 9)])
+def test_a_start_says_what_took_how_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, num_hosted: int
+) -> None:
+    asked = [Item(adapter, (1, 2), 2) for adapter in (0, 4, 8)]
+    monkeypatch.setattr(options, "saturate", lambda *_: asked)
+    line = f"serve --setup tiny --device cpu --adapters 0 9 --requests 3 {words} --out {tmp_path}"
+    monkeypatch.setattr(sys, "argv", line.split())
+    assert command.main() == 0
+    runs = Record.read(tmp_path / "serve-tiny-engine-cpu.json").runs
+    suffix = ", all in host memory" if words else ""
+    assert list(runs) == ["start", f"n = 0, 3 requests{suffix}", f"n = 9, 3 requests{suffix}"]
+    figures = runs["start"]["figures"]
+    assert figures["num_hosted"] == num_hosted
+    assert figures["weights_s"] > 0
+    assert figures["host_memory_s"] > 0
+
+
+def test_a_bounded_host_cache_does_not_hold_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["serve", "--host-all", "--host-gib", "1"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "leave one of them out" in capsys.readouterr().err
 
 
 def test_a_peer_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

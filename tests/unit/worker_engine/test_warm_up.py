@@ -72,12 +72,13 @@ def test_no_request_waits_for_a_compilation_or_a_recording(tmp_path: Path, monke
 
 @pytest.mark.gpu
 def test_a_start_compiles_side_by_side_all_but_the_copy_of_adapters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     import triton
 
+    caplog.set_level("INFO", "worker.engine")
     compiled: list[str] = []
     side_by_side: list[str] = []
 
@@ -93,3 +94,5 @@ def test_a_start_compiles_side_by_side_all_but_the_copy_of_adapters(
     with engine_of(tmp_path, **sizes):
         assert {"_norm_rows", "_shrink", "_rotate_and_write"} <= set(side_by_side)
         assert set(compiled) <= {"_copy_pages"}
+    told = [message.split(" took ")[0] for message in caplog.messages]
+    assert told == ["start: compile", "start: record"]
