@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks import gpu
 from benchmarks.kernels.correctness import Refused
-from benchmarks.kernels.document import plot, write
+from benchmarks.kernels.document import described_peers, plot, write
 from benchmarks.kernels.floors import measure_ceilings
 from benchmarks.kernels.results import Results, figures
 from benchmarks.kernels.resume import OtherRun, restore
@@ -28,17 +28,19 @@ def main() -> int:
         print("benchmarks.kernels needs an NVIDIA GPU and a CUDA build of torch, and finds none here", file=sys.stderr)
         return 2
     progress = Progress()
-    ceilings = measure_ceilings()
-    progress(f"{ceilings.bytes_per_s / 1e12:.2f} TB/s, {ceilings.flops_per_s / 1e12:.0f} TFLOP/s")
-    results = Results(ceilings, Refused())
-    if options.rest_of is not None:
+    if options.rest_of is None:
+        results = Results(measure_ceilings(), Refused())
+    else:
         try:
-            restore(results, options.rest_of, gpu.machine(options.commit))
+            results = restore(options.rest_of, gpu.machine(options.commit), described_peers(options.peers))
         except OtherRun as other:
             print(other, file=sys.stderr)
             return 2
+    ceilings = results.ceilings
+    progress(f"{ceilings.bytes_per_s / 1e12:.2f} TB/s, {ceilings.flops_per_s / 1e12:.0f} TFLOP/s")
     run = Run(results, options.peers, progress)
     todo = jobs(run, options.only, quick=options.quick)
+    results.refused.forget([point.name for point, _ in todo])
     run.warm_up([point for point, _ in todo])
 
     def save() -> Path:

@@ -1,6 +1,6 @@
 """Whether a result may be timed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -20,6 +20,10 @@ class Refused:
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Drops the reasons of these, which are tried again."""
+        self.reasons[:] = [reason for reason in self.reasons if not reason.startswith(tuple(f"{n}: " for n in names))]
 
     @contextmanager
     def unless_right(self, name: str) -> Iterator[None]:

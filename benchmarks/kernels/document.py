@@ -37,9 +37,7 @@ def write(
     name = f"kernels-{gpu.word()}"
     extra = {
         "method": METHOD,
-        "peers": {
-            peer: {"version": version(peers, peer), "called": how} for peer, how in PEERS.items() if peers is not None
-        },
+        "peers": described_peers(peers),
         "ceilings": results.ceilings.described(),
         "refused": results.refused.reasons,
         "left_out": results.left_out,
@@ -50,6 +48,11 @@ def write(
         "step": [measured.document() for measured in results.step],
     }
     return result.write(name, figures, folder=folder or result.RESULTS, machine=gpu.machine(commit), extra=extra)
+
+
+def described_peers(peers: Path | None) -> dict[str, object]:
+    """Which peers run, and how, for the file."""
+    return {peer: {"version": version(peers, peer), "called": how} for peer, how in PEERS.items() if peers is not None}
 
 
 def plot(path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kernels import attention, lora_grid, lora_layer
+from benchmarks.kernels.correctness import Refused
 from benchmarks.kernels.document import lora_point
-from benchmarks.kernels.floors import Work
+from benchmarks.kernels.floors import Ceilings, Work
 from benchmarks.kernels.lora_layer import LayerTimes
 from benchmarks.kernels.results import Measured, Results
 from benchmarks.kernels.timing import Timing
@@ -17,22 +18,35 @@ class OtherRun(ValueError):
     """A file whose times are not to stand beside this run's."""
 
 
-def restore(results: Results, path: Path, machine: Mapping[str, object]) -> None:
-    """Puts what a file holds into a run's results.
+def restore(path: Path, machine: Mapping[str, object], peers: Mapping[str, object]) -> Results:
+    """What a file holds, as the beginning of this run's results; floors are by its ceilings.
 
     Args:
-        results: of a run that has measured nothing yet.
         path: the file.
         machine: this run's, with its commit.
+        peers: this run's, as in a file.
 
     Raises:
-        OtherRun: it is of another commit, GPU or version of what runs there.
+        OtherRun: it cannot be read, or is of another commit or one with changes, GPU, or version of what runs there.
     """
-    document = json.loads(path.read_text())
-    other = {name: (seen, machine.get(name)) for name, seen in document["machine"].items() if seen != machine.get(name)}
+    try:
+        document = json.loads(path.read_text())
+        before = {**document["machine"], "peers": document["peers"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise OtherRun(f"{path} is no file of an earlier run: {error}") from error
+    now = {**machine, "peers": dict(peers)}
+    other = {name: (seen, now.get(name)) for name, seen in before.items() if seen != now.get(name)}
     if other:
-        differs = ", ".join(f"{name} was {seen}, is {now}" for name, (seen, now) in other.items())
+        differs = ", ".join(f"{name} was {seen}, is {is_now}" for name, (seen, is_now) in other.items())
         raise OtherRun(f"{path} is of another run: {differs}; run all points instead, without --rest-of")
+    if str(machine["commit"]).endswith("+changes"):
+        raise OtherRun(f"{path} is of a tree with changes, which may be others by now: commit them, and run all points")
+    ceilings = document["ceilings"]
+    results = Results(
+        Ceilings(ceilings["copy_tb_per_s"] * 1e12, ceilings["bf16_tflop_per_s"] * 1e12),
+        Refused(),
+        earlier=[*document.get("earlier", []), document["time"]],
+    )
     lora, attended = ({point.name: point for point in part.all_points()} for part in (lora_grid, attention))
     layers = {json.dumps(lora_point(point)): point for point in lora_layer.all_points()}
     results.lora.update({lora[found["name"]]: _measured(found) for found in document["lora"]})
@@ -48,7 +62,7 @@ def restore(results: Results, path: Path, machine: Mapping[str, object]) -> None
             bases=_timings(found["base_beside_us"]),
         )
     results.refused.reasons.extend(document["refused"])
-    results.earlier.extend([*document.get("earlier", []), document["time"]])
+    return results
 
 
 def _measured(found: Mapping[str, Any]) -> Measured:

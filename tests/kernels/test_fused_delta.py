@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels import activation, norm, rope
 from kernels.activation import kernel as activation_kernel
-from kernels.lora import LoraDelta
+from kernels.lora import LoraBatch, LoraDelta
 from kernels.lora import reference as lora_reference
 from kernels.lora.kernel import delta as lora_delta
 from kernels.lora.kernel import expand, shrink, tiling
@@ -94,6 +94,8 @@ def test_silu_mul(counts: list[int], geometry: PageGeometry, dtype: torch.dtype)
 
 LARGE = {
     "two_tiles": ([5, 300, 2], (8,)),
+    "idle_adapters": ([0, 0, 40, 0], (8,)),
+    "nobodys": ([30, 0, 0], (8,)),
     "base_first": ([270, 20, 1], (0, 3)),
     "no_rank": ([1, 40, 3], (0,)),
     "large_ranks": ([3, 30, 9], (3, 20, 70, 100)),
@@ -102,7 +104,8 @@ LARGE = {
 
 def large_cases() -> list[Any]:
     """Of the large geometry all that is large, of the small ones one each."""
-    shapes = [("two_tiles", "narrow"), ("base_first", "odd"), ("no_rank", "narrow"), ("large_ranks", "wide")]
+    shapes = [("two_tiles", "narrow"), ("idle_adapters", "narrow"), ("nobodys", "odd"), ("base_first", "odd")]
+    shapes += [("no_rank", "narrow"), ("large_ranks", "wide")]
     return [pytest.param(*LARGE[name], GEOMETRIES[size], id=f"{name}-{size}") for name, size in shapes] + [
         pytest.param(*batch, LLAMA_8B, id=f"{name}-llama", marks=ON_GPU) for name, batch in LARGE.items()
     ]
@@ -128,6 +131,25 @@ def test_silu_mul_of_a_large_batch(
     activation_kernel.silu_mul(group.whole, out, group.delta)
     assert same_bits(out, activation_kernel.silu_mul(group.expanded))
     assert same_bits(group.whole, given)
+
+
+@pytest.mark.parametrize("spared", GATE_UP, ids=["up_only", "gate_only"])
+def test_in_a_large_batch_nobody_is_scaled_by_others(spared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither rows without an adapter nor a module of rank 0; and adapters that the batch has room for own no row."""
+    monkeypatch.setattr(tiling, "SPLIT_ROWS", 0)
+    geometry = GEOMETRIES["narrow"]
+    case = draw([3, 9, 4], torch.float16, geometry, (8,))
+    places, scales = case.batch.directory.places.clone(), case.batch.directory.scales.clone()
+    slots = case.batch.slots
+    places[slots[0], :, spared, 0], scales[slots[0], :, spared] = 0, torch.nan
+    directory = replace(case.batch.directory, places=places, scales=scales)
+    starts = torch.cat([case.batch.row_start, case.batch.row_start[-1:].expand(68)])
+    batch = LoraBatch(starts, torch.cat([slots, slots[:1].expand(68)]), directory)
+    assert tiling.Tiling.of(16, len(batch.slots), directory).live == 512
+    group = Group(replace(case, batch=batch, num_rows=20), GATE_UP, is_decode=False)
+    assert group.expanded.isfinite().all()
+    found = activation_kernel.silu_mul(group.whole, delta=group.delta)
+    assert same_bits(found, activation_kernel.silu_mul(group.expanded))
 
 
 @pytest.mark.parametrize("modules", [OUTPUT, DOWN], ids=["o", "down"])

@@ -54,8 +54,14 @@ LARGE = [
     ("shrink of a large batch", 4),
     ("shrink of a large batch of small ranks", 2),
     ("expand of a large batch", 3),
+    ("expand of rank 64 of a large batch", 4),
     ("silu_mul of a large batch", 4),
 ]
+BRIDGE_LOADS = {  # of a thread: rows times ranks over 128, the first and the next; modules begin at any rank
+    "expand of a large batch": 2 * 32 * 16 // 128,
+    "expand of rank 64 of a large batch": 2 * 16 * 64 // 128,
+    "silu_mul of a large batch": 2 * 2 * 16 * 64 // 128,
+}
 ADAPTED = ("norm", "silu_mul", "silu_mul of many rows", "rotation")
 
 
@@ -65,6 +71,6 @@ ADAPTED = ("norm", "silu_mul", "silu_mul of many rows", "rotation")
 def test_lora_reads_matrices_in_wide_loads(kernel: str, programs: int, compiled_lora: Compiled) -> None:
     """Element by element, which is what a lost hint on an address comes to, they take many times as long."""
     assert compiled_lora[kernel]["wide_loads"]
-    assert not compiled_lora[kernel]["narrow_loads"]
+    assert compiled_lora[kernel]["narrow_loads"] == BRIDGE_LOADS.get(kernel, 0)
     assert compiled_lora[kernel]["is_chained"]
     assert programs * (compiled_lora[kernel]["shared_bytes"] + 1024) <= MULTIPROCESSOR_BYTES

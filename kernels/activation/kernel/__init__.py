@@ -29,9 +29,8 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None
         )
     output = gate_up.new_empty((num_rows, width)) if out is None else out
     if num_rows and width:
-        if delta is not None:
-            check_delta(delta, gate_up, [width, width])
         if delta is not None and not delta.plan.tiling.is_split:
+            check_delta(delta, gate_up, [width, width])
             silu_mul_by_tile(output, gate_up, delta)
         else:
             silu_mul_by_row(output, gate_up, expand_unless_by_row(delta, gate_up, [width, width]))

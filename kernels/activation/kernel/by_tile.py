@@ -47,7 +47,6 @@ def silu_mul_by_tile(output: Tensor, gate_up: Tensor, delta: LoraDelta) -> None:
         output.shape[0],
         OUT=output.shape[1],
         PRECISION=precision_of(pages.dtype),
-        PIECES=plan.bridge.shape[1],
         WIDTH=plan.bridge.shape[2],
         PAGE=pages.shape[1],
         RECORD=RECORD,
@@ -85,7 +84,6 @@ def _silu_mul_by_tile(
     num_live,
     num_rows,
     OUT: tl.constexpr,
-    PIECES: tl.constexpr,
     WIDTH: tl.constexpr,
     PAGE: tl.constexpr,
     RECORD: tl.constexpr,
@@ -116,7 +114,7 @@ def _silu_mul_by_tile(
         )
         _many_rows(
             output, gate_up, row_stride, bridge, row, own_rows, pages, page_table, table_stride, record, gate_rank,
-            up_rank, column * COLUMNS, OUT, PIECES, WIDTH, PAGE, COLUMNS, ROWWISE, ROWS, LARGE_ROWS, RANKS, HAS_LATER,
+            up_rank, column * COLUMNS, OUT, WIDTH, PAGE, COLUMNS, ROWWISE, ROWS, LARGE_ROWS, RANKS, HAS_LATER,
             PRECISION,
         )  # fmt: skip
 
@@ -146,9 +144,8 @@ def _tile_of(
     record = records + live * RECORD
     local = tile - tl.where(is_rest, num_adapted, tl.load(starts + live))
     skipped = local // COLUMN_TILES * LARGE_ROWS
-    before = (
-        (ends[0] + LARGE_ROWS - 1) // LARGE_ROWS * LARGE_ROWS
-    )  # rows that tiles in front of the adapters' have room for
+    # Rows that tiles in front of the adapters' have room for.
+    before = (ends[0] + LARGE_ROWS - 1) // LARGE_ROWS * LARGE_ROWS
     rest = tl.where(skipped < before, skipped, ends[1] + skipped - before)
     end_rest = tl.where(skipped < before, ends[0], num_rows)
     row = tl.where(is_rest, rest, tl.load(record) + skipped)
@@ -174,7 +171,6 @@ def _many_rows(
     up_rank,
     start,
     OUT: tl.constexpr,
-    PIECES: tl.constexpr,
     WIDTH: tl.constexpr,
     PAGE: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -194,24 +190,25 @@ def _many_rows(
     is_column = (n < OUT)[None, :]
     table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
     gate_place, up_place = tl.load(record + 6), tl.load(record + 10)
-    gate_scale = tl.load(record + 7).to(tl.float32, bitcast=True)
-    up_scale = tl.load(record + 11).to(tl.float32, bitcast=True)
+    # Nothing times a scale that is not finite would be something.
+    gate_scale = tl.where(gate_rank > 0, tl.load(record + 7).to(tl.float32, bitcast=True), 0.0)
+    up_scale = tl.where(up_rank > 0, tl.load(record + 11).to(tl.float32, bitcast=True), 0.0)
     gate_b = b_columns(pages, table, gate_place, gate_rank, r, start, OUT, PAGE, COLUMNS, ROWWISE)
     up_b = b_columns(pages, table, up_place, up_rank, r, start, OUT, PAGE, COLUMNS, ROWWISE)
     is_gate, is_up = (r < gate_rank)[None, :], (r < up_rank)[None, :]
-    parts = bridge + (row + t).to(tl.int64)[:, None] * (PIECES * WIDTH) + r[None, :]
+    parts = bridge + (row + t).to(tl.int64)[:, None] * WIDTH + r[None, :]
     given = gate_up + (row + t).to(tl.int64)[:, None] * row_stride + n[None, :]
     outs = output + (row + t).to(tl.int64)[:, None] * OUT + n[None, :]
     is_row = (t < num_rows)[:, None]
-    gate_part = part_of(parts, is_row & is_gate, dtype, PIECES, WIDTH)
-    up_part = part_of(parts + gate_rank, is_row & is_up, dtype, PIECES, WIDTH)
+    gate_part = part_of(parts, is_row & is_gate, dtype, 1, WIDTH)
+    up_part = part_of(parts + gate_rank, is_row & is_up, dtype, 1, WIDTH)
     gate = tl.load(given, mask=is_row & is_column, other=0.0)
     up = tl.load(given + OUT, mask=is_row & is_column, other=0.0)
     for step in tl.range(0, end, ROWS, num_stages=1):
         is_next = (step + ROWS + t < end)[:, None]
-        next_parts = parts + ROWS * (PIECES * WIDTH)
-        next_gate_part = part_of(next_parts, is_next & is_gate, dtype, PIECES, WIDTH)
-        next_up_part = part_of(next_parts + gate_rank, is_next & is_up, dtype, PIECES, WIDTH)
+        next_parts = parts + ROWS * WIDTH
+        next_gate_part = part_of(next_parts, is_next & is_gate, dtype, 1, WIDTH)
+        next_up_part = part_of(next_parts + gate_rank, is_next & is_up, dtype, 1, WIDTH)
         given += ROWS * row_stride
         next_gate = tl.load(given, mask=is_next & is_column, other=0.0)
         next_up = tl.load(given + OUT, mask=is_next & is_column, other=0.0)
@@ -221,10 +218,10 @@ def _many_rows(
         for block in tl.range(RANKS, tl.maximum(gate_rank, up_rank) if HAS_LATER else 0, RANKS, num_stages=1):
             later = block + r
             b = b_columns(pages, table, gate_place, gate_rank, later, start, OUT, PAGE, COLUMNS, ROWWISE)
-            part = part_of(parts + block, is_row & (later < gate_rank)[None, :], dtype, PIECES, WIDTH)
+            part = part_of(parts + block, is_row & (later < gate_rank)[None, :], dtype, 1, WIDTH)
             gate_share = tl.dot(part, b, gate_share, input_precision=PRECISION)
             b = b_columns(pages, table, up_place, up_rank, later, start, OUT, PAGE, COLUMNS, ROWWISE)
-            part = part_of(parts + gate_rank + block, is_row & (later < up_rank)[None, :], dtype, PIECES, WIDTH)
+            part = part_of(parts + gate_rank + block, is_row & (later < up_rank)[None, :], dtype, 1, WIDTH)
             up_share = tl.dot(part, b, up_share, input_precision=PRECISION)
         product = product_of(_sum_of(gate, gate_share, gate_scale), _sum_of(up, up_share, up_scale), dtype)
         tl.store(outs, product, mask=is_row & is_column)

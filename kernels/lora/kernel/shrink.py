@@ -40,7 +40,7 @@ def shrink(
 ) -> None:
     """Fills the bridge of the rows that have an adapter, for one group of modules in one layer."""
     page_table = batch.directory.page_table
-    # Of a large batch four programs are to fit into shared memory, unless there are no more tiles than for two.
+    # Of a large batch four programs are to fit into shared memory, unless 8,192 rows have no more tiles than for two.
     has_few_tiles = num_modules * batch.directory.max_rank <= MANY_RANKS
     launch(
         _shrink,

@@ -20,9 +20,9 @@ MAX_SPAN = 256
 MAX_PIECES = 8  # each is work for a program of its own, and whoever adds them up reads all
 FEW_RANKS = 16  # of a tile of MBGMV's shrink: the least a tensor core takes
 MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink; as many rows of one of its expand
-EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand
+EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand, also where SwiGLU's product takes it over
 EXPAND_RUNS = 4  # of a tile of an expand of a split batch, one for each warp
-LARGE_ROWS = 256  # of a tile of MBGMM's expand in large batches, which takes 16 or 32 at a time
+LARGE_ROWS = 256  # of such a tile in large batches, which takes 16 or 32 at a time
 SPLIT_ROWS = 2048  # with more rows (than FEW_ROWS, too) MBGMM's tiles alone fill the GPU, without splitting the inputs
 
 

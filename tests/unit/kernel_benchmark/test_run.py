@@ -152,15 +152,36 @@ def test_another_run_goes_on_where_one_ended(monkeypatch, tmp_path):
     assert again["figures"] == whole["figures"]
 
 
-def test_a_run_does_not_go_on_from_another_commits(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"machine": {"gpu": "a CPU", "commit": "fed"}}, "commit was fed, is abc"),
+        ({"peers": {"vllm": {"version": "1"}}}, "peers was {'vllm': {'version': '1'}}, is {}"),
+        (None, "no file of an earlier run"),
+    ],
+    ids=["commit", "peers", "broken"],
+)
+def test_a_run_does_not_go_on_from_another(change, said, monkeypatch, tmp_path, capsys):
     _main(monkeypatch, tmp_path, "--only", "step")
     earlier = tmp_path / "kernels-none.json"
-    before = json.loads(earlier.read_text())
-    earlier.write_text(json.dumps(before | {"machine": {"gpu": "a CPU", "commit": "fed"}}))
-    status, kept = _main(monkeypatch, tmp_path, "--rest-of", str(earlier))
+    text = "[" if change is None else json.dumps(json.loads(earlier.read_text()) | change)
+    (tmp_path / "other.json").write_text(text)
+    before = earlier.read_bytes()
+    status, _ = _main(monkeypatch, tmp_path, "--rest-of", str(tmp_path / "other.json"))
     assert status == 2
-    assert "commit was fed, is abc" in capsys.readouterr().err
-    assert kept["machine"]["commit"] == "fed", "nothing was written"
+    assert said in capsys.readouterr().err
+    assert earlier.read_bytes() == before, "nothing was written"
+
+
+def test_what_failed_as_a_whole_is_tried_again(monkeypatch, tmp_path):
+    real = step.measure_step
+    monkeypatch.setattr(step, "measure_step", lambda *_: 1 / 0)
+    _, broken = _main(monkeypatch, tmp_path, "--only", "step")
+    assert len(broken["refused"]) == len(step.OPS)
+    monkeypatch.setattr(step, "measure_step", real)
+    _, whole = _main(monkeypatch, tmp_path, "--only", "step", "--rest-of", str(tmp_path / "kernels-none.json"))
+    assert whole["refused"] == []
+    assert len(whole["step"]) == len(step.OPS)
 
 
 def test_what_is_warmed_up():
