@@ -1,6 +1,6 @@
 """One service as a child process: started, awaited, stopped, and never left behind."""
 
-import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -11,9 +11,8 @@ from pathlib import Path
 
 from multitude.errors import LocalStackError
 
-_PR_SET_PDEATHSIG = 1
-# Loaded here, because the child of a process with threads must not take the loader's lock.
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+# Without site-packages it begins in some 20 ms.
+_DIE_WITH_PARENT = (sys.executable, "-I", "-S", str(Path(__file__).with_name("die_with_parent.py")))
 _LOG_LINES_SHOWN = 12
 
 
@@ -32,15 +31,15 @@ class ServiceProcess:
         self.log = log
         self.address = ""
         self._ready = threading.Event()  # it said so, or its output ended
+        is_bound = sys.platform == "linux"
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                command,
+                [*_DIE_WITH_PARENT, str(os.getpid()), *command] if is_bound else command,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if awaits_ready else errors,
                 stderr=errors,
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 -- one thread starts all
             )
         if awaits_ready:
             threading.Thread(target=self._read_output, name=f"{name} output", daemon=True).start()
@@ -124,8 +123,3 @@ def interrupts_deferred() -> Iterator[None]:
             signal.signal(number, handler)
     for signal_number in arrived:
         signal.raise_signal(signal_number)
-
-
-def _die_with_parent() -> None:
-    assert _LIBC is not None
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
