@@ -4,6 +4,8 @@ from functools import cache
 
 import torch
 
+from kernels.device import num_processors
+
 
 @cache
 def chained(device: torch.device) -> dict[str, bool]:
@@ -14,3 +16,11 @@ def chained(device: torch.device) -> dict[str, bool]:
     """
     is_chained = device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 9
     return {"CHAINED": True, "launch_pdl": True} if is_chained else {"CHAINED": False}
+
+
+@cache
+def resident(device: torch.device, each: int, *, registers: int) -> tuple[int, dict[str, int | bool]]:
+    """As many programs as the device holds at a time, `each` on a processor, and how they are launched, chained."""
+    if device.type == "cpu":  # Triton's interpreter
+        return 2, {**chained(device)}
+    return each * num_processors(device), {"maxnreg": registers, **chained(device)}

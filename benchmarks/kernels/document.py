@@ -42,8 +42,8 @@ def write(
         "refused": results.refused.reasons,
         "left_out": results.left_out,
         "earlier": results.earlier,
-        "lora": [{**lora_point(point), **measured.document()} for point, measured in results.lora.items()],
-        "layer": [{**lora_point(point), **added(results, point)} for point in results.layers],
+        "lora": [{**_lora_point(point), **measured.document()} for point, measured in results.lora.items()],
+        "layer": [{**_lora_point(point), **added(results, point)} for point in results.layers],
         "attention": [measured.document() for measured in results.attention.values()],
         "step": [measured.document() for measured in results.step],
     }
@@ -63,9 +63,9 @@ def plot(path: Path) -> None:
         draw(path)
 
 
-def lora_point(point: LoraPoint) -> dict[str, object]:
-    """What a point is, for the file."""
+def _lora_point(point: LoraPoint) -> dict[str, object]:
     return {
+        "name": point.name,
         "model": point.model,
         "phase": point.phase,
         "ranks": list(point.ranks),

@@ -7,7 +7,6 @@ from typing import Any
 
 from benchmarks.kernels import attention, lora_grid, lora_layer
 from benchmarks.kernels.correctness import Refused
-from benchmarks.kernels.document import lora_point
 from benchmarks.kernels.floors import Ceilings, Work
 from benchmarks.kernels.lora_layer import LayerTimes
 from benchmarks.kernels.results import Measured, Results
@@ -47,14 +46,13 @@ def restore(path: Path, machine: Mapping[str, object], peers: Mapping[str, objec
         Refused(),
         earlier=[*document.get("earlier", []), document["time"]],
     )
-    lora, attended = ({point.name: point for point in part.all_points()} for part in (lora_grid, attention))
-    layers = {json.dumps(lora_point(point)): point for point in lora_layer.all_points()}
+    lora, layers = ({point.name: point for point in part.all_points()} for part in (lora_grid, lora_layer))
+    attended = {point.name: point for point in attention.all_points()}
     results.lora.update({lora[found["name"]]: _measured(found) for found in document["lora"]})
     results.attention.update({attended[found["name"]]: _measured(found) for found in document["attention"]})
     results.step.extend(_measured(found) for found in document["step"])
     for found in document["layer"]:
-        key = json.dumps({name: found[name] for name in lora_point(next(iter(layers.values())))})
-        results.layers[layers[key]] = LayerTimes(
+        results.layers[layers[found["name"]]] = LayerTimes(
             base=Timing(**found["base_us"]),
             with_lora=_timings(found["with_lora_us"]),
             linears=Timing(**found["linears_us"]),

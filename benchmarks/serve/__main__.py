@@ -52,16 +52,15 @@ def _serve(options: Options, contender: Contender, record: Record) -> None:
     works = options.workloads()
     with contender.start([item for items in works.values() for item in items]) as server:
         if isinstance(server, EngineServer):
-            name = ", ".join(part for part in ("start", contender.name) if part)
-            _keep(options, record, name, {**server.start, "num_hosted": len(server.adapters)}, {})
+            _keep(
+                options, record, contender.run_name("start"), {**server.start, "num_hosted": len(server.adapters)}, {}
+            )
         for workload, items in works.items():
-            name = ", ".join(part for part in (workload, contender.name) if part)
             run = server.run(items)
-            _keep(options, record, name, run.summary(), run.timeline())
+            _keep(options, record, contender.run_name(workload), run.summary(), run.timeline())
         if options.cold is not None and isinstance(server, EngineServer):
-            name = ", ".join(part for part in ("cold adapter", contender.name) if part)
             summary = measure_cold(server.engine, server.adapters, options.setup, options.cold)
-            _keep(options, record, name, summary, {})
+            _keep(options, record, contender.run_name("cold adapter"), summary, {})
 
 
 def _measure_stack(options: Options, whole: Record, alone: Record) -> None:

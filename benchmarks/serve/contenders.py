@@ -37,6 +37,10 @@ class Contender:
     name: str
     start: Start
 
+    def run_name(self, what: str) -> str:
+        """What results call something that it did."""
+        return ", ".join(part for part in (what, self.name) if part)
+
 
 def contenders(options: Options) -> Iterator[Contender]:
     """Those that the call names, in turn."""

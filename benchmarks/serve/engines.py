@@ -1,7 +1,6 @@
 """An engine in this process, with a setup's dummy model and adapters."""
 
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from benchmarks.serve.run import Host, run
 from benchmarks.serve.setups import Setup
 from benchmarks.serve.variants import Unified
 from benchmarks.serve.workload import Item, touched
+from worker.engine.build import timed
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
 from worker.engine.sizing import free_for_pool
@@ -76,17 +76,15 @@ def engine_of(
     def note(phase: str, seconds: float) -> None:
         start[f"{phase}_s"] = round(seconds, 3)
 
-    began = time.perf_counter()
-    model = dummy_model(setup, device, variant)
-    note("weights", time.perf_counter() - began)
+    with timed("weights", note):
+        model = dummy_model(setup, device, variant)
     config = variant.configure(engine_config(setup, bounds, device))
     geometry = PageGeometry(setup.shape, config.block_size)
     layouts = {number: setup.layout(number) for number in adapters}
-    began = time.perf_counter()
     with host_memory(layouts, geometry, model.decoder.dtype, bounds.host_bytes) as memory:
-        hosted = memory.fill() if bounds.host_bytes is None else {}
-        memory.back()
-        note("host_memory", time.perf_counter() - began)
+        with timed("host_memory", note):
+            hosted = memory.fill() if bounds.host_bytes is None else {}
+            memory.back()
         pool_bytes = bounds.pool_bytes or _default_pool_bytes(model, config, variant.pool_share)
         engine = variant.build(model, memory.arena, config, pool_bytes=pool_bytes, on_phase=note)
         if bounds.host_bytes is None:

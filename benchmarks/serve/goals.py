@@ -69,12 +69,9 @@ GOALS: Sequence[Goal] = (
     _rate("S1", "n = 100", 34.0),
     _rate("S1", "n = 2000", 32.0),
     _of("S1", "n = 2000", "n = 0", 0.9),
-    _of("S1-rank4", "n = 10000, 3000 requests", "n = 0, 3000 requests", 0.85),
-    _of(
-        "S1-rank4",
-        "n = 10000, 3000 requests, all in host memory",
-        "n = 0, 3000 requests, all in host memory",
-        0.85,
+    *(
+        _of("S1-rank4", f"n = 10000, 3000 requests{hosted}", f"n = 0, 3000 requests{hosted}", 0.85)
+        for hosted in ("", ", all in host memory")
     ),
     _of("S2", "n = 2000, host cache 24 GiB", "n = 0, host cache 24 GiB", 0.8),
     _rate("M2", "n = 0", 62.0),

@@ -61,7 +61,7 @@ def build_engine(
     decoder = model.decoder
     num_pages = pages_in_budget(pool_bytes, geometry, decoder.dtype, min_tokens=config.context_length)
     if decoder.device.type != "cpu":
-        with _timed("compile", on_phase):
+        with timed("compile", on_phase):
             compile_steps(model, config)
     storage = PageStorage(geometry, num_pages, decoder.dtype, decoder.device)
     max_load_pages = max(1, config.max_step_load_bytes // page_size_bytes(geometry, decoder.dtype))
@@ -75,13 +75,14 @@ def build_engine(
         config,
     )
     if decoder.device.type != "cpu":
-        with _timed("record", on_phase):
+        with timed("record", on_phase):
             engine.warm_up(_any_adapter(geometry, arena))
     return engine
 
 
 @contextmanager
-def _timed(phase: str, on_phase: Callable[[str, float], None]) -> Iterator[None]:
+def timed(phase: str, on_phase: Callable[[str, float], None]) -> Iterator[None]:
+    """Tells how many seconds the block took."""
     begin = time.perf_counter()
     yield
     on_phase(phase, time.perf_counter() - begin)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from worker.adapters.loader import loader_for
 from worker.adapters.residency import Residency
-from worker.engine.build import build_engine, log_phase, unified_pool
+from worker.engine.build import build_engine, unified_pool
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine, Loader
 from worker.memory.host_arena import HostArena
@@ -53,7 +53,7 @@ class Unified:
         config: EngineConfig,
         *,
         pool_bytes: int,
-        on_phase: Callable[[str, float], None] = log_phase,
+        on_phase: Callable[[str, float], None],
     ) -> Engine:
         """The engine; arguments as `build_engine`'s."""
         return build_engine(

@@ -4,20 +4,15 @@ Of large batches: so neither makes a trip to memory with its sum. As in an expan
 columns, of both matrices, and reads ahead tiles of rows. Rows without an adapter are multiplied with nothing.
 """
 
-from functools import cache
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kernels.activation.kernel.by_row import product_of
-from kernels.chain import chained
-from kernels.device import num_processors
+from kernels.chain import resident
 from kernels.launch import launch
 from kernels.lora.delta import LoraDelta
-from kernels.lora.kernel.delta import part_of
+from kernels.lora.kernel.delta import part_of, sum_of
 from kernels.lora.kernel.expand_many import b_columns
 from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import EXPAND_COLUMNS, LARGE_ROWS, adapter_of, precision_of
@@ -29,7 +24,7 @@ def silu_mul_by_tile(output: Tensor, gate_up: Tensor, delta: LoraDelta) -> None:
     """Fills `output`, in a batch that is not split; `gate_up` stays as it is."""
     plan, batch, pages = delta.plan, delta.batch, delta.pages
     tiling, page_table = plan.tiling, batch.directory.page_table
-    num_programs, options = _options(pages.device)
+    num_programs, options = resident(pages.device, 4, registers=128)
     launch(
         _silu_mul_by_tile,
         (num_programs,),
@@ -59,14 +54,6 @@ def silu_mul_by_tile(output: Tensor, gate_up: Tensor, delta: LoraDelta) -> None:
         LIVE=tiling.live,
         **options,
     )
-
-
-@cache
-def _options(device: torch.device) -> tuple[int, dict[str, Any]]:
-    """As many programs as the device has registers for, and how they are launched."""
-    if device.type == "cpu":  # Triton's interpreter
-        return 2, chained(device)
-    return 4 * num_processors(device), {"maxnreg": 128, **chained(device)}
 
 
 @triton.jit(do_not_specialize=["table_stride", "num_live", "num_rows"])
@@ -223,13 +210,8 @@ def _many_rows(
             b = b_columns(pages, table, up_place, up_rank, later, start, OUT, PAGE, COLUMNS, ROWWISE)
             part = part_of(parts + gate_rank + block, is_row & (later < up_rank)[None, :], dtype, 1, WIDTH)
             up_share = tl.dot(part, b, up_share, input_precision=PRECISION)
-        product = product_of(_sum_of(gate, gate_share, gate_scale), _sum_of(up, up_share, up_scale), dtype)
+        product = product_of(sum_of(gate, gate_share, gate_scale), sum_of(up, up_share, up_scale), dtype)
         tl.store(outs, product, mask=is_row & is_column)
         gate_part, up_part, gate, up = next_gate_part, next_up_part, next_gate, next_up
         parts = next_parts
         outs += ROWS * OUT
-
-
-@triton.jit
-def _sum_of(given, share, scale):
-    return tl.fma(share, tl.full(share.shape, scale, tl.float32), given.to(tl.float32))

@@ -177,6 +177,12 @@ def _product(
 
 
 @triton.jit
+def sum_of(given, share, scale):
+    """What was given and a scaled share, in float32."""
+    return tl.fma(share, tl.full(share.shape, scale, tl.float32), given.to(tl.float32))
+
+
+@triton.jit
 def part_of(at, mask, dtype: tl.constexpr, PIECES: tl.constexpr, BRIDGE: tl.constexpr):
     """Ranks of the bridge, of which the first piece is `at`: its pieces added, first to last, and rounded."""
     part = tl.load(at, mask=mask, other=0.0)

@@ -6,7 +6,6 @@ run of columns of the matrix, and reads ahead tiles of rows.
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.chain import chained
-from kernels.device import num_processors
+from kernels.chain import resident
 from kernels.launch import launch
 from kernels.lora.checks import check_delta
 from kernels.lora.delta import LoraDelta
@@ -104,13 +102,11 @@ def expand_unless_by_row(
     return delta
 
 
-@cache
 def _options(device: torch.device, *, is_split: bool, ranks: int) -> tuple[int, dict[str, Any]]:
-    """As many programs as the device holds at a time, and how they are launched: with how many rows at a time, too."""
-    if device.type == "cpu":  # Triton's interpreter
-        return 2, {"ROWS": MANY_ROWS, **chained(device)}
+    """How many programs are launched, and how: with how many rows at a time, too."""
     each, rows, registers = (2, MANY_ROWS, 232) if is_split else (3, 32, 168) if ranks <= 32 else (4, 16, 128)
-    return each * num_processors(device), {"ROWS": rows, "maxnreg": registers, **chained(device)}
+    num_programs, options = resident(device, each, registers=registers)
+    return num_programs, {"ROWS": rows, **options}
 
 
 @triton.jit(do_not_specialize=["table_stride"])

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernels.lora.kernel.delta import part_of
+from kernels.lora.kernel.delta import part_of, sum_of
 from kernels.lora.kernel.matrix import runs_of
 from kernels.lora.kernel.tiling import halves_of
 
@@ -102,8 +102,7 @@ def _add(
     mask = inside[:, None, :] & (t < num_rows)[None, :, None]
     at = outs + t.to(tl.int64)[None, :, None] * stride + columns[:, None, :]
     old = tl.load(at, mask=mask, other=0.0)
-    new = tl.fma(share, tl.full(share.shape, scale, tl.float32), old.to(tl.float32))
-    tl.store(at, new.to(outs.dtype.element_ty), mask=mask)
+    tl.store(at, sum_of(old, share, scale).to(outs.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernels.lora.kernel.delta import part_of
+from kernels.lora.kernel.delta import part_of, sum_of
 from kernels.lora.kernel.tiling import page_of
 
 
@@ -58,8 +58,7 @@ def many_rows(
             more_b = b_columns(pages, table, place, rank, later, start, width, PAGE, COLUMNS, ROWWISE)
             more = part_of(parts + block, is_row & (later < rank)[None, :], dtype, PIECES, WIDTH)
             share = tl.dot(more, more_b, share, input_precision=PRECISION)
-        new = tl.fma(share, tl.full(share.shape, scale, tl.float32), old.to(tl.float32))
-        tl.store(outs, new.to(output.dtype.element_ty), mask=is_row & is_column)
+        tl.store(outs, sum_of(old, share, scale).to(output.dtype.element_ty), mask=is_row & is_column)
         part = next_part
         old = next_old
         parts = next_parts

@@ -22,6 +22,7 @@ from benchmarks.serve.setups import SETUPS
 from tests.kernels.launches import launched_in
 
 TINY = SETUPS["tiny"]
+CEILINGS = Ceilings(1e9, 1e15)
 LAYER = [
     "_norm_rows", "nvjet_tst_64x8_64x16_4x1_v_bz_TNT", "_shrink", "_expand", "_rotate_and_write", "decode", "_merge",
     "void cutlass::Kernel<x>", "cublasLt::splitKreduce_kernel<32>", "_norm_rows", "gemvx::kernel", "_silu_mul",
@@ -105,9 +106,6 @@ def test_steps_stay_as_the_case_says(chunk: int) -> None:
         assert all(abs(num_tokens - case.context) <= 3 for num_tokens in lens), "it is halfway"
         prefilled = [result.stats.num_prefill_tokens for result in seen]
         assert [after - one for one, after in pairwise(prefilled)] == [case.chunk] * 3
-
-
-CEILINGS = Ceilings(1e9, 1e15)
 
 
 def test_a_report_adds_up() -> None:
