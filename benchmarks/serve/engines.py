@@ -15,9 +15,9 @@ from benchmarks.serve.run import Host, run
 from benchmarks.serve.setups import Setup
 from benchmarks.serve.variants import Unified
 from benchmarks.serve.workload import Item, touched
-from worker.engine.build import timed
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
+from worker.engine.phases import OnPhase, timed
 from worker.engine.sizing import free_for_pool
 from worker.memory.layout import PageGeometry
 from worker.model.config import read_config
@@ -74,7 +74,7 @@ def engine_of(
     start: dict[str, float] = {}
 
     def note(phase: str, seconds: float) -> None:
-        start[f"{phase}_s"] = round(seconds, 3)
+        start[f"{phase}_s"] = round(start.get(f"{phase}_s", 0.0) + seconds, 3)
 
     with timed("weights", note):
         model = dummy_model(setup, device, variant)
@@ -85,7 +85,7 @@ def engine_of(
         with timed("host_memory", note):
             hosted = memory.fill() if bounds.host_bytes is None else {}
             memory.back()
-        pool_bytes = bounds.pool_bytes or _default_pool_bytes(model, config, variant.pool_share)
+        pool_bytes = bounds.pool_bytes or _default_pool_bytes(model, config, variant.pool_share, note)
         engine = variant.build(model, memory.arena, config, pool_bytes=pool_bytes, on_phase=note)
         if bounds.host_bytes is None:
             yield EngineServer(engine, Present(hosted), hosted, start)
@@ -118,6 +118,6 @@ def engine_config(setup: Setup, bounds: Bounds, device: torch.device) -> EngineC
     )
 
 
-def _default_pool_bytes(model: LoadedModel, config: EngineConfig, share: float) -> int:
+def _default_pool_bytes(model: LoadedModel, config: EngineConfig, share: float, on_phase: OnPhase) -> int:
     on_cpu = model.decoder.device.type == "cpu"
-    return _CPU_POOL_BYTES if on_cpu else int(free_for_pool(model, config) * share)
+    return _CPU_POOL_BYTES if on_cpu else int(free_for_pool(model, config, on_phase) * share)

@@ -165,6 +165,16 @@ def test_capacity_that_is_not_used() -> None:
     assert not any(plan.starts[:, :4, 3:].diff(dim=-1).any() for plan in plans(case.batch))
 
 
+def test_tables_of_all_layers_are_aligned_alike() -> None:
+    """For an address that is no multiple of 16 bytes a kernel is compiled again."""
+    case = draw([2, 1, 12])
+    for group in GROUPS[:2]:
+        run(case, group)
+    tables = [table for plan in plans(case.batch) for table in (*plan.starts, *plan.records)]
+    assert len(tables) > 4, "of two groups, in more than one layer"
+    assert not any(table.data_ptr() % 16 for table in tables)
+
+
 @pytest.mark.parametrize("counts", [[0, 3, 1, 8], [1, 9, 2]], ids=["few_rows", "many_rows"])
 def test_nothing_is_read_that_was_not_written(counts: list[int]) -> None:
     case = draw(counts)

@@ -1,15 +1,13 @@
 """Puts an engine together."""
 
-import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from worker.adapters.loader import loader_for
 from worker.adapters.residency import Residency
 from worker.engine.compilation import compile_steps
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine, Loader
+from worker.engine.phases import OnPhase, log_phase, timed
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import MODULES, AdapterLayout, PageGeometry
 from worker.memory.pool import PagePool
@@ -17,13 +15,6 @@ from worker.memory.storage import PageStorage, page_size_bytes, pages_in_budget
 from worker.model.graphs import GraphedDecoder
 from worker.model.loader import LoadedModel
 from worker.types import HostedAdapter
-
-_log = logging.getLogger("worker.engine")
-
-
-def log_phase(phase: str, seconds: float) -> None:
-    """Tells whoever runs a worker what its start takes."""
-    _log.info("start: %s took %.1f s", phase, seconds)
 
 
 def unified_pool(num_pages: int, geometry: PageGeometry, max_load_pages: int) -> tuple[PagePool, Residency]:
@@ -40,7 +31,7 @@ def build_engine(
     pool_bytes: int,
     pool_of: Callable[[int, PageGeometry, int], tuple[PagePool, Residency]] = unified_pool,
     loader_of: Callable[[HostArena, PageStorage, int], Loader] = loader_for,
-    on_phase: Callable[[str, float], None] = log_phase,
+    on_phase: OnPhase = log_phase,
 ) -> Engine:
     """An engine with a page pool of at most `pool_bytes` bytes on the model's device.
 
@@ -61,8 +52,7 @@ def build_engine(
     decoder = model.decoder
     num_pages = pages_in_budget(pool_bytes, geometry, decoder.dtype, min_tokens=config.context_length)
     if decoder.device.type != "cpu":
-        with timed("compile", on_phase):
-            compile_steps(model, config)
+        compile_steps(model, config, on_phase)
     storage = PageStorage(geometry, num_pages, decoder.dtype, decoder.device)
     max_load_pages = max(1, config.max_step_load_bytes // page_size_bytes(geometry, decoder.dtype))
     pool, residency = pool_of(num_pages, geometry, max_load_pages)
@@ -78,14 +68,6 @@ def build_engine(
         with timed("record", on_phase):
             engine.warm_up(_any_adapter(geometry, arena))
     return engine
-
-
-@contextmanager
-def timed(phase: str, on_phase: Callable[[str, float], None]) -> Iterator[None]:
-    """Tells how many seconds the block took."""
-    begin = time.perf_counter()
-    yield
-    on_phase(phase, time.perf_counter() - begin)
 
 
 def _any_adapter(geometry: PageGeometry, arena: HostArena) -> HostedAdapter | None:

@@ -9,6 +9,7 @@ from worker.engine.batch import BatchBuilder
 from worker.engine.compilation import compile_steps
 from worker.engine.config import EngineConfig
 from worker.engine.lora_tables import TARGETS
+from worker.engine.phases import OnPhase, log_phase
 from worker.memory.layout import PageGeometry
 from worker.memory.pool import PagePool
 from worker.memory.storage import PageStorage
@@ -21,13 +22,14 @@ _LIBRARY_BYTES = 512 * 1024 * 1024
 _SAMPLING_BYTES = 4 * 4  # for each logit: penalised rows are counted and copied, log-probabilities are two more copies
 
 
-def free_for_pool(model: LoadedModel, config: EngineConfig) -> int:
+def free_for_pool(model: LoadedModel, config: EngineConfig, on_phase: OnPhase = log_phase) -> int:
     """Bytes of the model's GPU that neither the weights, which are there, nor the steps need.
 
-    A step's need is measured: the largest batch is computed without and with adapters, its rows being nobody's.
+    A step's need is measured: the largest batch is computed without and with adapters, its rows being nobody's. Kernels
+    are compiled before that, of which `on_phase` is told as by `build_engine`.
     """
     device = model.decoder.device
-    step_bytes = _measured(model, config)
+    step_bytes = _measured(model, config, on_phase)
     num_recordings = len(config.decode_sizes + config.chunk_sizes) * (1 + len(TARGETS))
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
@@ -37,11 +39,11 @@ def free_for_pool(model: LoadedModel, config: EngineConfig) -> int:
     return max(0, free - needed - num_recordings * _RECORDING_BYTES - _LIBRARY_BYTES)
 
 
-def _measured(model: LoadedModel, config: EngineConfig) -> int:
+def _measured(model: LoadedModel, config: EngineConfig, on_phase: OnPhase) -> int:
     """Bytes that the largest step takes beside weights and pool, its batch included."""
     decoder, geometry = model.decoder, PageGeometry(model.config.shape, config.block_size)
     config = replace(config, max_graph_rows=config.max_step_tokens)  # so that the largest step is among the fixed sizes
-    compile_steps(model, config)
+    compile_steps(model, config, on_phase)
     pages = PageStorage(geometry, 1, decoder.dtype, decoder.device).pages
     torch.cuda.reset_peak_memory_stats(decoder.device)
     before = torch.cuda.memory_allocated(decoder.device)

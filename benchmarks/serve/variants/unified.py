@@ -1,6 +1,5 @@
 """The engine as it is, and the seams at which variants differ."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.adapters.loader import loader_for
@@ -8,6 +7,7 @@ from worker.adapters.residency import Residency
 from worker.engine.build import build_engine, unified_pool
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine, Loader
+from worker.engine.phases import OnPhase
 from worker.memory.host_arena import HostArena
 from worker.memory.layout import PageGeometry
 from worker.memory.pool import PagePool
@@ -53,7 +53,7 @@ class Unified:
         config: EngineConfig,
         *,
         pool_bytes: int,
-        on_phase: Callable[[str, float], None],
+        on_phase: OnPhase,
     ) -> Engine:
         """The engine; arguments as `build_engine`'s."""
         return build_engine(

@@ -21,6 +21,7 @@ from kernels.lora.kernel.tiling import (
     cost_of,
 )
 
+_ALIGNED = 4  # int32 of 16 bytes: kernels are compiled for addresses that are multiples of that, and again for others
 SHARED_ROWS = 2  # of an adapter, on average: with as many, to read a matrix once beats adding by row
 RECORD = 16  # numbers of a record: 64 bytes, which a program reads at once
 
@@ -31,10 +32,10 @@ class Plan:
 
     Attributes:
         tiling: Sizes of tiles.
-        starts: `[num_layers, 5, live + 1]` int32; the first tile of each live adapter, and the number of tiles: of
-            MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's expand; where the batch is not split and
-            the group is a pair of modules, of MBGMM's expand of both at once, which has tiles of adapters that target
-            neither, too. MBGMV's of an expand count for as many as they cost.
+        starts: `[num_layers, 5, live + 1]` int32, each layer's at a multiple of 16 bytes; the first tile of each live
+            adapter, and the number of tiles: of MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's
+            expand; where the batch is not split and the group is a pair of modules, of MBGMM's expand of both at once,
+            which has tiles of adapters that target neither, too. MBGMV's of an expand count for as many as they cost.
         records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and sum of ranks; then
             of each module the rank, the places of A and B, and the bits of the scale.
         owners: `[num_rows]` int32; the live adapter of each row that is added to by row: in a batch without prompts, or
@@ -62,7 +63,7 @@ class Plan:
         width, num_pieces = bridge_width(len(modules), directory.max_rank), tiling.num_pieces(in_features)
         plan = cls(
             tiling,
-            starts=torch.empty((num_layers, 5, tiling.live + 1), dtype=torch.int32, device=device),
+            starts=_layers_of(num_layers, 5, tiling.live + 1, device),
             records=torch.empty((num_layers, num_live, RECORD), dtype=torch.int32, device=device),
             owners=torch.empty(num_rows, dtype=torch.int32, device=device),
             is_by_row=torch.empty(1, dtype=torch.int32, device=device),
@@ -94,6 +95,7 @@ class Plan:
             RANKS=MANY_RANKS,
             RECORD=RECORD,
             LIVE=tiling.live,
+            LAYER_STARTS=plan.starts.stride(0),
             OWNED=16,
             STEP_ROWS=tiling.expand_rows,
             FEW_TILE=EXPAND_RUNS * tiling.few_columns,
@@ -101,6 +103,13 @@ class Plan:
             SHARED_ROWS=SHARED_ROWS,
         )
         return plan
+
+
+def _layers_of(num_layers: int, num_rows: int, num_columns: int, device: torch.device) -> Tensor:
+    """Memory for int32 `[num_layers, num_rows, num_columns]`, each layer's at a multiple of `_ALIGNED`."""
+    num_each = num_rows * num_columns
+    memory = torch.empty((num_layers, -(-num_each // _ALIGNED) * _ALIGNED), dtype=torch.int32, device=device)
+    return memory[:, :num_each].view(num_layers, num_rows, num_columns)
 
 
 @triton.jit(
@@ -132,6 +141,7 @@ def _plan(
     RANKS: tl.constexpr,
     RECORD: tl.constexpr,
     LIVE: tl.constexpr,
+    LAYER_STARTS: tl.constexpr,
     OWNED: tl.constexpr,
     STEP_ROWS: tl.constexpr,
     FEW_TILE: tl.constexpr,
@@ -167,7 +177,7 @@ def _plan(
     tl.store(record + 2, slot, mask=is_live)
     tl.store(record + 3, total, mask=is_live)
 
-    out = starts + layer * 5 * (LIVE + 1)
+    out = starts + layer * LAYER_STARTS
     is_few = (count > 0) & (count <= FEW)
     few_blocks = (total + FEW_RANKS - 1) // FEW_RANKS
     _store_starts(out, tl.where(is_few, few_blocks * PIECES, 0), adapter, LIVE)
