@@ -86,6 +86,8 @@ def compile_kernel(kernel, constants: dict[str, int | bool | None], num_warps: i
         "shared_bytes": compiled.metadata.shared,
         "is_chained": "griddepcontrol.wait" in ptx and "griddepcontrol.launch_dependents" in ptx,
         "wide_loads": len(re.findall(r"ld\.global[\w.:]*\.v4|cp\.async\.cg", ptx)),
+        "word_loads": len(re.findall(r"ld\.global[\w.:]*\.[bu]32", ptx))
+        - len(re.findall(r"ld\.global[\w.:]*\.v[24]\.[bu]32", ptx)),
         "narrow_loads": len(re.findall(r"ld\.global[\w.:]*\.[bu]16", ptx)),
     }
 

@@ -57,20 +57,17 @@ LARGE = [
     ("expand of rank 64 of a large batch", 4),
     ("silu_mul of a large batch", 4),
 ]
-BRIDGE_LOADS = {  # of a thread: rows times ranks over 128, the first and the next; modules begin at any rank
-    "expand of a large batch": 2 * 32 * 16 // 128,
-    "expand of rank 64 of a large batch": 2 * 16 * 64 // 128,
-    "silu_mul of a large batch": 2 * 2 * 16 * 64 // 128,
-}
 ADAPTED = ("norm", "silu_mul", "silu_mul of many rows", "rotation")
 
 
 @pytest.mark.parametrize(
     ("kernel", "programs"), [*((name, 2) for name in SPLIT), *LARGE, *((name, 1) for name in ADAPTED)]
 )
-def test_lora_reads_matrices_in_wide_loads(kernel: str, programs: int, compiled_lora: Compiled) -> None:
+def test_lora_reads_in_wide_loads(kernel: str, programs: int, compiled_lora: Compiled) -> None:
     """Element by element, which is what a lost hint on an address comes to, they take many times as long."""
     assert compiled_lora[kernel]["wide_loads"]
-    assert compiled_lora[kernel]["narrow_loads"] == BRIDGE_LOADS.get(kernel, 0)
+    assert compiled_lora[kernel]["narrow_loads"] == 0
+    if kernel in ("silu_mul", "silu_mul of many rows"):  # a thread reads all ranks of a row of the bridge, in float32
+        assert compiled_lora[kernel]["wide_loads"] > compiled_lora[kernel]["word_loads"]
     assert compiled_lora[kernel]["is_chained"]
     assert programs * (compiled_lora[kernel]["shared_bytes"] + 1024) <= MULTIPROCESSOR_BYTES

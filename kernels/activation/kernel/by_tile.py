@@ -15,7 +15,7 @@ from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import part_of, sum_of
 from kernels.lora.kernel.expand_many import b_columns
 from kernels.lora.kernel.plan import RECORD
-from kernels.lora.kernel.tiling import EXPAND_COLUMNS, LARGE_ROWS, adapter_of, precision_of
+from kernels.lora.kernel.tiling import EXPAND_COLUMNS, LARGE_ROWS, adapter_of, precision_of, room_of
 
 _ROWS = 16  # at a time: few registers, so that many programs read ahead
 
@@ -182,20 +182,22 @@ def _many_rows(
     up_scale = tl.where(up_rank > 0, tl.load(record + 11).to(tl.float32, bitcast=True), 0.0)
     gate_b = b_columns(pages, table, gate_place, gate_rank, r, start, OUT, PAGE, COLUMNS, ROWWISE)
     up_b = b_columns(pages, table, up_place, up_rank, r, start, OUT, PAGE, COLUMNS, ROWWISE)
+    gate_room, up_room = room_of(gate_rank), room_of(up_rank)
     is_gate, is_up = (r < gate_rank)[None, :], (r < up_rank)[None, :]
+    gate_there, up_there = (r < gate_room)[None, :], (r < up_room)[None, :]
     parts = bridge + (row + t).to(tl.int64)[:, None] * WIDTH + r[None, :]
     given = gate_up + (row + t).to(tl.int64)[:, None] * row_stride + n[None, :]
     outs = output + (row + t).to(tl.int64)[:, None] * OUT + n[None, :]
     is_row = (t < num_rows)[:, None]
-    gate_part = part_of(parts, is_row & is_gate, dtype, 1, WIDTH)
-    up_part = part_of(parts + gate_rank, is_row & is_up, dtype, 1, WIDTH)
+    gate_part = part_of(parts, is_row & gate_there, is_gate, dtype, 1, WIDTH)
+    up_part = part_of(parts + gate_room, is_row & up_there, is_up, dtype, 1, WIDTH)
     gate = tl.load(given, mask=is_row & is_column, other=0.0)
     up = tl.load(given + OUT, mask=is_row & is_column, other=0.0)
     for step in tl.range(0, end, ROWS, num_stages=1):
         is_next = (step + ROWS + t < end)[:, None]
         next_parts = parts + ROWS * WIDTH
-        next_gate_part = part_of(next_parts, is_next & is_gate, dtype, 1, WIDTH)
-        next_up_part = part_of(next_parts + gate_rank, is_next & is_up, dtype, 1, WIDTH)
+        next_gate_part = part_of(next_parts, is_next & gate_there, is_gate, dtype, 1, WIDTH)
+        next_up_part = part_of(next_parts + gate_room, is_next & up_there, is_up, dtype, 1, WIDTH)
         given += ROWS * row_stride
         next_gate = tl.load(given, mask=is_next & is_column, other=0.0)
         next_up = tl.load(given + OUT, mask=is_next & is_column, other=0.0)
@@ -205,10 +207,12 @@ def _many_rows(
         for block in tl.range(RANKS, tl.maximum(gate_rank, up_rank) if HAS_LATER else 0, RANKS, num_stages=1):
             later = block + r
             b = b_columns(pages, table, gate_place, gate_rank, later, start, OUT, PAGE, COLUMNS, ROWWISE)
-            part = part_of(parts + block, is_row & (later < gate_rank)[None, :], dtype, 1, WIDTH)
+            there = is_row & (later < gate_room)[None, :]
+            part = part_of(parts + block, there, (later < gate_rank)[None, :], dtype, 1, WIDTH)
             gate_share = tl.dot(part, b, gate_share, input_precision=PRECISION)
             b = b_columns(pages, table, up_place, up_rank, later, start, OUT, PAGE, COLUMNS, ROWWISE)
-            part = part_of(parts + gate_rank + block, is_row & (later < up_rank)[None, :], dtype, 1, WIDTH)
+            there = is_row & (later < up_room)[None, :]
+            part = part_of(parts + gate_room + block, there, (later < up_rank)[None, :], dtype, 1, WIDTH)
             up_share = tl.dot(part, b, up_share, input_precision=PRECISION)
         product = product_of(sum_of(gate, gate_share, gate_scale), sum_of(up, up_share, up_scale), dtype)
         tl.store(outs, product, mask=is_row & is_column)

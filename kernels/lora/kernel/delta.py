@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.plan import RECORD
-from kernels.lora.kernel.tiling import FEW_ROWS, page_of, run_of
+from kernels.lora.kernel.tiling import FEW_ROWS, page_of, room_of, run_of
 
 MIN_COLUMNS = 16  # of a program
 _RANKS = 16  # rows of a matrix that are multiplied at a time
@@ -132,7 +132,8 @@ def share_of(
     rank = tl.where(owner >= 0, tl.load(own), 0)
     place = tl.load(own + 2)
     table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-    before = tl.where(module > 0, tl.load(record + 4), 0) + tl.where(module > 1, tl.load(record + 8), 0)
+    first, second = room_of(tl.load(record + 4)), room_of(tl.load(record + 8))
+    before = tl.where(module > 0, first, 0) + tl.where(module > 1, second, 0)
     scale = tl.load(own + 3).to(tl.float32, bitcast=True)
     parts = bridge + row.to(tl.int64) * (PIECES * BRIDGE) + before
     share = tl.zeros((start.shape[0], RUN), tl.float32)
@@ -167,11 +168,12 @@ def _product(
     """A row of the bridge times a matrix of which `b` are the first ranks, `[RUNS, RUN]`."""
     r = tl.arange(0, RANKS)
     dtype = lora_pages.dtype.element_ty
-    part = part_of(parts + r, r < rank, dtype, PIECES, BRIDGE).to(tl.float32)
+    part = part_of(parts + r, r < room_of(rank), r < rank, dtype, PIECES, BRIDGE).to(tl.float32)
     share = tl.sum(part[None, :, None] * b.to(tl.float32), 1)
     for block in tl.range(RANKS, rank, RANKS, num_stages=1):
         more = _b_of(block, rank, place, start, limit, width, table, lora_pages, RUN, RUNWISE, PAGE, RANKS)
-        part = part_of(parts + block + r, block + r < rank, dtype, PIECES, BRIDGE).to(tl.float32)
+        later = block + r
+        part = part_of(parts + later, later < room_of(rank), later < rank, dtype, PIECES, BRIDGE).to(tl.float32)
         share += tl.sum(part[None, :, None] * more.to(tl.float32), 1)
     return share
 
@@ -183,12 +185,15 @@ def sum_of(given, share, scale):
 
 
 @triton.jit
-def part_of(at, mask, dtype: tl.constexpr, PIECES: tl.constexpr, BRIDGE: tl.constexpr):
-    """Ranks of the bridge, of which the first piece is `at`: its pieces added, first to last, and rounded."""
-    part = tl.load(at, mask=mask, other=0.0)
+def part_of(at, there, is_rank, dtype: tl.constexpr, PIECES: tl.constexpr, BRIDGE: tl.constexpr):
+    """Ranks of the bridge, of which the first piece is `at`: its pieces added, first to last, and rounded.
+
+    `there` is the module's room, which is read as a whole; past its ranks it may hold anything, and counts as zeros.
+    """
+    part = tl.load(at, mask=there, other=0.0)
     for piece in tl.static_range(1, PIECES):
-        part += tl.load(at + piece * BRIDGE, mask=mask, other=0.0)
-    return part.to(dtype)
+        part += tl.load(at + piece * BRIDGE, mask=there, other=0.0)
+    return tl.where(is_rank, part, 0.0).to(dtype)
 
 
 @triton.jit

@@ -30,6 +30,7 @@ from kernels.lora.kernel.tiling import (
     adapter_of,
     cost_of,
     precision_of,
+    room_of,
     shares_of,
 )
 
@@ -297,13 +298,14 @@ def _tile_of(
         module = is_later.to(tl.int32)
         rank, cost = tl.where(is_later, rank1, rank), tl.where(is_later, cost1, cost)
         own_costs = tl.where(is_later, all1, own_costs)
-        before, first = tl.where(is_later, all0, 0), tl.where(is_later, rank0, 0)
+        before, first = tl.where(is_later, all0, 0), tl.where(is_later, room_of(rank0), 0)
     if MODULES > 2:
         is_last = local >= all0 + all1
         module = tl.where(is_last, 2, module)
         rank, cost = tl.where(is_last, rank2, rank), tl.where(is_last, cost2, cost)
         own_costs = tl.where(is_last, all2, own_costs)
-        before, first = tl.where(is_last, all0 + all1, before), tl.where(is_last, rank0 + rank1, first)
+        before = tl.where(is_last, all0 + all1, before)
+        first = tl.where(is_last, room_of(rank0) + room_of(rank1), first)
     column = (local - before) // cost
     own = record + 4 + module * 4
     return (

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from kernels.lora.kernel.delta import part_of, sum_of
 from kernels.lora.kernel.matrix import runs_of
-from kernels.lora.kernel.tiling import halves_of
+from kernels.lora.kernel.tiling import halves_of, room_of
 
 
 @triton.jit
@@ -121,5 +121,6 @@ def _part_of(
     """Ranks `r` of a few rows for each run, filled up to `PADDED` rows."""
     t = tl.arange(0, PADDED)
     at = parts + t[:, None] * (PIECES * WIDTH) + r[None, :]
-    part = part_of(at, (t < tl.minimum(num_rows, ROWS))[:, None] & (r < rank)[None, :], dtype, PIECES, WIDTH)
+    there = (t < tl.minimum(num_rows, ROWS))[:, None] & (r < room_of(rank))[None, :]
+    part = part_of(at, there, (r < rank)[None, :], dtype, PIECES, WIDTH)
     return tl.broadcast_to(part[None, :, :], (RUNS, PADDED, r.shape[0]))

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from kernels.lora.kernel.delta import part_of, sum_of
-from kernels.lora.kernel.tiling import page_of
+from kernels.lora.kernel.tiling import page_of, room_of
 
 
 @triton.jit
@@ -39,16 +39,16 @@ def many_rows(
     dtype = pages.dtype.element_ty
     end = tl.minimum(MOST_ROWS, num_rows)
     is_column = (n < width)[None, :]
-    is_rank = (r < rank)[None, :]
+    is_rank, is_room = (r < rank)[None, :], (r < room_of(rank))[None, :]
     b = b_columns(pages, table, place, rank, r, start, width, PAGE, COLUMNS, ROWWISE)
     parts = bridge + (row + t).to(tl.int64)[:, None] * (PIECES * WIDTH) + r[None, :]
     outs = output + (row + t).to(tl.int64)[:, None] * stride + n[None, :]
-    part = part_of(parts, (t < num_rows)[:, None] & is_rank, dtype, PIECES, WIDTH)
+    part = part_of(parts, (t < num_rows)[:, None] & is_room, is_rank, dtype, PIECES, WIDTH)
     old = tl.load(outs, mask=(t < num_rows)[:, None] & is_column, other=0.0)
     for step in tl.range(0, end, ROWS, num_stages=1):
         is_next = (step + ROWS + t < end)[:, None]
         next_parts = parts + ROWS * (PIECES * WIDTH)
-        next_part = part_of(next_parts, is_next & is_rank, dtype, PIECES, WIDTH)
+        next_part = part_of(next_parts, is_next & is_room, is_rank, dtype, PIECES, WIDTH)
         next_outs = outs + ROWS * stride
         next_old = tl.load(next_outs, mask=is_next & is_column, other=0.0)
         is_row = (step + t < num_rows)[:, None]
@@ -56,7 +56,8 @@ def many_rows(
         for block in tl.range(RANKS, rank if HAS_LATER else 0, RANKS, num_stages=1):
             later = block + r
             more_b = b_columns(pages, table, place, rank, later, start, width, PAGE, COLUMNS, ROWWISE)
-            more = part_of(parts + block, is_row & (later < rank)[None, :], dtype, PIECES, WIDTH)
+            there = is_row & (later < room_of(rank))[None, :]
+            more = part_of(parts + block, there, (later < rank)[None, :], dtype, PIECES, WIDTH)
             share = tl.dot(more, more_b, share, input_precision=PRECISION)
         tl.store(outs, sum_of(old, share, scale).to(output.dtype.element_ty), mask=is_row & is_column)
         part = next_part

@@ -3,20 +3,29 @@
 import triton
 import triton.language as tl
 
-from kernels.lora.kernel.tiling import page_of
+from kernels.lora.kernel.tiling import page_of, room_of
 
 
 @triton.jit
 def rank_rows(record, r, MODULES: tl.constexpr, IN: tl.constexpr):
-    """First elements of rows `r` of the A of a group's modules taken as one, `[sum of ranks, in]`."""
+    """Rows of the A of a group's modules taken as one, for columns `r` of the bridge.
+
+    Returns the rows' first elements, and whether there is such a row: the room of a module may be more than its ranks.
+    """
     rank = tl.load(record + 4)
     element = tl.load(record + 5) + r * IN
+    is_row = r < rank
     if MODULES > 1:
-        element = tl.where(r >= rank, tl.load(record + 9) + (r - rank) * IN, element)
-        rank += tl.load(record + 8)
+        begin = room_of(rank)
+        rank = tl.load(record + 8)
+        element = tl.where(r >= begin, tl.load(record + 9) + (r - begin) * IN, element)
+        is_row = tl.where(r >= begin, r < begin + rank, is_row)
     if MODULES > 2:
-        element = tl.where(r >= rank, tl.load(record + 13) + (r - rank) * IN, element)
-    return element
+        begin += room_of(rank)
+        rank = tl.load(record + 12)
+        element = tl.where(r >= begin, tl.load(record + 13) + (r - begin) * IN, element)
+        is_row = tl.where(r >= begin, r < begin + rank, is_row)
+    return element, is_row
 
 
 @triton.jit

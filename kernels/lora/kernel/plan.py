@@ -19,6 +19,7 @@ from kernels.lora.kernel.tiling import (
     Tiling,
     bridge_width,
     cost_of,
+    room_of,
 )
 
 _ALIGNED = 4  # int32 of 16 bytes: kernels are compiled for addresses that are multiples of that, and again for others
@@ -36,14 +37,15 @@ class Plan:
             adapter, and the number of tiles: of MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's
             expand; where the batch is not split and the group is a pair of modules, of MBGMM's expand of both at once,
             which has tiles of adapters that target neither, too. MBGMV's of an expand count for as many as they cost.
-        records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and sum of ranks; then
-            of each module the rank, the places of A and B, and the bits of the scale.
+        records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and columns of the
+            bridge; then of each module the rank, the places of A and B, and the bits of the scale.
         owners: `[num_rows]` int32; the live adapter of each row that is added to by row: in a batch without prompts, or
             of up to `FEW_ROWS` rows, all; in others those of MBGMV's adapters, unless these have `SHARED_ROWS` or more
             on average; else -1. Not read if the batch is not split.
         is_by_row: `[1]` int32; whether MBGMV's rows have owners.
         bridge: `[num_rows, num_pieces, width]`; what shrinks leave to expands, an adapter's ranks of one module after
-            those of the other: the sums of pieces of the inputs in float32, still to be added, or, of one, rounded.
+            those of the other, each with room for a multiple of 4: the sums of pieces of the inputs in float32, still
+            to be added, or, of one, rounded.
     """
 
     tiling: Tiling
@@ -168,7 +170,7 @@ def _plan(
         tl.store(record + 5 + module * 4, tl.load(places + site * 3 + 1, mask=is_live, other=0), mask=is_live)
         tl.store(record + 6 + module * 4, tl.load(places + site * 3 + 2, mask=is_live, other=0), mask=is_live)
         tl.store(record + 7 + module * 4, scale.to(tl.int32, bitcast=True), mask=is_live)
-        total += rank
+        total += room_of(rank)
         width = width0 if module == 0 else (width1 if module == 1 else width2)
         few_costs += tl.where(rank > 0, (width + FEW_TILE - 1) // FEW_TILE * cost_of(rank, True), 0)
         many_costs += tl.where(rank > 0, (width + MANY_TILE - 1) // MANY_TILE * cost_of(rank, False), 0)

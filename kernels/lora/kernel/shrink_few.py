@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from kernels.lora.kernel.matrix import rank_rows, runs_of
-from kernels.lora.kernel.tiling import adapter_of, halves_of
+from kernels.lora.kernel.tiling import adapter_of, halves_of, room_of
 
 
 @triton.jit
@@ -37,13 +37,13 @@ def one_tile(
 ):
     """One piece of a tile. Its matrix, which no earlier kernel writes, is asked for while the one before still runs."""
     ALL_ROUNDS: tl.constexpr = (IN + SPANS * SPAN - 1) // (SPANS * SPAN)
-    row, num_rows, table, rank, piece, r, rank_row = _few_of(
+    row, num_rows, table, room, piece, r, rank_row, is_rank = _few_of(
         tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, RANKS
     )
-    halves = halves_of(table, rank_row, IN, r < rank, PAGE)
+    halves = halves_of(table, rank_row, IN, is_rank, PAGE)
     first = piece * ROUNDS
     start = (first * SPANS + tl.arange(0, SPANS)) * SPAN
-    a = runs_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
+    a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
     if CHAINED:
         tl.extra.cuda.gdc_wait()
     rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
@@ -51,12 +51,12 @@ def one_tile(
     if ROUNDS > 1:
         for now in tl.range(first + 1, tl.minimum(first + ROUNDS, ALL_ROUNDS), num_stages=STAGES):
             start = (now * SPANS + tl.arange(0, SPANS)) * SPAN
-            a = runs_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
+            a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
             rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
             total += _round_of(a, rows, PRECISION)
     t = tl.arange(0, FEW)
     at = bridge + ((row + t)[None, :].to(tl.int64) * PIECES + piece) * WIDTH + r[:, None]
-    tl.store(at, total, mask=(t < num_rows)[None, :] & (r < rank)[:, None])
+    tl.store(at, total, mask=(t < num_rows)[None, :] & (r < room)[:, None])
 
 
 @triton.jit
@@ -94,10 +94,10 @@ def neighbours(
     """
     ALL_ROUNDS: tl.constexpr = (IN + SPANS * SPAN - 1) // (SPANS * SPAN)
     t = tl.arange(0, FEW)
-    row, num_rows, table, rank, _, r, rank_row = _few_of(
+    row, num_rows, table, room, _, r, rank_row, is_rank = _few_of(
         tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, RANKS
     )
-    head, left, tail = halves_of(table, rank_row, IN, r < rank, PAGE)
+    head, left, tail = halves_of(table, rank_row, IN, is_rank, PAGE)
     if CHAINED:
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((RANKS, FEW), tl.float32)
@@ -105,19 +105,19 @@ def neighbours(
     for now in tl.range(begin, end // PIECES * ALL_ROUNDS + end % PIECES * ROUNDS, num_stages=STAGES):
         turn = now % ALL_ROUNDS
         if (turn == 0) & (now > begin):
-            row, num_rows, table, rank, _, r, rank_row = _few_of(
+            row, num_rows, table, room, _, r, rank_row, is_rank = _few_of(
                 now // ALL_ROUNDS * PIECES, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES,
                 RECORD, RANKS,
             )  # fmt: skip
-            head, left, tail = halves_of(table, rank_row, IN, r < rank, PAGE)
+            head, left, tail = halves_of(table, rank_row, IN, is_rank, PAGE)
         start = (turn * SPANS + tl.arange(0, SPANS)) * SPAN
         halves = (head, left, tail)
-        a = runs_of(pages, table, rank_row, halves, start, r < rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
+        a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
         rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
         total = tl.where(turn % ROUNDS == 0, 0.0, total) + _round_of(a, rows, PRECISION)
         at = bridge + ((row + t)[None, :].to(tl.int64) * PIECES + turn // ROUNDS) * WIDTH + r[:, None]
         is_whole = (turn % ROUNDS == ROUNDS - 1) | (turn == ALL_ROUNDS - 1)
-        tl.store(at, total, mask=(t < tl.where(is_whole, num_rows, 0))[None, :] & (r < rank)[:, None])
+        tl.store(at, total, mask=(t < tl.where(is_whole, num_rows, 0))[None, :] & (r < room)[:, None])
 
 
 @triton.jit
@@ -134,14 +134,18 @@ def _few_of(
     RECORD: tl.constexpr,
     RANKS: tl.constexpr,
 ):
-    """An adapter's first row, rows, pages and ranks, and which piece of which of its rank rows a tile is."""
+    """An adapter's first row, rows, pages and columns of the bridge, and which piece of which of these a tile is.
+
+    Of these columns, too, what `rank_rows` tells.
+    """
     live = adapter_of(few_starts, tile)
     record = records + live * RECORD
     table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
     local = tile - tl.load(starts + live)
     r = local // PIECES * RANKS + tl.arange(0, RANKS)
-    rank_row = rank_rows(record, r, MODULES, IN)
-    return tl.load(record), tl.load(record + 1), table, tl.load(record + 3), local % PIECES, r, rank_row
+    rank_row, is_rank = rank_rows(record, r, MODULES, IN)
+    room = room_of(tl.load(record + 3))
+    return tl.load(record), tl.load(record + 1), table, room, local % PIECES, r, rank_row, is_rank
 
 
 @triton.jit

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from kernels.lora.kernel.matrix import rank_rows, runs_of
-from kernels.lora.kernel.tiling import adapter_of, halves_of
+from kernels.lora.kernel.tiling import adapter_of, halves_of, room_of
 
 
 @triton.jit
@@ -47,19 +47,20 @@ def many_tiles(
         row = tl.load(record)
         num_rows = tl.load(record + 1)
         table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-        rank = tl.load(record + 3)
-        num_blocks = (rank + RANKS - 1) // RANKS
+        room = room_of(tl.load(record + 3))
+        num_blocks = (room + RANKS - 1) // RANKS
         local = tile - tl.load(starts + live)
         piece = local // num_blocks % PIECES
         t = local // num_blocks // PIECES * ROWS + tl.arange(0, ROWS)
         r = local % num_blocks * RANKS + tl.arange(0, RANKS)
+        rank_row, is_rank = rank_rows(record, r, MODULES, IN)
         total = _many_rows(
             x + (row + t)[:, None].to(tl.int64) * x_stride,
             t < num_rows,
             pages,
             table,
-            rank_rows(record, r, MODULES, IN),
-            r < rank,
+            rank_row,
+            is_rank,
             piece * (ROUNDS * SPANS),
             tl.minimum((piece + 1) * (ROUNDS * SPANS) if SPLIT else ALL_SPANS, ALL_SPANS),
             IN,
@@ -75,7 +76,7 @@ def many_tiles(
             ON_GPU,
         )  # [ROWS, RANKS]
         at = bridge + ((row + t)[:, None].to(tl.int64) * PIECES + piece) * WIDTH + r[None, :]
-        tl.store(at, total, mask=(t < num_rows)[:, None] & (r < rank)[None, :])
+        tl.store(at, total, mask=(t < num_rows)[:, None] & (r < room)[None, :])
         tile += step
 
 
