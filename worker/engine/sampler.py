@@ -50,10 +50,9 @@ class SampledTokens:
 
 @dataclass(frozen=True, slots=True)
 class _Logprobs:
-    """Log-probabilities of `rows` on their way: the chosen tokens' and the largest, of which each row has `counts`."""
+    """Log-probabilities on their way: of some rows the chosen tokens' and the largest, as many as each asked for."""
 
-    rows: list[int]
-    counts: list[int]
+    counts: dict[int, int]
     chosen: HostCopy  # [num_rows, 1]
     top_values: HostCopy  # [num_rows, max(counts)]
     top_ids: HostCopy
@@ -61,8 +60,8 @@ class _Logprobs:
     def by_row(self, token_ids: list[int]) -> dict[int, PositionLogprobs]:
         found: dict[int, PositionLogprobs] = {}
         top_values, top_ids = self.top_values.values(), self.top_ids.values()
-        for row, count, (chosen,), values, ids in zip(
-            self.rows, self.counts, self.chosen.values(), top_values, top_ids, strict=True
+        for (row, count), (chosen,), values, ids in zip(
+            self.counts.items(), self.chosen.values(), top_values, top_ids, strict=True
         ):
             ranked = sorted(zip(ids, values, strict=True), key=lambda pair: (-pair[1], pair[0]))
             found[row] = PositionLogprobs(token_ids[row], chosen, tuple(ranked[:count]))
@@ -82,13 +81,14 @@ class _Penalised:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """What the parameters of a list of sequences come to."""
+    """What the parameters of a list of sequences come to; `logprob_rows`, `[num_rows]` int64, are those with counts."""
 
     sequences: list[Sequence]
     choices: Choices
     seeds: np.ndarray[tuple[int], np.dtype[np.int64]]
     penalised: _Penalised | None
-    logprob_rows: list[int]
+    logprob_counts: dict[int, int]
+    logprob_rows: Tensor | None
 
 
 class Sampler:
@@ -118,7 +118,9 @@ class Sampler:
             positions = np.array([s.num_output for s in sequences], dtype=np.int64)
             (noise,) = to_device([uniforms(table.seeds, positions)], logits.device)
         tokens = sample(logits, table.choices, noise, penalties)
-        logprobs = _logprobs(logits, tokens, table) if table.logprob_rows else None
+        logprobs = None
+        if table.logprob_rows is not None:
+            logprobs = _logprobs(logits, tokens, table.logprob_rows, table.logprob_counts)
         return SampledTokens(tokens, penalties is not None, HostCopy(tokens), logprobs)
 
 
@@ -137,24 +139,24 @@ def _penalties(penalised: _Penalised, logits: Tensor) -> Penalties:
     )
 
 
-def _logprobs(logits: Tensor, tokens: Tensor, table: _Table) -> _Logprobs:
+def _logprobs(logits: Tensor, tokens: Tensor, rows: Tensor, counts: dict[int, int]) -> _Logprobs:
     """Of the model's own distribution: before penalties, temperature and truncation."""
-    rows = table.logprob_rows
     logprobs = logits[rows].float().log_softmax(dim=-1)
-    counts = [min(table.sequences[row].request.logprob_count or 0, logits.shape[-1]) for row in rows]
     chosen = logprobs.gather(1, tokens[rows][:, None].clamp(min=0))
-    top = logprobs.topk(max(counts), dim=-1)
-    return _Logprobs(rows, counts, HostCopy(chosen), HostCopy(top.values), HostCopy(top.indices))
+    top = logprobs.topk(min(max(counts.values()), logits.shape[-1]), dim=-1)
+    return _Logprobs(counts, HostCopy(chosen), HostCopy(top.values), HostCopy(top.indices))
 
 
 def _tabulate(sequences: list[Sequence], device: torch.device) -> _Table:
     rows = [row for row, s in enumerate(sequences) if _has_penalty(s.sampling)]
+    counts = {row: s.request.logprob_count for row, s in enumerate(sequences) if s.request.logprob_count is not None}
     return _Table(
         sequences=list(sequences),
         choices=_choices([s.sampling for s in sequences], device),
         seeds=np.array([s.sampling.seed for s in sequences], dtype=np.int64),
         penalised=_penalised(sequences, rows, device) if rows else None,
-        logprob_rows=[row for row, s in enumerate(sequences) if s.request.logprob_count is not None],
+        logprob_counts=counts,
+        logprob_rows=to_device([np.array(list(counts))], device)[0] if counts else None,
     )
 
 

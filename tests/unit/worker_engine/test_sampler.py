@@ -162,6 +162,23 @@ def test_logprobs_are_the_models_own() -> None:
         assert [value for _, value in found.top] == pytest.approx([float(expected[row, t]) for t in best], abs=1e-5)
 
 
+@pytest.mark.gpu
+def test_nobody_waits_for_the_device_before_the_values_are_asked_for() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    rng = random.Random(5)
+    sequences = [sequence(random_params(rng), seed=i, logprob_count=(2, None, 0)[i % 3]) for i in range(30)]
+    logits, sampler = logits_of(30).cuda(), Sampler(torch.device("cuda"))
+    expected = sampler.sample(logits, sequences).token_ids  # and all is compiled
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = [sampler.sample(logits, list(reversed(sequences))), sampler.sample(logits, sequences)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert again[1].token_ids == expected
+    assert sorted(again[0].logprobs) == [row for row in range(30) if (29 - row) % 3 != 1]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_row_that_is_no_distribution_gets_no_token_and_changes_no_other(value: float, device: torch.device) -> None:
     rng = random.Random(3)
