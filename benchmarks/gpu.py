@@ -1,6 +1,8 @@
 """The GPU that a benchmark ran on."""
 
 import platform
+from importlib.metadata import version
+from importlib.util import find_spec
 
 import torch
 import triton
@@ -23,5 +25,6 @@ def machine(commit: str | None) -> dict[str, object]:
         "torch": torch.__version__,
         "triton": triton.__version__,
         "python": platform.python_version(),
+        **{name: version(name) for name in ("transformers", "peft") if find_spec(name) is not None},
         "commit": commit or result.commit(),
     }

@@ -1,4 +1,7 @@
-"""A request whose adapter is in host memory alone, beside one whose adapter is in the pool, while others decode."""
+"""A request whose adapter is in host memory alone, beside one whose adapter is in the pool.
+
+While others decode, so that a step hides the copy, and with the engine to itself, where nothing does.
+"""
 
 import statistics
 import time
@@ -24,7 +27,8 @@ class ColdTest:
 
     Attributes:
         others: Sequences that decode, each with an adapter of its own.
-        arrivals: Requests that come while they do, one after the other, each with an adapter of its own.
+        arrivals: Requests that come while they do, one after the other, each with an adapter of its own; as many others
+            come when nobody decodes.
         spacing: Steps between arrivals.
     """
 
@@ -33,14 +37,16 @@ class ColdTest:
     spacing: int = 40
 
     def adapters(self, setup: Setup) -> tuple[list[int], list[int]]:
-        """Of the others and of those that come, by number; one more of each arrival's kind, to warm up with.
+        """Of the others, and of those that come while they decode and when nobody does, by number.
+
+        And of one more of these, to warm up with.
 
         No workload has adapters of these numbers, so none of them is in the pool before.
         """
         wanted = _RANK if _RANK in setup.ranks else setup.ranks[0]
         every = len(setup.ranks)
         first = _FIRST - _FIRST % every + setup.ranks.index(wanted)
-        coming = range(first, first + every * (self.arrivals + 1), every)
+        coming = range(first, first + every * (2 * self.arrivals + 1), every)
         return list(range(2 * _FIRST, 2 * _FIRST + self.others)), list(coming)
 
 
@@ -61,13 +67,18 @@ class _Phase:
 
 
 def measure_cold(engine: Engine, adapters: Mapping[int, HostedAdapter], setup: Setup, test: ColdTest) -> Summary:
-    """Rounds beside new sequences: nobody comes; requests with adapters in host memory; with the same, now resident."""
+    """Rounds beside new sequences: nobody comes; requests with adapters in host memory; with the same, now resident.
+
+    And of the last two without others.
+    """
     others, coming = test.adapters(setup)
-    rounds = _Rounds(engine, adapters, setup, test, others)
-    rounds.play([coming[-1]] * 2)  # compiles and records
-    alone = rounds.play([])
-    cold = rounds.play(coming[: test.arrivals])
-    resident = rounds.play(coming[: test.arrivals])
+    beside, idle = coming[: test.arrivals], coming[test.arrivals : -1]
+    rounds = _Rounds(engine, adapters, setup, test)
+    rounds.play(others, [coming[-1]] * 2)  # compiles and records
+    alone = rounds.play(others, [])
+    cold = rounds.play(others, beside)
+    resident = rounds.play(others, beside)
+    idle_cold, idle_resident = (statistics.median(rounds.play([], idle).first_tokens) for _ in range(2))
     tpot = {
         f"others_tpot_{name}_ms": round(statistics.median(one.per_token()), 3)
         for name, one in (("alone", alone), ("resident", resident), ("cold", cold))
@@ -80,6 +91,9 @@ def measure_cold(engine: Engine, adapters: Mapping[int, HostedAdapter], setup: S
         "first_token_cold_max_ms": round(max(cold.first_tokens), 3),
         "first_token_resident_max_ms": round(max(resident.first_tokens), 3),
         "cold_minus_resident_ms": round(first_cold - first_resident, 3),
+        "idle_first_token_cold_ms": round(idle_cold, 3),
+        "idle_first_token_resident_ms": round(idle_resident, 3),
+        "idle_cold_minus_resident_ms": round(idle_cold - idle_resident, 3),
         **tpot,
         "others_tpot_by_resident": round(max(moved), 4),
         "others_pause_cold_ms": round(percentile(sorted(cold.longest_pauses()), 0.5), 3),
@@ -96,21 +110,19 @@ class _Rounds:
         adapters: Mapping[int, HostedAdapter],
         setup: Setup,
         test: ColdTest,
-        others: Sequence[int],
     ) -> None:
         self._engine = engine
         self._adapters = adapters
         self._setup = setup
         self._test = test
-        self._others = others
         self._num_rounds = 0
 
-    def play(self, arrivals: Sequence[int]) -> _Phase:
+    def play(self, others: Sequence[int], arrivals: Sequence[int]) -> _Phase:
         """Others start and decode, requests with these adapters come, and all go on for as many steps in any case."""
         self._num_rounds += 1
         engine, test, phase = self._engine, self._test, _Phase()
         steps = test.spacing * (test.arrivals + 1)
-        for adapter in self._others:
+        for adapter in others:
             name = f"other-{self._num_rounds}-{adapter}"
             self._add(name, adapter, 2 * steps)
             phase.tokens[name] = []

@@ -80,6 +80,7 @@ GOALS: Sequence[Goal] = (
     _decode("1 row, 1 adapter", 235.0),
     _decode("256 rows, 256 adapters", 11_000.0),
     *(_cold(setup, "cold_minus_resident_ms", 10.0, "ms") for setup in ("S1", "M2")),
+    *(_cold(setup, "idle_cold_minus_resident_ms", 10.0, "ms") for setup in ("S1", "M2")),
     *(_cold(setup, "others_tpot_by_resident", 1.05, "ratio") for setup in ("S1", "M2")),
     _of("S1", "n = 100", "n = 100, Hugging Face PEFT", 100.0),
     *(

@@ -4,12 +4,13 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Protocol
 
 from benchmarks.serve.outcome import Moment, Run, Stream, Summary
 from benchmarks.serve.workload import Item
 from worker.engine.engine import Engine
-from worker.types import EngineRequest, EngineStats, HostedAdapter, SamplingParams, StepResult
+from worker.types import EngineRequest, EngineStats, HostedAdapter, SamplingParams, StepResult, StepTimes
 
 _GREEDY = SamplingParams(temperature=0.0)
 _PAUSE_S = 0.0005  # while there is nothing to compute
@@ -73,7 +74,7 @@ def run(engine: Engine, items: Sequence[Item], host: Host) -> Run:
 
 
 def engine_figures(steps: Sequence[EngineStats]) -> Summary:
-    """What the engine says of its steps: counts, and the host's mean time a step with and without its waiting."""
+    """What the engine says of its steps: counts, and the host's mean time a step and each part of it."""
     if not steps:
         return {}
     first, last = steps[0], steps[-1]
@@ -83,7 +84,12 @@ def engine_figures(steps: Sequence[EngineStats]) -> Summary:
         "num_adapter_loads": last.num_loads - first.num_loads,
         "max_resident_adapters": max(stats.num_resident_adapters for stats in steps),
         "step_mean_ms": round(statistics.fmean(stats.step_ms for stats in steps), 3),
-        "step_wait_mean_ms": round(statistics.fmean(stats.times.wait_ms for stats in steps), 3),
+        **{
+            f"step_{part.name.removesuffix('_ms')}_mean_ms": round(
+                statistics.fmean(getattr(stats.times, part.name) for stats in steps), 3
+            )
+            for part in fields(StepTimes)
+        },
     }
 
 

@@ -15,6 +15,7 @@ from benchmarks.serve.workload import Item, touched
 
 _MAX_LORAS = 64  # the better of 64 and 128, where both ran
 _MEMORY_SHARE = 0.9
+_MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what `max_lora_rank` may be
 
 
 class NotInstalled(Exception):
@@ -81,8 +82,7 @@ def vllm_server(setup: Setup, items: Sequence[Item], context_length: int) -> Ite
             enable_prefix_caching=False,
             disable_log_stats=False,
             enable_lora=bool(adapters),
-            **({"max_loras": min(_MAX_LORAS, len(adapters)), "max_lora_rank": max(setup.ranks)} if adapters else {}),
-            **({"max_cpu_loras": len(adapters)} if adapters else {}),
+            **(_room_for(setup, len(adapters)) if adapters else {}),
         )
         server = VllmServer(llm, adapters)
         # Every adapter once, so that the run finds it in the host cache, as ours does.
@@ -90,3 +90,12 @@ def vllm_server(setup: Setup, items: Sequence[Item], context_length: int) -> Ite
         yield server
     finally:
         shutil.rmtree(folder)
+
+
+def _room_for(setup: Setup, num_adapters: int) -> dict[str, int]:
+    """What vLLM is told of the setup's adapters, all of which fit into its host cache."""
+    return {
+        "max_loras": min(_MAX_LORAS, num_adapters),
+        "max_lora_rank": next(rank for rank in _MAX_RANKS if rank >= max(setup.ranks)),
+        "max_cpu_loras": num_adapters,
+    }

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -103,6 +104,8 @@ def test_vllm_gets_the_same_requests(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ValueError, match="--rate"):
             server.run([Item(4, (1, 2), 3, arrival_s=1.0)])
     assert (llm.options["max_loras"], llm.options["max_lora_rank"], llm.options["max_cpu_loras"]) == (1, 8, 1)
+    with vllm_server(replace(TINY, ranks=(2, 4)), [Item(4, (5,), 7)], 1024) as of_rank_4:
+        assert of_rank_4._llm.options["max_lora_rank"] == 8, "it may not be 4"
     prompts, params, lora_request = llm.calls[-1]
     assert [prompt["prompt_token_ids"] for prompt in prompts] == [[1, 2], [5]]
     assert [(own.max_tokens, own.ignore_eos, own.temperature) for own in params] == [(3, True, 0.0), (7, True, 0.0)]
