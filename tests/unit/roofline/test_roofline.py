@@ -15,6 +15,7 @@ from benchmarks.roofline import __main__ as command
 from benchmarks.roofline import case as floors
 from benchmarks.roofline.case import Case
 from benchmarks.roofline.parts import EMBEDDING, OTHER, PARTS, TOGETHER, parts_of
+from benchmarks.roofline.plot import draw
 from benchmarks.roofline.report import roofline
 from benchmarks.roofline.steady import steady_engines
 from benchmarks.roofline.trace import Kernel, spent_by_part
@@ -142,6 +143,14 @@ def test_a_report_adds_up() -> None:
 def test_every_part_has_a_floor_or_should_not_be() -> None:
     case = Case(TINY, 4, 2, 32)
     assert [part.name for part in PARTS if part.floor(case) == Work(0)] == ["LoRA plan", "adapter loads"]
+
+
+def test_it_is_drawn(tmp_path: Path) -> None:
+    seen = [Kernel(name, 10 * place, 10 * place + 8) for place, name in enumerate(STEP)]
+    report = roofline(Case(TINY, 4, 2, 32, 8), 0.5, spent_by_part(seen, 2), 1, CEILINGS)
+    path = tmp_path / "roofline.json"
+    path.write_text(json.dumps({"machine": {"gpu": "H200", "commit": "c0ffee"}, "steps": [report.described()] * 2}))
+    assert draw(path).read_bytes().startswith(b"\x89PNG")
 
 
 def test_it_says_that_it_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
