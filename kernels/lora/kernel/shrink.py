@@ -1,6 +1,6 @@
 """`bridge[t] = x[t] @ A.T`: every row's inputs down to its own adapter's ranks.
 
-The A matrices of a group are taken as one, `[sum of ranks, in]`, so that a row's inputs are read once for all modules.
+The A matrices of a group are taken as one, so that a row's inputs are read once for all modules.
 """
 
 from typing import Any
@@ -20,6 +20,7 @@ from kernels.lora.kernel.tiling import (
     MANY_RANKS,
     MANY_ROWS,
     SPANS,
+    most_room,
     precision_of,
     shares_of,
 )
@@ -41,7 +42,7 @@ def shrink(
     """Fills the bridge of the rows that have an adapter, for one group of modules in one layer."""
     page_table = batch.directory.page_table
     # Of a large batch four programs are to fit into shared memory, unless 8,192 rows have no more tiles than for two.
-    has_few_tiles = num_modules * batch.directory.max_rank <= MANY_RANKS
+    has_few_tiles = most_room(num_modules, batch.directory.max_rank) <= MANY_RANKS
     launch(
         _shrink,
         (num_programs,),

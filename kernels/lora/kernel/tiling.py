@@ -92,9 +92,14 @@ def run_of(directory: LoraDirectory, most: int) -> int:
     return max(16, min(most, directory.chunk_elements & -directory.chunk_elements))
 
 
+def most_room(num_modules: int, max_rank: int) -> int:
+    """Columns of the bridge that an adapter's ranks take at most, one module's after the other."""
+    return num_modules * -(-max_rank // _ROOM) * _ROOM
+
+
 def bridge_width(num_modules: int, max_rank: int) -> int:
-    """Columns that a group has in the bridge: room for its ranks, one module's after the other."""
-    return max(1, -(-num_modules * (-(-max_rank // _ROOM) * _ROOM) // 64)) * 64
+    """Columns that a group has in the bridge; in few sizes, as each is compiled."""
+    return max(1, -(-most_room(num_modules, max_rank) // 64)) * 64
 
 
 def precision_of(dtype: torch.dtype) -> str | None:
