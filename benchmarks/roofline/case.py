@@ -6,6 +6,7 @@ from typing import Self
 
 from benchmarks.kernels.floors import ELEMENT, Work, attention_work
 from benchmarks.kernels.shapes import Model
+from benchmarks.serve.options import counted
 from benchmarks.serve.setups import Setup
 from worker.memory.layout import GROUPS, MODULES
 
@@ -40,9 +41,9 @@ class Case:
         return cls(setup, rows, min(adapters, rows), *rest)
 
     def __str__(self) -> str:
-        adapters = f"{self.adapters} adapters" if self.adapters else "base only"
+        adapters = counted(self.adapters, "adapter") if self.adapters else "base only"
         chunk = f", a prompt of {self.chunk} tokens" if self.chunk else ""
-        return f"{self.setup.name}, {self.rows} decodes of {self.context} tokens, {adapters}{chunk}"
+        return f"{self.setup.name}, {counted(self.rows, 'decode')} of {self.context} tokens, {adapters}{chunk}"
 
     @property
     def num_rows(self) -> int:

@@ -13,6 +13,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from benchmarks.roofline.case import Case
+from benchmarks.serve.setups import SETUPS
+
 _LABELLED = 0.04  # of a step: parts that are wide enough for their share
 
 
@@ -50,14 +53,8 @@ def _step(axes: Axes, step: Mapping[str, Any], colours: Mapping[str, Any]) -> No
             left += width
     axes.set_yticks([1, 0], [f"measured {step['wall_ms']:.2f}", f"floor {step['floor_ms']:.2f}"], fontsize=8)
     axes.set_xlim(0, step["wall_ms"] * 1.01)
-    adapters = _counted(step["adapters"], "adapter") if step["adapters"] else "base only"
-    chunk = f", a prompt of {step['chunk']} tokens" if step["chunk"] else ""
-    decodes = f"{_counted(step['rows'], 'decode')} of {step['context']} tokens"
-    axes.set_title(f"{step['setup']}, {decodes}, {adapters}{chunk}", fontsize=9, loc="left")
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count > 1 else ''}"
+    case = Case(SETUPS[step["setup"]], step["rows"], step["adapters"], step["context"], step["chunk"])
+    axes.set_title(str(case), fontsize=9, loc="left")
 
 
 if __name__ == "__main__":

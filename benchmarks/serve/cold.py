@@ -104,13 +104,7 @@ def measure_cold(engine: Engine, adapters: Mapping[int, HostedAdapter], setup: S
 class _Rounds:
     """Rounds on one engine."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        adapters: Mapping[int, HostedAdapter],
-        setup: Setup,
-        test: ColdTest,
-    ) -> None:
+    def __init__(self, engine: Engine, adapters: Mapping[int, HostedAdapter], setup: Setup, test: ColdTest) -> None:
         self._engine = engine
         self._adapters = adapters
         self._setup = setup

@@ -71,7 +71,7 @@ class Options:
         for n in self.adapters:
             for rows in self.decode:
                 distinct = min(rows, n)
-                name = f"decode {_counted(rows, 'row')}" + (f", {_counted(distinct, 'adapter')}" if n else "")
+                name = f"decode {counted(rows, 'row')}" + (f", {counted(distinct, 'adapter')}" if n else "")
                 works[self._name(name)] = decode(rows, distinct, vocab_size)
         return works
 
@@ -166,5 +166,6 @@ def _variant(word: str, adapter_share: float | None) -> Unified:
     return replace(variant, adapter_share=adapter_share)
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """So many of them, in words."""
     return f"{count} {noun}" + ("s" if count != 1 else "")

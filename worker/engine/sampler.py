@@ -80,15 +80,22 @@ class _Penalised:
 
 
 @dataclass(frozen=True, slots=True)
+class _Asked:
+    """The rows whose log-probabilities are wanted, `[num_rows]` int64, and by row how many of the largest."""
+
+    rows: Tensor
+    counts: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class _Table:
-    """What the parameters of a list of sequences come to; `logprob_rows`, `[num_rows]` int64, are those with counts."""
+    """What the parameters of a list of sequences come to."""
 
     sequences: list[Sequence]
     choices: Choices
     seeds: np.ndarray[tuple[int], np.dtype[np.int64]]
     penalised: _Penalised | None
-    logprob_counts: dict[int, int]
-    logprob_rows: Tensor | None
+    asked: _Asked | None
 
 
 class Sampler:
@@ -118,9 +125,7 @@ class Sampler:
             positions = np.array([s.num_output for s in sequences], dtype=np.int64)
             (noise,) = to_device([uniforms(table.seeds, positions)], logits.device)
         tokens = sample(logits, table.choices, noise, penalties)
-        logprobs = None
-        if table.logprob_rows is not None:
-            logprobs = _logprobs(logits, tokens, table.logprob_rows, table.logprob_counts)
+        logprobs = None if table.asked is None else _logprobs(logits, tokens, table.asked)
         return SampledTokens(tokens, penalties is not None, HostCopy(tokens), logprobs)
 
 
@@ -139,12 +144,12 @@ def _penalties(penalised: _Penalised, logits: Tensor) -> Penalties:
     )
 
 
-def _logprobs(logits: Tensor, tokens: Tensor, rows: Tensor, counts: dict[int, int]) -> _Logprobs:
+def _logprobs(logits: Tensor, tokens: Tensor, asked: _Asked) -> _Logprobs:
     """Of the model's own distribution: before penalties, temperature and truncation."""
-    logprobs = logits[rows].float().log_softmax(dim=-1)
-    chosen = logprobs.gather(1, tokens[rows][:, None].clamp(min=0))
-    top = logprobs.topk(min(max(counts.values()), logits.shape[-1]), dim=-1)
-    return _Logprobs(counts, HostCopy(chosen), HostCopy(top.values), HostCopy(top.indices))
+    logprobs = logits[asked.rows].float().log_softmax(dim=-1)
+    chosen = logprobs.gather(1, tokens[asked.rows][:, None].clamp(min=0))
+    top = logprobs.topk(min(max(asked.counts.values()), logits.shape[-1]), dim=-1)
+    return _Logprobs(asked.counts, HostCopy(chosen), HostCopy(top.values), HostCopy(top.indices))
 
 
 def _tabulate(sequences: list[Sequence], device: torch.device) -> _Table:
@@ -155,8 +160,7 @@ def _tabulate(sequences: list[Sequence], device: torch.device) -> _Table:
         choices=_choices([s.sampling for s in sequences], device),
         seeds=np.array([s.sampling.seed for s in sequences], dtype=np.int64),
         penalised=_penalised(sequences, rows, device) if rows else None,
-        logprob_counts=counts,
-        logprob_rows=to_device([np.array(list(counts))], device)[0] if counts else None,
+        asked=_Asked(to_device([np.array(list(counts))], device)[0], counts) if counts else None,
     )
 
 

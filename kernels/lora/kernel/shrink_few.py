@@ -144,7 +144,7 @@ def _few_of(
     local = tile - tl.load(starts + live)
     r = local // PIECES * RANKS + tl.arange(0, RANKS)
     rank_row, is_rank = rank_rows(record, r, MODULES, IN)
-    room = room_of(tl.load(record + 3))
+    room = room_of(tl.load(record + 3))  # the same, but now the compiler knows that it is a multiple
     return tl.load(record), tl.load(record + 1), table, room, local % PIECES, r, rank_row, is_rank
 
 

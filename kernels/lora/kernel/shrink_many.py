@@ -47,7 +47,7 @@ def many_tiles(
         row = tl.load(record)
         num_rows = tl.load(record + 1)
         table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-        room = room_of(tl.load(record + 3))
+        room = room_of(tl.load(record + 3))  # the same, but now the compiler knows that it is a multiple
         num_blocks = (room + RANKS - 1) // RANKS
         local = tile - tl.load(starts + live)
         piece = local // num_blocks % PIECES

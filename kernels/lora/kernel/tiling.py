@@ -23,7 +23,7 @@ MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink; as many rows of o
 EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand, also where SwiGLU's product takes it over
 EXPAND_RUNS = 4  # of a tile of an expand of a split batch, one for each warp
 LARGE_ROWS = 256  # of such a tile in large batches, which takes 16 or 32 at a time
-_ROOM = 4  # columns of the bridge: a module begins at a multiple, where wide loads may begin
+_ROOM = tl.constexpr(4)  # columns of the bridge: a module begins at a multiple, where wide loads may begin
 SPLIT_ROWS = 2048  # with more rows (than FEW_ROWS, too) MBGMM's tiles alone fill the GPU, without splitting the inputs
 
 
@@ -94,7 +94,8 @@ def run_of(directory: LoraDirectory, most: int) -> int:
 
 def most_room(num_modules: int, max_rank: int) -> int:
     """Columns of the bridge that an adapter's ranks take at most, one module's after the other."""
-    return num_modules * -(-max_rank // _ROOM) * _ROOM
+    step: int = _ROOM.value
+    return num_modules * -(-max_rank // step) * step
 
 
 def bridge_width(num_modules: int, max_rank: int) -> int:
@@ -110,7 +111,7 @@ def precision_of(dtype: torch.dtype) -> str | None:
 @triton.jit
 def room_of(rank):
     """Columns of the bridge for a module's ranks: as many are written and read, so that a mask cuts no wide access."""
-    return (rank + 3) // 4 * 4
+    return (rank + _ROOM - 1) // _ROOM * _ROOM
 
 
 @triton.jit
