@@ -141,7 +141,8 @@ async def test_upload_that_never_ends_is_ended(tmp_path: Path) -> None:
         for message in [header(), *config_file()]:
             yield message
         while True:
-            await asyncio.sleep(0)
+            for _ in range(100):  # so that few sends are under way when the answer comes
+                await asyncio.sleep(0)
             yield pb.CreateAdapterRequest(data=b"")
 
     async with serving(tmp_path, upload_timeout_s=0.2) as stub:
