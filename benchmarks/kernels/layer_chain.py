@@ -14,7 +14,7 @@ from benchmarks.kernels.timing import on_capture_stream
 from kernels import rope
 from kernels.activation import silu_mul
 from kernels.linear import linear
-from kernels.lora import LoraDelta, shrink
+from kernels.lora import LoraDelta, linear_and_shrink, shrink
 from kernels.norm import add_rms_norm
 from kernels.rope import rotate_and_write
 from worker.memory.layout import GROUPS
@@ -75,10 +75,15 @@ class LayerChain:
         linear(self.inputs[index], weight, self.outputs[index], chained=True)
 
     def ours(self, layer: int, index: int) -> LoraDelta | None:
-        """As the engine: a shrink before the linear, which leaves the rest to what comes after."""
-        delta = self.shrink(layer, index) if index < self.num_adapted else None
-        self.linear(layer, index)
-        return delta
+        """As the engine: the linear and a shrink, which leaves the rest to what comes after."""
+        if index >= self.num_adapted:
+            self.linear(layer, index)
+            return None
+        case, group, x, out = self.case, GROUPS[index], self.inputs[index], self.outputs[index]
+        weight = self._weights[layer % BASE_LAYERS][index]
+        parts = out.split(case.model.widths(group), 1)
+        pages = case.pages[layer]
+        return linear_and_shrink(x, weight, out, None, parts, pages, case.batch, layer=layer, modules=group)
 
     def shrink(self, layer: int, index: int) -> LoraDelta | None:
         """A group's shrink alone."""

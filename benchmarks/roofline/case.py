@@ -8,7 +8,7 @@ from benchmarks.kernels.floors import ELEMENT, Work, attention_work
 from benchmarks.kernels.shapes import Model
 from benchmarks.serve.options import counted
 from benchmarks.serve.setups import Setup
-from worker.memory.layout import GROUPS, MODULES
+from worker.memory.layout import GROUPS, MODULES, ModelShape
 
 QKV, O, GATE_UP, DOWN = GROUPS  # noqa: E741 - the projection's name
 
@@ -121,16 +121,31 @@ def silu(case: Case) -> Work:
     return _rows(case, 3 * shape.intermediate_size * shape.num_layers)
 
 
-def shrink(case: Case) -> Work:
-    """Live adapters' A read at their true rank, and a group's input once."""
-    elements = flops = 0
-    for group in GROUPS:
-        if targeted := _targeted(case, group):
-            width = case.setup.shape.in_features(group[0])
-            for rank, count in _live(case):
-                elements += rank * width * len(targeted) + count * width
-                flops += 2 * count * rank * width * len(targeted)
-    return _times(Work(ELEMENT * elements, flops), case.setup.shape.num_layers)
+def shrink(*groups: Sequence[int]) -> Callable[[Case], Work]:
+    """Live adapters' A of some groups read at their true rank, and a group's input once."""
+
+    def work(case: Case) -> Work:
+        targeted = [group for group in groups if _targeted(case, group)]
+        width = sum(case.setup.shape.in_features(group[0]) for group in targeted)
+        inputs = sum(count * width for _, count in _live(case))
+        return begun(*groups)(case) + _times(Work(ELEMENT * inputs), case.setup.shape.num_layers)
+
+    return work
+
+
+def begun(*groups: Sequence[int]) -> Callable[[Case], Work]:
+    """Live adapters' A of some groups, for a kernel that has their inputs at hand."""
+    return _matrices(ModelShape.in_features, groups)
+
+
+def _matrices(width_of: Callable[[ModelShape, int], int], groups: Sequence[Sequence[int]]) -> Callable[[Case], Work]:
+    def work(case: Case) -> Work:
+        width = sum(width_of(case.setup.shape, module) for group in groups for module in _targeted(case, group))
+        elements = sum(rank * width for rank, _ in _live(case))
+        flops = sum(2 * count * rank * width for rank, count in _live(case))
+        return _times(Work(ELEMENT * elements, flops), case.setup.shape.num_layers)
+
+    return work
 
 
 def expand(*groups: Sequence[int]) -> Callable[[Case], Work]:
@@ -149,18 +164,8 @@ def expand(*groups: Sequence[int]) -> Callable[[Case], Work]:
 
 
 def share(*groups: Sequence[int]) -> Callable[[Case], Work]:
-    """Live adapters' B of some groups, for a kernel that adds their share to outputs that it has at hand."""
-
-    def work(case: Case) -> Work:
-        elements = flops = 0
-        for module in (module for group in groups for module in _targeted(case, group)):
-            width = case.setup.shape.out_features(module)
-            for rank, count in _live(case):
-                elements += rank * width
-                flops += 2 * count * rank * width
-        return _times(Work(ELEMENT * elements, flops), case.setup.shape.num_layers)
-
-    return work
+    """Live adapters' B of some groups, for a kernel that has their outputs at hand."""
+    return _matrices(ModelShape.out_features, groups)
 
 
 def sampling(case: Case) -> Work:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from benchmarks.kernels.floors import Work
 from benchmarks.roofline import case
 from benchmarks.roofline.case import Case
+from worker.memory.layout import GROUPS
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Part:
         name: For people.
         pattern: A regular expression.
         floor: Of the base model's work.
-        share: What is more if the part adds adapters' B to what it has at hand.
+        share: What is more if the part multiplies by adapters' A or B on its way.
         elsewhere: Which part does that instead, in steps in which it runs.
     """
 
@@ -34,16 +35,15 @@ class Part:
 
 # The linear layers run one kind of kernel, in this order in every layer, and the head after the last: they are told
 # apart by counting. What a split product is added up with belongs to the product before it.
-LINEARS = (
-    Part("qkv GEMM", "", case.linear(case.QKV)),
-    Part("o GEMM", "", case.linear(case.O)),
-    Part("gate_up GEMM", "", case.linear(case.GATE_UP)),
-    Part("down GEMM", "", case.linear(case.DOWN)),
+SHRINK = "LoRA shrink"
+NAMES = ("qkv GEMM", "o GEMM", "gate_up GEMM", "down GEMM")
+LINEARS = tuple(
+    Part(name, "", case.linear(group), case.begun(group), SHRINK) for name, group in zip(NAMES, GROUPS, strict=True)
 )
 HEAD = Part("head GEMM", "", case.head)
-TOGETHER = Part(
-    "linear layers (not told apart)", "", case.every_product
-)  # where their number is not that of whole steps
+TOGETHER = Part(  # where their number is not that of whole steps
+    "linear layers (not told apart)", "", case.every_product, case.begun(*GROUPS), SHRINK
+)
 PRODUCT = re.compile(r"nvjet|gemm|gemv|cutlass|xmma|matmul|linear", re.IGNORECASE)
 PRODUCT_TAIL = re.compile(r"splitKreduce|_add_splits", re.IGNORECASE)
 
@@ -52,7 +52,7 @@ GATED_EXPAND = "LoRA expand, SiLU"
 # The first whose pattern is found in the name counts.
 PARTS = (
     Part("LoRA plan", r"_plan\b|_count_live|_store_starts"),
-    Part("LoRA shrink", r"shrink", case.shrink),
+    Part(SHRINK, r"^_?shrink", case.shrink(*GROUPS)),
     Part(EXPAND, r"expand", case.expand(case.QKV, case.O, case.DOWN), case.expand(case.GATE_UP), GATED_EXPAND),
     Part(GATED_EXPAND, r"silu_mul_by_tile", case.silu, case.share(case.GATE_UP)),
     Part("attention", r"^_?(decode|prefill|merge)\b|_attend", case.attention),

@@ -3,6 +3,6 @@
 from kernels.lora.batch import LoraBatch
 from kernels.lora.delta import LoraDelta
 from kernels.lora.directory import LoraDirectory
-from kernels.lora.op import expand, mbgmm, shrink
+from kernels.lora.op import expand, linear_and_shrink, mbgmm, shrink
 
-__all__ = ["LoraBatch", "LoraDelta", "LoraDirectory", "expand", "mbgmm", "shrink"]
+__all__ = ["LoraBatch", "LoraDelta", "LoraDirectory", "expand", "linear_and_shrink", "mbgmm", "shrink"]

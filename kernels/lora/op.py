@@ -65,6 +65,46 @@ def shrink(
     return delta
 
 
+def linear_and_shrink(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    bias: Tensor | None,
+    outputs: Sequence[Tensor],
+    pages: Tensor,
+    batch: LoraBatch,
+    *,
+    layer: int,
+    modules: Sequence[int],
+) -> LoraDelta | None:
+    """A linear layer, `kernels.linear.linear(x, weight, out, bias, chained=True)`, with `shrink` of its modules.
+
+    With the bits of both. On a Hopper GPU both are one launch for up to 64 rows, where `linear` has a kernel for these
+    and rows of A and B are multiples of 256 long and not longer than a page: matrices A then come beside the weights.
+
+    Args:
+        x: As both take it.
+        weight: As `linear` takes it.
+        out: As `linear` takes it; written.
+        bias: As `linear` takes it.
+        outputs: The modules' columns of `out`.
+        pages: As `shrink` takes it.
+        batch: As `shrink` takes it.
+        layer: As `shrink` takes it.
+        modules: As `shrink` takes it.
+
+    Returns:
+        As `shrink`.
+
+    Raises:
+        ValueError: As both.
+    """
+    delta: LoraDelta | None = _module(x).linear_and_shrink(
+        x, weight, out, bias, outputs, pages, batch, layer=layer, modules=modules
+    )
+    return delta
+
+
 def expand(delta: LoraDelta) -> None:
     """Ends what `shrink` began: `outputs[m][t] += scale[i, m] * bridge[t, m] @ B[i, m].T`."""
     _module(delta.x).expand(delta)

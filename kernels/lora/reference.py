@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kernels.linear.reference import linear
 from kernels.lora.batch import LoraBatch
 from kernels.lora.checks import check
 from kernels.lora.delta import LoraDelta
@@ -69,6 +70,23 @@ def shrink(
 ) -> LoraDelta:
     """As `kernels.lora.shrink`: notes what `expand` is to do."""
     return LoraDelta(outputs, x, pages, batch, layer, tuple(modules))
+
+
+def linear_and_shrink(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    bias: Tensor | None,
+    outputs: Sequence[Tensor],
+    pages: Tensor,
+    batch: LoraBatch,
+    *,
+    layer: int,
+    modules: Sequence[int],
+) -> LoraDelta:
+    """As `kernels.lora.linear_and_shrink`."""
+    linear(x, weight, out, bias)
+    return shrink(outputs, x, pages, batch, layer=layer, modules=modules)
 
 
 def expand(delta: LoraDelta) -> None:

@@ -4,6 +4,7 @@ A process of its own: Triton decides when it is imported whether it compiles or 
 """
 
 import json
+import re
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -15,11 +16,15 @@ from kernels.attention.kernel.hopper_decode import decode
 from kernels.attention.kernel.hopper_prefill import prefill
 from kernels.linear.kernel.hopper_linear import linear
 from kernels.linear.kernel.tiles import HEIGHT, WIDTH, Tiles
+from kernels.lora.kernel.hopper_linear import linear_and_shrink
+from kernels.lora.kernel.plan import RECORD
+from kernels.lora.kernel.tiling import Tiling
 
 POINTERS = {
-    **dict.fromkeys(("output", "query", "out", "bias"), "*bf16"),
+    **dict.fromkeys(("output", "query", "out", "bias", "x", "pages"), "*bf16"),
     **dict.fromkeys(("query_start", "context_lens", "block_table", "counts"), "*i32"),
-    **dict.fromkeys(("partial", "stats"), "*fp32"),
+    **dict.fromkeys(("page_table", "starts", "records"), "*i32"),
+    **dict.fromkeys(("partial", "stats", "bridge"), "*fp32"),
 }
 STRIDES = ("output_stride", "query_stride", "query_head_stride", "out_stride", "out_features")
 PAGES = {"desc": (16, 64)}
@@ -47,6 +52,7 @@ def compile_kernel(
         "shared_bytes": compiled.metadata.shared,
         "has_wgmma": "wgmma.mma_async" in ptx,
         "has_tma": "cp.async.bulk.tensor" in ptx,
+        "narrow_loads": len(re.findall(r"ld\.global[\w.:]*\.[bu]16", ptx)),
         "is_chained": "griddepcontrol.wait" in ptx and "griddepcontrol.launch_dependents" in ptx,
     }
 
@@ -57,6 +63,33 @@ def compile_linear(num_rows: int, out_features: int) -> dict[str, int | bool]:
     constants = {"ROWS": tiles.rows, "PARTS": tiles.parts, "STAGES": tiles.stages, "HAS_BIAS": True}
     boxes = {"weight_desc": (HEIGHT, WIDTH), "x_desc": (tiles.rows * tiles.parts, WIDTH)}
     return compile_kernel(linear, constants, 168, boxes)
+
+
+def compile_with_shrink(
+    num_rows: int, out_features: int, in_features: int, num_modules: int = 1, num_live: int = 64
+) -> dict[str, int | bool]:
+    """A linear layer and its shrink."""
+    tiles = Tiles.of(num_rows, out_features)
+    assert tiles is not None
+    tiling = Tiling(
+        span=256, is_rowwise=True, is_split=True, has_many=True, shrink_few=64, live=num_live, expand_ranks=16
+    )
+    constants = {
+        "ROWS": tiles.rows,
+        "PARTS": tiles.parts,
+        "STAGES": tiles.stages,
+        "HAS_BIAS": False,
+        "MODULES": num_modules,
+        "WIDTH": 64 * num_modules,
+        "IN": in_features,
+        "PAGE": 2 * 16 * 8 * 128,
+        "PIECES": tiling.num_pieces(in_features),
+        "ROUNDS": tiling.num_rounds(in_features),
+        "RECORD": RECORD,
+        "LIVE": tiling.live,
+    }
+    boxes = {"weight_desc": (HEIGHT, WIDTH), "x_desc": (tiles.rows * tiles.parts, WIDTH)}
+    return compile_kernel(linear_and_shrink, constants, 112, boxes)
 
 
 def main() -> None:
@@ -72,6 +105,10 @@ def main() -> None:
                 "linear, 32 rows": compile_linear(32, 12288),
                 "linear, 32 rows, narrow": compile_linear(32, 1280),
                 "linear, 64 rows": compile_linear(64, 12288),
+                "linear and shrink, 1 row": compile_with_shrink(1, 6144, 4096),
+                "linear and shrink, 32 rows, narrow": compile_with_shrink(32, 1280, 14336),
+                "linear and shrink, 64 rows": compile_with_shrink(64, 4096, 14336),
+                "linear and shrink, 64 rows of q k v": compile_with_shrink(64, 6144, 4096, 3, 512),
             }
         )
     )

@@ -37,7 +37,7 @@ SPLIT = {
     "MANY_STAGES": 3,
     "ON_GPU": True,
 }
-SHRINK = {**SPLIT, "ROUNDS": 1, "MANY_COST": 6, "ROWS": 32, "RANKS": 32, "LIVE": 512, "PRECISION": None}
+SHRINK = {**SPLIT, "ROUNDS": 1, "STEPS": 1, "MANY_COST": 6, "ROWS": 32, "RANKS": 32, "LIVE": 512, "PRECISION": None}
 WIDTHS = {
     "OUT0": 4096,
     "OUT1": 1024,
@@ -94,7 +94,7 @@ def compile_kernel(kernel, constants: dict[str, int | bool | None], num_warps: i
 
 def main() -> None:
     expand = {**TILED, **EXPAND}
-    large_shrink = {**TILED, **SHRINK, "SPLIT": False, "PIECES": 1}
+    large_shrink = {**TILED, **SHRINK, "SPLIT": False, "PIECES": 1, "ROWS": 64, "STEPS": 2, "MANY_STAGES": 4}
     large_expand = {**expand, "SPLIT": False, "PIECES": 1}
     large_pair = {**PAGE, **LARGE_PAIR}
     norm = {**BY_ROW, "ADDS": True, "GATHERS": False, "RUNS": 4, "RUN": 1024}
@@ -102,8 +102,7 @@ def main() -> None:
         json.dumps(
             {
                 "shrink": compile_kernel(_shrink, {**TILED, **SHRINK}, 4, 232),
-                "shrink of a large batch": compile_kernel(_shrink, {**large_shrink, "MANY_STAGES": 2}, 4, 128),
-                "shrink of a large batch of small ranks": compile_kernel(_shrink, large_shrink, 4, 128),
+                "shrink of a large batch": compile_kernel(_shrink, large_shrink, 4, 232),
                 "expand": compile_kernel(_expand, {**expand, **RANKS[16]}, 4, 232),
                 "expand of rank 64": compile_kernel(_expand, {**expand, **RANKS[64]}, 4, 232),
                 "expand of a large batch": compile_kernel(_expand, {**large_expand, **RANKS[16]}, 4, 168),

@@ -25,7 +25,7 @@ from kernels.device import is_hopper
 from kernels.launch import compiling
 from kernels.linear.kernel import linear
 from kernels.lora import LoraDelta
-from kernels.lora.kernel import mbgmm, shrink
+from kernels.lora.kernel import linear_and_shrink, mbgmm, shrink
 from kernels.norm.kernel import add_rms_norm, gather_rms_norm, rms_norm
 from kernels.paging.kernel import copy_pages, write_kv
 from kernels.sampling import Penalties
@@ -44,6 +44,7 @@ HALF = torch.bfloat16 if ON_GPU else torch.float16  # the interpreter takes bflo
 QKV, OUTPUT, GATE_UP, DOWN = GROUPS
 EVEN = (PageGeometry(ModelShape(1, 192, 4, 2, 64, 448), 16), HALF)  # page borders cut no run of 64 elements,
 ODD = (PageGeometry(ModelShape(1, 36, 3, 1, 12, 27), 3), torch.float32)  # or any
+WIDE = PageGeometry(ModelShape(1, 512, 4, 2, 128, 2304), 16)  # or of 256
 ADAPTED = [  # pages; rows of the base model and of each adapter; ranks; whether all are decodes
     (EVEN, [5], (), True),
     (ODD, [2, 1, 3], (8, 16), True),
@@ -129,6 +130,20 @@ def multiply() -> None:
             linear(x, weight, x.new_empty(num_rows, out_features), bias, chained=bias is None)
 
 
+def multiply_adapted() -> None:
+    """A linear layer with the shrink of its rows beside it: of an adapter one, some, and more than a tile has."""
+    if not HAS_HOPPER:
+        return
+    for counts in ([0, 1], [1, 3, 1, 20], [2, 17, 40, 5]):
+        case = lora_cases.draw_case(random.Random(1), counts, (3, 40), HALF, DEVICE, WIDE)
+        for modules in (QKV, GATE_UP):
+            x, _, outputs = case.inputs(modules)
+            out = torch.cat(outputs, 1)
+            parts = out.split([output.shape[1] for output in outputs], 1)
+            weight = torch.randn(out.shape[1], x.shape[1], device=DEVICE).to(x)
+            linear_and_shrink(x, weight, out, None, parts, case.pages[0], case.batch, layer=0, modules=modules)
+
+
 def move() -> None:
     """Rows to their slots, and pages from the device and from pinned memory; some to nowhere."""
     key, value = torch.randn(2, 7, 3, 5, device=DEVICE)
@@ -203,7 +218,7 @@ def main() -> None:
         return
     wanted = every_kernel()
     launched = watch(wanted)
-    run([attend, adapt_all, multiply, move, choose])
+    run([attend, adapt_all, multiply, multiply_adapted, move, choose])
     missed = sorted(wanted.keys() - launched)
     if missed:
         sys.exit(f"no case comes to {missed}")

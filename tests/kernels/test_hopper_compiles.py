@@ -39,6 +39,8 @@ def compile_all(module: str, cache: Path) -> Compiled:
 
 
 LINEARS = [f"linear, {rows}" for rows in ("1 row", "32 rows", "32 rows, narrow", "64 rows")]
+ADAPTED_LINEARS = [f"linear and shrink, {rows}" for rows in ("1 row", "32 rows, narrow", "64 rows", "64 rows of q k v")]
+LINEARS += ADAPTED_LINEARS
 
 
 @pytest.mark.parametrize(("kernel", "programs"), [("decode", 2), ("prefill", 1), *((name, 1) for name in LINEARS)])
@@ -49,10 +51,15 @@ def test_compiles_to_hopper_instructions(kernel: str, programs: int, compiled: C
     assert programs * (compiled[kernel]["shared_bytes"] + 1024) <= MULTIPROCESSOR_BYTES
 
 
+@pytest.mark.parametrize("kernel", ADAPTED_LINEARS)
+def test_a_shrink_beside_a_linear_layer_reads_two_elements_at_a_time(kernel: str, compiled: Compiled) -> None:
+    """As many as a tensor core takes next to each other."""
+    assert compiled[kernel]["narrow_loads"] == 0
+
+
 SPLIT = ("shrink", "expand", "expand of rank 64")
 LARGE = [
-    ("shrink of a large batch", 4),
-    ("shrink of a large batch of small ranks", 2),
+    ("shrink of a large batch", 2),
     ("expand of a large batch", 3),
     ("expand of rank 64 of a large batch", 4),
     ("silu_mul of a large batch", 4),

@@ -79,14 +79,21 @@ class Group:
             assert same_bits(self.whole[rows], self.given[rows])
 
 
-# Whether the batch is of decodes, with how many rows matrices are read early, and with how many inputs are split.
-REGIMES = {"early": (True, 64, 2048), "late": (True, 0, 2048), "prompts": (False, 64, 2048), "unsplit": (False, 64, 8)}
+# Whether the batch is of decodes, with how many rows matrices are read early, with how many MBGMV shrinks all, and with
+# how many inputs are split.
+REGIMES = {
+    "early": (True, 64, 64, 2048),
+    "late": (True, 0, 8, 2048),
+    "prompts": (False, 64, 8, 2048),
+    "unsplit": (False, 64, 8, 8),
+}
 
 
 @pytest.fixture(params=REGIMES)
 def is_decode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    decodes, early_rows, split_rows = REGIMES[request.param]
+    decodes, early_rows, small_rows, split_rows = REGIMES[request.param]
     monkeypatch.setattr(lora_delta, "EARLY_ROWS", early_rows)
+    monkeypatch.setattr(tiling, "SMALL_ROWS", small_rows)
     monkeypatch.setattr(tiling, "SPLIT_ROWS", split_rows)
     return decodes
 

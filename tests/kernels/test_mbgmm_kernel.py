@@ -65,6 +65,12 @@ def run(case: Case, group: Sequence[int], layer: int = 1) -> list[Tensor]:
     return outputs
 
 
+@pytest.fixture(params=[8, 64], ids=["both_shrinks", "small"])
+def both_shrinks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether MBGMM shrinks adapters of more than eight rows in small batches too."""
+    monkeypatch.setattr(tiling, "SMALL_ROWS", request.param)
+
+
 def plans(batch: LoraBatch) -> list[Plan]:
     return [plan for plan in batch.plans.values() if isinstance(plan, Plan)]
 
@@ -82,18 +88,18 @@ def test_batches(popularity: str, num_rows: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8, 16, 64, 100, 256])
-def test_ranks(rank: int) -> None:
+def test_ranks(rank: int, both_shrinks: None) -> None:
     run(draw([1, 2, 10], ranks=(rank,)), GROUPS[1])
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("group", GROUPS, ids=str)
-def test_pages_of_any_size(geometry: str, group: tuple[int, ...]) -> None:
+def test_pages_of_any_size(geometry: str, group: tuple[int, ...], both_shrinks: None) -> None:
     run(draw([2, 3, 12, 1], torch.float32, GEOMETRIES[geometry], (0, 1, 5, 20, 40)), group)
 
 
 @pytest.mark.parametrize("modules", [(0, 2), (1,), (2, 0), (4,), (1, 2, 0)], ids=str)
-def test_modules_need_not_be_a_whole_group(modules: tuple[int, ...]) -> None:
+def test_modules_need_not_be_a_whole_group(modules: tuple[int, ...], both_shrinks: None) -> None:
     run(draw([1, 2, 10], ranks=(4, 20)), modules)
 
 
@@ -104,16 +110,30 @@ def test_prompts_fill_the_gpu_without_splitting_the_inputs(monkeypatch: pytest.M
         run(draw([3, 130, 5, 0, 8, 9], dtype), group)
 
 
-@pytest.mark.parametrize("split_rows", [8, 100], ids=["whole", "split"])
+@pytest.mark.parametrize(("small_rows", "split_rows"), [(8, 8), (8, 100), (64, 100)], ids=["whole", "split", "small"])
 @pytest.mark.parametrize("counts", [[1, 2, 1], [0, 3, 12, 1], [0, *[1] * 9]], ids=str)
-def test_pieces_of_several_rounds(counts: list[int], split_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_of_several_rounds(
+    counts: list[int], small_rows: int, split_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As with inputs that are longer than the interpreter has the patience for."""
+    monkeypatch.setattr(tiling, "SMALL_ROWS", small_rows)
     monkeypatch.setattr(tiling, "SPLIT_ROWS", split_rows)
     for most in (1, 2):
         monkeypatch.setattr(tiling, "MAX_PIECES", most)
         for geometry in (PageGeometry(ModelShape(2, 272, 3, 1, 16, 336), 16), GEOMETRIES["odd"]):
             run(draw(counts, geometry=geometry), GROUPS[3])
             run(draw(counts, geometry=geometry), GROUPS[0])
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_a_span_in_two_steps(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in large batches, where no page border cuts one."""
+    monkeypatch.setattr(tiling, "SPLIT_ROWS", 8)
+    monkeypatch.setattr(tiling, "MAX_PIECES", most)
+    for group in (GROUPS[0], GROUPS[3]):
+        case = draw([0, 3, 70, 1], geometry=PageGeometry(ModelShape(2, 256, 2, 2, 128, 1792), 16))
+        run(case, group)
+        assert [plan.tiling.shrink_steps for plan in plans(case.batch)] == [2]
 
 
 def test_modules_that_no_live_adapter_targets_launch_nothing() -> None:
@@ -131,7 +151,7 @@ def test_modules_that_no_live_adapter_targets_launch_nothing() -> None:
 @pytest.mark.parametrize("group", [GROUPS[0], GROUPS[1]], ids=str)
 @pytest.mark.parametrize("dtype", [DTYPES[0], DTYPES[2]])
 def test_every_tile_has_one_program(
-    dtype: torch.dtype, group: tuple[int, ...], counts: list[int], monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, group: tuple[int, ...], counts: list[int], both_shrinks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of adapters whose tiles cost more and less, whether programs have many tiles or none."""
     case = draw(counts, dtype, PageGeometry(ModelShape(2, 1104, 3, 1, 64, 448), 16), (3, 16, 17, 40, 70, 0))
@@ -156,7 +176,7 @@ def test_every_tile_has_one_program(
             assert_close(output, right)
 
 
-def test_capacity_that_is_not_used() -> None:
+def test_capacity_that_is_not_used(both_shrinks: None) -> None:
     """As in a CUDA graph: adapters that own no row, and rows after the last adapter's."""
     case = draw([2, 1, 12, 0, 0, 0])
     idle = replace(case, num_rows=20)
@@ -175,16 +195,15 @@ def test_tables_of_all_layers_are_aligned_alike() -> None:
     assert not any(table.data_ptr() % 16 for table in tables)
 
 
-@pytest.mark.parametrize("counts", [[0, 3, 1, 8], [1, 9, 2]], ids=["few_rows", "many_rows"])
-def test_nothing_is_read_that_was_not_written(counts: list[int]) -> None:
-    case = draw(counts)
+def test_nothing_is_read_that_was_not_written(both_shrinks: None) -> None:
+    case = draw([1, 9, 2])
     run(case, GROUPS[0])
     for plan in plans(case.batch):
         plan.bridge.fill_(torch.nan)
     run(case, GROUPS[0])
 
 
-def test_the_same_batch_gives_the_same_bits() -> None:
+def test_the_same_batch_gives_the_same_bits(both_shrinks: None) -> None:
     case = draw([1, 1, 8, 20, 3])
     x, _, outputs = case.inputs(GROUPS[0])
     again = [output.clone() for output in outputs]
@@ -248,7 +267,7 @@ def test_a_graph_replays_with_other_adapters(num_rows: int) -> None:
             assert_close(output, right)
 
 
-@pytest.mark.parametrize("counts", [pytest.param(counts, marks=ON_GPU) for counts in ([0, 1], [0, 40])], ids=str)
+@pytest.mark.parametrize("counts", [pytest.param(counts, marks=ON_GPU) for counts in ([0, 1], [0, 100])], ids=str)
 def test_pages_beyond_32_bits(counts: list[int]) -> None:
     case = draw(counts, torch.bfloat16, LLAMA_8B, (16,))
     num_pages = 2**32 // case.pages.shape[2] + case.pages.shape[1]

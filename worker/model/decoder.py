@@ -1,6 +1,5 @@
 """The forward pass: one decoder for all families, over the page pool, with every row's own adapter."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +9,7 @@ from torch.nn.functional import embedding
 from kernels.activation import silu_mul
 from kernels.attention import paged_attention
 from kernels.linear import linear
-from kernels.lora import LoraDelta, shrink
+from kernels.lora import LoraDelta
 from kernels.norm import add_rms_norm, gather_rms_norm, rms_norm
 from kernels.rope import rotate_and_write
 from worker.memory.layout import GROUPS
@@ -96,8 +95,8 @@ class Decoder:
     ) -> tuple[Tensor, LoraDelta | None]:
         """What attention adds to the hidden state, and what adapters have yet to add to that."""
         shape, weights = self._config.shape, self._weights.layers[layer]
-        delta = _begin(buffers.qkv_columns, x, pages, batch, layer, _QKV)
-        qkv = weights.qkv(x, buffers.qkv)
+        qkv = buffers.qkv
+        delta = weights.qkv.with_adapters(x, qkv, buffers.qkv_columns, pages, batch.lora, layer, _QKV)
         block_size = pages.shape[1] // (2 * shape.num_kv_heads * shape.head_dim)
         query = rotate_and_write(
             qkv,
@@ -120,25 +119,16 @@ class Decoder:
             scale=shape.head_dim**-0.5,
             window=self._config.traits.windows[layer],
         ).flatten(1)
-        delta = _begin((buffers.output,), attended, pages, batch, layer, _O)
-        return weights.o(attended, buffers.output), delta
+        output = buffers.output
+        return output, weights.o.with_adapters(attended, output, (output,), pages, batch.lora, layer, _O)
 
     def _mlp(
         self, layer: int, x: Tensor, batch: ForwardBatch, pages: Tensor, buffers: Buffers
     ) -> tuple[Tensor, LoraDelta | None]:
         """As `_attention`, of the gated layers."""
         weights = self._weights.layers[layer]
-        delta = _begin(buffers.gate_up_columns, x, pages, batch, layer, _GATE_UP)
-        gate_up = weights.gate_up(x, buffers.gate_up)
+        gate_up, output = buffers.gate_up, buffers.output
+        columns = buffers.gate_up_columns
+        delta = weights.gate_up.with_adapters(x, gate_up, columns, pages, batch.lora, layer, _GATE_UP)
         inner = silu_mul(gate_up, buffers.inner, delta)
-        delta = _begin((buffers.output,), inner, pages, batch, layer, _DOWN)
-        return weights.down(inner, buffers.output), delta
-
-
-def _begin(
-    outputs: Sequence[Tensor], x: Tensor, pages: Tensor, batch: ForwardBatch, layer: int, modules: tuple[int, ...]
-) -> LoraDelta | None:
-    """Starts what adapters add to a group of modules before the base model makes their outputs."""
-    if batch.lora is None:
-        return None
-    return shrink(outputs, x, pages, batch.lora, layer=layer, modules=modules)
+        return output, weights.down.with_adapters(inner, output, (output,), pages, batch.lora, layer, _DOWN)

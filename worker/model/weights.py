@@ -1,7 +1,7 @@
 """A model's weights, named as Hugging Face names them and fused as the decoder uses them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.linear import linear
+from kernels.lora import LoraBatch, LoraDelta, linear_and_shrink
 from worker.model.checkpoint import listed
 from worker.model.config import ModelConfig
 from worker.model.errors import ModelWeightsInvalid
@@ -41,6 +42,22 @@ class Projection:
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """`[num_rows, in]` to `out`, `[num_rows, out]`, which is returned."""
         return linear(x, self.weight, out, self.bias, chained=True)
+
+    def with_adapters(
+        self,
+        x: Tensor,
+        out: Tensor,
+        columns: Sequence[Tensor],
+        pages: Tensor,
+        batch: LoraBatch | None,
+        layer: int,
+        modules: tuple[int, ...],
+    ) -> LoraDelta | None:
+        """Writes `out`, whose `columns` are the modules'; returns what adapters have yet to add to these."""
+        if batch is None:
+            self(x, out)
+            return None
+        return linear_and_shrink(x, self.weight, out, self.bias, columns, pages, batch, layer=layer, modules=modules)
 
 
 @dataclass(frozen=True, slots=True)

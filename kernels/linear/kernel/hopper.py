@@ -1,5 +1,7 @@
 """Launch of the Hopper kernel, and what it takes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from triton.experimental.gluon import language as gl
@@ -28,28 +30,35 @@ def suits(x: Tensor, weight: Tensor, tiles: Tiles) -> bool:
 
 def multiply(x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None, tiles: Tiles, *, chained: bool) -> None:
     """`kernels.linear.linear` for at least one row."""
+    num_tiles = tiles.count(weight.shape[0])
+    num_programs = min(num_tiles, num_processors(x.device))
+    positional, options = arguments(x, weight, out, bias, tiles)
+    launch(kernel, (num_programs,), *positional, **options, maxnreg=168, launch_pdl=chained)
+
+
+def arguments(
+    x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None, tiles: Tiles
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a kernel is told of a linear layer: its first arguments, and options."""
     out_features, in_features = weight.shape
-    num_tiles = -(-out_features * tiles.parts // HEIGHT)
-    launch(
-        kernel,
-        (min(num_tiles, num_processors(x.device)),),
+    positional = (
         out,
         _describe(weight, tiles.parts, HEIGHT),
         _describe(x, tiles.parts, tiles.rows * tiles.parts),
         out if bias is None else bias,
         x.shape[0],
-        num_tiles,
+        tiles.count(out_features),
         -(-in_features // (tiles.parts * SLABS * WIDTH)),
         out_features,
         out.stride(0),
-        ROWS=tiles.rows,
-        PARTS=tiles.parts,
-        STAGES=tiles.stages,
-        HAS_BIAS=bias is not None,
-        num_warps=4,
-        maxnreg=168,
-        launch_pdl=chained,
     )
+    return positional, {
+        "ROWS": tiles.rows,
+        "PARTS": tiles.parts,
+        "STAGES": tiles.stages,
+        "HAS_BIAS": bias is not None,
+        "num_warps": 4,
+    }
 
 
 def _describe(matrix: Tensor, parts: int, rows: int) -> TensorDescriptor:

@@ -26,21 +26,21 @@ HEIGHT, WIDTH, SLABS = gl.constexpr(tiles.HEIGHT), gl.constexpr(tiles.WIDTH), gl
 
 
 @gluon.jit
-def _stream(
+def stream(
     weight_desc, x_desc, weights, inputs, full, empty, num_tiles, num_steps,
     ROWS: gl.constexpr, PARTS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """The producer. Weights for all of shared memory begin to come before the kernel that makes `x` has ended."""
     BYTES: gl.constexpr = SLABS * (HEIGHT + ROWS * PARTS) * WIDTH * 2
     first = gl.program_id(0)
-    lead = gl.minimum(num_steps, STAGES)
+    num_own = gl.cdiv(num_tiles - first, gl.num_programs(0))
+    lead = gl.minimum(num_own * num_steps, gl.minimum(num_steps, STAGES))  # a program may have no tile
     for step in range(lead):
         mbarrier.expect(full.index(step), BYTES)
         _fetch_weights(weight_desc, weights, full.index(step), first, step, step)
     gdc_wait()
     for step in range(lead):
         _fetch_inputs(x_desc, inputs, full.index(step), step, step)
-    num_own = gl.cdiv(num_tiles - first, gl.num_programs(0))
     for done in range(lead, num_own * num_steps):
         stage = done % STAGES
         tile = first + done // num_steps * gl.num_programs(0)
@@ -65,7 +65,7 @@ def _fetch_inputs(desc, inputs, barrier, step, stage):
 
 
 @gluon.jit
-def _multiply(
+def multiply(
     out, bias, weights, inputs, full, empty, num_rows, num_tiles, num_steps, out_features, out_stride,
     ROWS: gl.constexpr, PARTS: gl.constexpr, STAGES: gl.constexpr, HAS_BIAS: gl.constexpr,
 ):  # fmt: skip
@@ -114,13 +114,9 @@ def _store(
     )
 
 
-@gluon.jit(do_not_specialize=["num_rows", "num_tiles", "num_steps"])
-def linear(
-    out, weight_desc, x_desc, bias, num_rows, num_tiles, num_steps, out_features, out_stride,
-    ROWS: gl.constexpr, PARTS: gl.constexpr, STAGES: gl.constexpr, HAS_BIAS: gl.constexpr,
-):  # fmt: skip
-    """Tiles of the matrix, taken in turn by programs of four warps and one."""
-    DTYPE: gl.constexpr = out.dtype.element_ty
+@gluon.jit
+def stages_of(DTYPE: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr, STAGES: gl.constexpr):
+    """Shared memory for weights and inputs, and barriers that tell when a stage is full and when it is empty."""
     layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     weights = gl.allocate_shared_memory(DTYPE, [STAGES * SLABS, HEIGHT, WIDTH], layout)
     inputs = gl.allocate_shared_memory(DTYPE, [STAGES * SLABS, ROWS * PARTS, WIDTH], layout)
@@ -131,18 +127,28 @@ def linear(
         mbarrier.init(empty.index(stage), count=1)
     fence_async_shared()
     BARRIER()
+    return weights, inputs, full, empty
+
+
+@gluon.jit(do_not_specialize=["num_rows", "num_tiles", "num_steps"])
+def linear(
+    out, weight_desc, x_desc, bias, num_rows, num_tiles, num_steps, out_features, out_stride,
+    ROWS: gl.constexpr, PARTS: gl.constexpr, STAGES: gl.constexpr, HAS_BIAS: gl.constexpr,
+):  # fmt: skip
+    """Tiles of the matrix, taken in turn by programs of four warps and one."""
+    weights, inputs, full, empty = stages_of(out.dtype.element_ty, ROWS, PARTS, STAGES)
     gdc_launch_dependents()
     gl.warp_specialize(
         [
             (
-                _multiply,
+                multiply,
                 (
                     out, bias, weights, inputs, full, empty, num_rows, num_tiles, num_steps, out_features, out_stride,
                     ROWS, PARTS, STAGES, HAS_BIAS,
                 ),
             ),
             (
-                _stream,
+                stream,
                 (
                     weight_desc, x_desc, weights, inputs, full, empty, num_tiles, num_steps,
                     ROWS, PARTS, STAGES,

@@ -64,3 +64,7 @@ class Tiles:
             return None
         rows = max(8, 1 << (num_rows - 1).bit_length())
         return cls(rows, parts, STAGES_BYTES // (2 * SLABS * WIDTH * (HEIGHT + rows * parts)))
+
+    def count(self, out_features: int) -> int:
+        """Tiles of a matrix."""
+        return -(-out_features * self.parts // HEIGHT)

@@ -2,21 +2,23 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.chain import chained
 from kernels.device import num_processors
+from kernels.linear.checks import check_linear
+from kernels.linear.kernel import multiply
 from kernels.lora.batch import LoraBatch
 from kernels.lora.checks import check
 from kernels.lora.delta import LoraDelta
+from kernels.lora.kernel import hopper
 from kernels.lora.kernel.expand import expand
 from kernels.lora.kernel.plan import Plan
 from kernels.lora.kernel.shrink import shrink as _launch_shrink
 
-__all__ = ["expand", "mbgmm", "shrink"]
+__all__ = ["expand", "linear_and_shrink", "mbgmm", "shrink"]
 
 
 def mbgmm(
@@ -33,25 +35,66 @@ def shrink(
 ) -> LoraDelta | None:
     """As `kernels.lora.shrink`."""
     check(outputs, x, pages, batch, layer=layer, modules=modules)
+    delta, is_new = _planned(outputs, x, pages, batch, layer, modules)
+    if delta is not None:
+        _fill_bridge(delta, is_new=is_new)
+    return delta
+
+
+def linear_and_shrink(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    bias: Tensor | None,
+    outputs: Sequence[Tensor],
+    pages: Tensor,
+    batch: LoraBatch,
+    *,
+    layer: int,
+    modules: Sequence[int],
+) -> LoraDelta | None:
+    """As `kernels.lora.linear_and_shrink`."""
+    check_linear(x, weight, out, bias)
+    check(outputs, x, pages, batch, layer=layer, modules=modules)
+    delta, is_new = _planned(outputs, x, pages, batch, layer, modules)
+    if delta is not None:
+        tiles = hopper.tiles_of(delta, weight)
+        if tiles is not None:
+            hopper.launch_both(delta, weight, out, bias, tiles, chained=not is_new)
+            return delta
+        _fill_bridge(delta, is_new=is_new)
+    multiply(x, weight, out, bias, chained=True)
+    return delta
+
+
+def _planned(
+    outputs: Sequence[Tensor], x: Tensor, pages: Tensor, batch: LoraBatch, layer: int, modules: Sequence[int]
+) -> tuple[LoraDelta | None, bool]:
+    """A delta whose shrink is to follow, and whether its plan is new; None if there is nothing to add.
+
+    A chained kernel begins before the one it follows has ended, and reads the plan at once: after a new one none may.
+    """
     if not x.shape[0] or not batch.slots.shape[0] or batch.modules.isdisjoint(modules):
-        return None
+        return None, False
     group = tuple(modules)
     key = (group, x.shape[0])
     plan = batch.plans.get(key)
     is_new = plan is None
     if plan is None:
         plan = batch.plans[key] = Plan.make(batch, group, x, [output.shape[1] for output in outputs])
-    # A chained kernel begins before the one it follows has ended, and reads the plan at once.
-    options = _options(x.device, is_split=plan.tiling.is_split)
-    chain = {"CHAINED": False} if is_new else chained(x.device)
-    _launch_shrink(x, pages, batch, plan, layer, len(group), **options, **chain)
-    return LoraDelta(outputs, x, pages, batch, layer, group, plan)
+    return LoraDelta(outputs, x, pages, batch, layer, group, plan), is_new
+
+
+def _fill_bridge(delta: LoraDelta, *, is_new: bool) -> None:
+    options = _options(delta.x.device, is_split=delta.plan.tiling.is_split)
+    chain = {"CHAINED": False} if is_new else chained(delta.x.device)
+    _launch_shrink(delta, **options, **chain)
 
 
 @cache
-def _options(device: torch.device, *, is_split: bool) -> dict[str, Any]:
-    """As many programs as shared memory, of split batches, or registers hold, and the registers left for each."""
+def _options(device: torch.device, *, is_split: bool) -> dict[str, int | bool]:
+    """As many programs as shared memory holds of half precision, and the registers left for each."""
     if device.type == "cpu":  # Triton's interpreter
-        return {"num_programs": 2, "ON_GPU": False}
-    each, registers = (2, 232) if is_split else (4, 128)
-    return {"num_programs": each * num_processors(device), "maxnreg": registers, "ON_GPU": True}
+        return {"num_programs": 2, "MANY_STAGES": 1, "ON_GPU": False}
+    stages = 3 if is_split else 4
+    return {"num_programs": 2 * num_processors(device), "maxnreg": 232, "MANY_STAGES": stages, "ON_GPU": True}

@@ -15,7 +15,6 @@ from kernels.lora.kernel.tiling import (
     FEW_RANKS,
     FEW_ROWS,
     MANY_RANKS,
-    MANY_ROWS,
     Tiling,
     bridge_width,
     cost_of,
@@ -40,9 +39,9 @@ class Plan:
         records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and columns of the
             bridge; then of each module the rank, the places of A and B, and the bits of the scale.
         owners: `[num_rows]` int32; the live adapter of each row that is added to by row: in a batch without prompts, or
-            of up to `FEW_ROWS` rows, all; in others those of MBGMV's adapters, unless these have `SHARED_ROWS` or more
-            on average; else -1. Not read if the batch is not split.
-        is_by_row: `[1]` int32; whether MBGMV's rows have owners.
+            of up to `FEW_ROWS` rows, all; in others those of adapters of so few, unless these have `SHARED_ROWS` or
+            more on average; else -1. Not read if the batch is not split.
+        is_by_row: `[1]` int32; whether rows of adapters of so few have owners.
         bridge: `[num_rows, num_pieces, width]`; what shrinks leave to expands, an adapter's ranks of one module after
             those of the other, each with room for a multiple of 4: the sums of pieces of the inputs in float32, still
             to be added, or, of one, rounded.
@@ -92,8 +91,10 @@ class Plan:
             MODULES=len(modules),
             PIECES=num_pieces,
             FEW=FEW_ROWS if tiling.is_split else 0,
+            SHRINK_FEW=tiling.shrink_few,
+            FEW_TILE_ROWS=FEW_ROWS,
             FEW_RANKS=FEW_RANKS,
-            ROWS=MANY_ROWS,
+            ROWS=tiling.shrink_rows,
             RANKS=MANY_RANKS,
             RECORD=RECORD,
             LIVE=tiling.live,
@@ -138,6 +139,8 @@ def _plan(
     MODULES: tl.constexpr,
     PIECES: tl.constexpr,
     FEW: tl.constexpr,
+    SHRINK_FEW: tl.constexpr,
+    FEW_TILE_ROWS: tl.constexpr,
     FEW_RANKS: tl.constexpr,
     ROWS: tl.constexpr,
     RANKS: tl.constexpr,
@@ -182,9 +185,10 @@ def _plan(
     out = starts + layer * LAYER_STARTS
     is_few = (count > 0) & (count <= FEW)
     few_blocks = (total + FEW_RANKS - 1) // FEW_RANKS
-    _store_starts(out, tl.where(is_few, few_blocks * PIECES, 0), adapter, LIVE)
+    row_tiles = tl.where(count <= SHRINK_FEW, (count + FEW_TILE_ROWS - 1) // FEW_TILE_ROWS, 0)
+    _store_starts(out, row_tiles * few_blocks * PIECES, adapter, LIVE)
     many_blocks = (total + RANKS - 1) // RANKS * PIECES
-    row_tiles = tl.where(count > FEW, (count + ROWS - 1) // ROWS, 0)
+    row_tiles = tl.where(count > SHRINK_FEW, (count + ROWS - 1) // ROWS, 0)
     _store_starts(out + LIVE + 1, row_tiles * many_blocks, adapter, LIVE)
     _store_starts(out + 2 * (LIVE + 1), tl.where(is_few, few_costs, 0), adapter, LIVE)
     row_tiles = tl.where(count > FEW, (count + STEP_ROWS - 1) // STEP_ROWS, 0)

@@ -7,20 +7,17 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from kernels.launch import launch
-from kernels.lora.batch import LoraBatch
-from kernels.lora.kernel.plan import RECORD, Plan
+from kernels.lora.delta import LoraDelta
+from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.shrink_few import neighbours, one_tile
 from kernels.lora.kernel.shrink_many import many_tiles
 from kernels.lora.kernel.tiling import (
     FEW_RANKS,
     FEW_ROWS,
     MANY_RANKS,
-    MANY_ROWS,
     SPANS,
-    most_room,
     precision_of,
     shares_of,
 )
@@ -29,20 +26,10 @@ STAGES = 3  # rounds of MBGMV that a program has in work or on their way
 MANY_COST = 6  # tiles of MBGMV that take as long as one of MBGMM (measured on an H200)
 
 
-def shrink(
-    x: Tensor,
-    pages: Tensor,
-    batch: LoraBatch,
-    plan: Plan,
-    layer: int,
-    num_modules: int,
-    num_programs: int,
-    **options: Any,
-) -> None:
+def shrink(delta: LoraDelta, num_programs: int, **options: Any) -> None:
     """Fills the bridge of the rows that have an adapter, for one group of modules in one layer."""
-    page_table = batch.directory.page_table
-    # Of a large batch four programs are to fit into shared memory, unless 8,192 rows have no more tiles than for two.
-    has_few_tiles = most_room(num_modules, batch.directory.max_rank) <= MANY_RANKS
+    x, pages, layer, plan = delta.x, delta.pages, delta.layer, delta.plan
+    page_table = delta.batch.directory.page_table
     launch(
         _shrink,
         (num_programs,),
@@ -54,7 +41,7 @@ def shrink(
         plan.bridge,
         x.stride(0),
         page_table.shape[1],
-        MODULES=num_modules,
+        MODULES=len(delta.modules),
         PRECISION=precision_of(x.dtype),
         WIDTH=plan.bridge.shape[2],
         IN=x.shape[1],
@@ -64,16 +51,16 @@ def shrink(
         RECORD=RECORD,
         ROWWISE=plan.tiling.is_rowwise,
         SPLIT=plan.tiling.is_split,
-        HAS_MANY=plan.tiling.has_many,
+        HAS_MANY=x.shape[0] > plan.tiling.shrink_few,
         SPAN=plan.tiling.span,
         SPANS=SPANS,
         FEW=FEW_ROWS,
         FEW_RANKS=FEW_RANKS,
-        ROWS=MANY_ROWS,
+        ROWS=plan.tiling.shrink_rows,
         RANKS=MANY_RANKS,
         LIVE=plan.tiling.live,
         STAGES=STAGES,
-        MANY_STAGES=3 if plan.tiling.is_split or has_few_tiles else 2,
+        STEPS=plan.tiling.shrink_steps,
         MANY_COST=MANY_COST,
         **options,
     )
@@ -108,6 +95,7 @@ def _shrink(
     LIVE: tl.constexpr,
     STAGES: tl.constexpr,
     MANY_STAGES: tl.constexpr,
+    STEPS: tl.constexpr,
     MANY_COST: tl.constexpr,
     PRECISION: tl.constexpr,
     CHAINED: tl.constexpr,
@@ -150,5 +138,5 @@ def _shrink(
             many_tiles(
                 first_many, end_many, many_step, x, pages, page_table, starts + LIVE + 1, records, bridge, x_stride,
                 table_stride, MODULES, WIDTH, IN, PAGE, PIECES, ROUNDS, RECORD, ROWWISE, SPLIT, SPAN, SPANS, ROWS,
-                RANKS, LIVE, MANY_STAGES, PRECISION, ON_GPU,
+                RANKS, LIVE, MANY_STAGES, STEPS, PRECISION, ON_GPU,
             )  # fmt: skip

@@ -38,7 +38,7 @@ def one_tile(
     """One piece of a tile. Its matrix, which no earlier kernel writes, is asked for while the one before still runs."""
     ALL_ROUNDS: tl.constexpr = (IN + SPANS * SPAN - 1) // (SPANS * SPAN)
     row, num_rows, table, room, piece, r, rank_row, is_rank = _few_of(
-        tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, RANKS
+        tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, FEW, RANKS
     )
     halves = halves_of(table, rank_row, IN, is_rank, PAGE)
     first = piece * ROUNDS
@@ -95,7 +95,7 @@ def neighbours(
     ALL_ROUNDS: tl.constexpr = (IN + SPANS * SPAN - 1) // (SPANS * SPAN)
     t = tl.arange(0, FEW)
     row, num_rows, table, room, _, r, rank_row, is_rank = _few_of(
-        tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, RANKS
+        tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, FEW, RANKS
     )
     head, left, tail = halves_of(table, rank_row, IN, is_rank, PAGE)
     if CHAINED:
@@ -107,7 +107,7 @@ def neighbours(
         if (turn == 0) & (now > begin):
             row, num_rows, table, room, _, r, rank_row, is_rank = _few_of(
                 now // ALL_ROUNDS * PIECES, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES,
-                RECORD, RANKS,
+                RECORD, FEW, RANKS,
             )  # fmt: skip
             head, left, tail = halves_of(table, rank_row, IN, is_rank, PAGE)
         start = (turn * SPANS + tl.arange(0, SPANS)) * SPAN
@@ -132,20 +132,25 @@ def _few_of(
     IN: tl.constexpr,
     PIECES: tl.constexpr,
     RECORD: tl.constexpr,
+    FEW: tl.constexpr,
     RANKS: tl.constexpr,
 ):
-    """An adapter's first row, rows, pages and columns of the bridge, and which piece of which of these a tile is.
+    """A tile's first row and rows, its adapter's pages and columns of the bridge, and which piece of which of these.
 
     Of these columns, too, what `rank_rows` tells.
     """
     live = adapter_of(few_starts, tile)
     record = records + live * RECORD
     table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-    local = tile - tl.load(starts + live)
-    r = local // PIECES * RANKS + tl.arange(0, RANKS)
-    rank_row, is_rank = rank_rows(record, r, MODULES, IN)
     room = room_of(tl.load(record + 3))  # the same, but now the compiler knows that it is a multiple
-    return tl.load(record), tl.load(record + 1), table, room, local % PIECES, r, rank_row, is_rank
+    num_blocks = (room + RANKS - 1) // RANKS
+    local = tile - tl.load(starts + live)
+    block = local // PIECES
+    r = block % num_blocks * RANKS + tl.arange(0, RANKS)
+    rank_row, is_rank = rank_rows(record, r, MODULES, IN)
+    t = block // num_blocks * FEW
+    num_rows = tl.minimum(tl.load(record + 1) - t, FEW)
+    return tl.load(record) + t, num_rows, table, room, local % PIECES, r, rank_row, is_rank
 
 
 @triton.jit

@@ -35,6 +35,7 @@ def many_tiles(
     RANKS: tl.constexpr,
     LIVE: tl.constexpr,
     STAGES: tl.constexpr,
+    STEPS: tl.constexpr,
     PRECISION: tl.constexpr,
     ON_GPU: tl.constexpr,
 ):
@@ -70,6 +71,7 @@ def many_tiles(
             ROUNDS,
             ROWWISE,
             STAGES,
+            STEPS,
             ROWS,
             RANKS,
             PRECISION,
@@ -97,33 +99,38 @@ def _many_rows(
     ROUNDS: tl.constexpr,
     ROWWISE: tl.constexpr,
     STAGES: tl.constexpr,
+    STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     RANKS: tl.constexpr,
     PRECISION: tl.constexpr,
     ON_GPU: tl.constexpr,
 ):
     """Consecutive pieces of many rows' product, added in the order in which few rows' are."""
-    k = tl.arange(0, SPAN)
+    STEP: tl.constexpr = SPAN // STEPS
+    k = tl.arange(0, STEP)
     halves = halves_of(table, rank_row, IN, is_rank, PAGE)
     total = tl.zeros((ROWS, RANKS), tl.float32)
     piece = tl.zeros((ROWS, RANKS), tl.float32)
     part = tl.zeros((ROWS, RANKS), tl.float32)
-    for span in tl.range(first_span, end, num_stages=STAGES):
-        start = span * SPAN + tl.zeros((1,), tl.int32)
-        a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
-        is_x = is_row[:, None] & (span * SPAN < IN)
+    product = tl.zeros((ROWS, RANKS), tl.float32)
+    for step in tl.range(first_span * STEPS, end * STEPS, num_stages=STAGES):
+        start = step * STEP + tl.zeros((1,), tl.int32)
+        a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, STEP)
+        is_x = is_row[:, None] & (step * STEP < IN)
         if not ROWWISE:
-            is_x = is_x & (span * SPAN + k < IN)[None, :]
-        rows = tl.load(x + (span * SPAN + k)[None, :], mask=is_x, other=0.0)
-        product = tl.dot(rows, tl.trans(tl.reshape(a, (RANKS, SPAN))), input_precision=PRECISION)
-        if ON_GPU:
+            is_x = is_x & (step * STEP + k < IN)[None, :]
+        rows = tl.load(x + (step * STEP + k)[None, :], mask=is_x, other=0.0)
+        product = tl.dot(rows, tl.trans(tl.reshape(a, (RANKS, STEP))), product, input_precision=PRECISION)
+        if STEPS == 1 and ON_GPU:
             # Or the compiler would continue the last span's chain in this one.
             product = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [product], tl.float32, is_pure=True, pack=1)
-        part += product
-        is_round = span % SPANS == SPANS - 1
+        is_span = step % STEPS == STEPS - 1
+        part = tl.where(is_span, part + product, part)
+        product = tl.where(is_span, 0.0, product)
+        is_round = step % (SPANS * STEPS) == SPANS * STEPS - 1
         piece = tl.where(is_round, piece + part, piece)
         part = tl.where(is_round, 0.0, part)
-        is_piece = span % (ROUNDS * SPANS) == ROUNDS * SPANS - 1
+        is_piece = step % (ROUNDS * SPANS * STEPS) == ROUNDS * SPANS * STEPS - 1
         total = tl.where(is_piece, total + piece, total)
         piece = tl.where(is_piece, 0.0, piece)
     return total + piece

@@ -14,16 +14,18 @@ import triton.language as tl
 
 from kernels.lora.directory import LoraDirectory
 
-FEW_ROWS = 8  # an adapter with no more is read by MBGMV; half of the rows that a tensor core takes
+FEW_ROWS = 8  # of a tile of MBGMV, which an adapter with no more is for; half of what a tensor core takes
 SPANS = 4  # of a round, one for each warp
 MAX_SPAN = 256
 MAX_PIECES = 8  # each is work for a program of its own, and whoever adds them up reads all
 FEW_RANKS = 16  # of a tile of MBGMV's shrink: the least a tensor core takes
 MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink; as many rows of one of its expand
+LARGE_SHRINK_ROWS = 64  # of a tile of a shrink in large batches, where what comes from the L2 is what takes time
 EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand, also where SwiGLU's product takes it over
 EXPAND_RUNS = 4  # of a tile of an expand of a split batch, one for each warp
 LARGE_ROWS = 256  # of such a tile in large batches, which takes 16 or 32 at a time
 _ROOM = tl.constexpr(4)  # columns of the bridge: a module begins at a multiple, where wide loads may begin
+SMALL_ROWS = 64  # with no more MBGMV shrinks all: MBGMM's tiles would be too few to fill the GPU
 SPLIT_ROWS = 2048  # with more rows (than FEW_ROWS, too) MBGMM's tiles alone fill the GPU, without splitting the inputs
 
 
@@ -35,7 +37,8 @@ class Tiling:
         span: Elements of a span; in one page for each rank row if `is_rowwise`.
         is_rowwise: Whether page borders cut no span.
         is_split: Whether a tile reads one piece of the input, not all; if not, all adapters are MBGMM's.
-        has_many: Whether MBGMM could have any adapter.
+        has_many: Whether MBGMM could expand any adapter.
+        shrink_few: The most rows of an adapter that MBGMV shrinks.
         live: Adapters that a batch could have, a power of two; in few sizes, as each is compiled.
         expand_ranks: Ranks that an expand multiplies at a time, at most.
     """
@@ -44,6 +47,7 @@ class Tiling:
     is_rowwise: bool
     is_split: bool
     has_many: bool
+    shrink_few: int
     live: int
     expand_ranks: int
 
@@ -56,6 +60,7 @@ class Tiling:
             is_rowwise=directory.chunk_elements % span == 0,
             is_split=num_rows <= SPLIT_ROWS,
             has_many=num_rows > FEW_ROWS,
+            shrink_few=0 if num_rows > SPLIT_ROWS else FEW_ROWS if num_rows > SMALL_ROWS else SMALL_ROWS,
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
             expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
         )
@@ -64,6 +69,16 @@ class Tiling:
     def few_columns(self) -> int:
         """Columns of one of the runs of MBGMV's expand: as many as registers and shared memory hold."""
         return 64 if self.expand_ranks > 32 else 128
+
+    @property
+    def shrink_rows(self) -> int:
+        """Rows of a tile of MBGMM's shrink."""
+        return MANY_ROWS if self.is_split else LARGE_SHRINK_ROWS
+
+    @property
+    def shrink_steps(self) -> int:
+        """Steps in which such a tile takes a span: of shorter ones more are on their way."""
+        return 1 if self.is_split or self.span < MAX_SPAN else 2
 
     @property
     def expand_rows(self) -> int:
@@ -92,15 +107,11 @@ def run_of(directory: LoraDirectory, most: int) -> int:
     return max(16, min(most, directory.chunk_elements & -directory.chunk_elements))
 
 
-def most_room(num_modules: int, max_rank: int) -> int:
-    """Columns of the bridge that an adapter's ranks take at most, one module's after the other."""
-    step: int = _ROOM.value
-    return num_modules * -(-max_rank // step) * step
-
-
 def bridge_width(num_modules: int, max_rank: int) -> int:
-    """Columns that a group has in the bridge; in few sizes, as each is compiled."""
-    return max(1, -(-most_room(num_modules, max_rank) // 64)) * 64
+    """Columns that a group has in the bridge, one module's after the other; in few sizes, as each is compiled."""
+    step: int = _ROOM.value
+    room = -(-max_rank // step) * step
+    return max(1, -(-num_modules * room // 64)) * 64
 
 
 def precision_of(dtype: torch.dtype) -> str | None:

@@ -23,7 +23,7 @@ POINTS = [
     LoraPoint("tiny", (8,), "prefill", "even", 20, 2),
     LoraPoint("tiny", (8, 3), "mixed", "uniform", 30, 4, prompts=(12, 10)),
 ]
-KERNELS = {"shrink": "lora", "rotate_and_write": "rope", "silu_mul": "activation", "add_rms_norm": "norm"}
+KERNELS = {"linear_and_shrink": "lora", "rotate_and_write": "rope", "silu_mul": "activation", "add_rms_norm": "norm"}
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +142,7 @@ def test_ours_gets_no_time_if_it_is_wrong(monkeypatch):
     monkeypatch.setattr(lora_layer, "time_calls", lambda calls: Timing(1.0, 1.0, 1.0))
     monkeypatch.setattr(lora_layer, "capture", lambda calls: None)
     monkeypatch.setattr(lora_layer, "time_in_turn", lambda works: [Timing(1.0, 1.0, 1.0) for _ in works])
-    monkeypatch.setattr(layer_chain, "shrink", lambda *_, **__: None)
+    monkeypatch.setattr(layer_chain, "linear_and_shrink", lambda *_, **__: None)
     refused = Refused()
     times = lora_layer.measure_layer(POINTS[0], [], refused)
     assert times.with_lora == {}

@@ -14,13 +14,14 @@ from benchmarks.kernels.floors import Ceilings, Work
 from benchmarks.roofline import __main__ as command
 from benchmarks.roofline import case as floors
 from benchmarks.roofline.case import Case
-from benchmarks.roofline.parts import EMBEDDING, OTHER, PARTS, TOGETHER, parts_of
+from benchmarks.roofline.parts import EMBEDDING, LINEARS, OTHER, PARTS, TOGETHER, parts_of
 from benchmarks.roofline.plot import draw
 from benchmarks.roofline.report import roofline
 from benchmarks.roofline.steady import steady_engines
 from benchmarks.roofline.trace import Kernel, spent_by_part
 from benchmarks.serve.setups import SETUPS
 from tests.kernels.launches import launched_in
+from worker.memory.layout import GROUPS
 
 TINY = SETUPS["tiny"]
 CEILINGS = Ceilings(1e9, 1e15)
@@ -42,6 +43,25 @@ def test_linear_layers_are_told_apart_by_their_order() -> None:
     step = ["copies to and from the host", "embedding, tables", "rope, KV write", "LoRA plan", *layer, *layer, "norm",
             "head GEMM", "sampling", "sampling", "copies to and from the host"]  # fmt: skip
     assert names == step + step
+
+
+def test_a_shrink_beside_a_linear_layer_is_work_of_that() -> None:
+    layer = ["linear_and_shrink", "_rotate_and_write", "decode", *["linear_and_shrink", "_norm_rows"] * 3]
+    parts = parts_of([*layer, *layer, "linear"], 2)
+    names = [part.name for part in parts]
+    assert names[:3] + names[3:9:2] == [
+        "qkv GEMM",
+        "rope, KV write",
+        "attention",
+        "o GEMM",
+        "gate_up GEMM",
+        "down GEMM",
+    ]
+    step = Case(TINY, 4, 2, 32)
+    alone = sum(part.work(step, ["LoRA shrink"]).num_bytes for part in LINEARS)
+    beside = sum(part.work(step, names).num_bytes for part in LINEARS)
+    inputs = 2 * 4 * TINY.shape.num_layers * sum(TINY.shape.in_features(group[0]) for group in GROUPS)
+    assert beside - alone == floors.shrink(*GROUPS)(step).num_bytes - inputs, "which the linear layers read anyway"
 
 
 def test_linear_layers_that_do_not_add_up_to_steps_stay_together() -> None:
@@ -83,11 +103,12 @@ def test_floors_are_those_of_the_shapes() -> None:
     assert 1e3 * flops / 790e12 == pytest.approx(4.28, abs=0.2), "the floor of 256 rows in ANCHORS, without the head"
     weights = sum(linear(replace(s1, rows=0, adapters=0)).num_bytes for linear in linears)
     assert weights == 2 * 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
-    read = floors.shrink(s1).num_bytes + floors.expand(floors.QKV, floors.O, floors.GATE_UP, floors.DOWN)(s1).num_bytes
+    shrink = floors.shrink(*GROUPS)
+    read = shrink(s1).num_bytes + floors.expand(floors.QKV, floors.O, floors.GATE_UP, floors.DOWN)(s1).num_bytes
     assert read == pytest.approx(256 * 16.8e6 + 2 * 32 * 256 * (2 * 4096 + 2 * 4 * 4096), rel=0.01)
     assert floors.attention(s1).num_bytes == pytest.approx(256 * 512 * 0.524e6, rel=0.01)
-    assert ceilings.floor_us(floors.shrink(replace(s1, adapters=0))) == 0
-    assert floors.shrink(replace(s1, chunk=512)).flops == 3 * floors.shrink(s1).flops, "the chunk has an adapter"
+    assert ceilings.floor_us(shrink(replace(s1, adapters=0))) == 0
+    assert shrink(replace(s1, chunk=512)).flops == 3 * shrink(s1).flops, "the chunk has an adapter"
 
 
 @pytest.mark.parametrize("words", ["5", "1,2", "0,0,8", "1,1,1,1,1", "a,b,c", "1,-1,8"])

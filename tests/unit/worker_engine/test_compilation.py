@@ -25,13 +25,13 @@ from worker.engine.batch import BatchBuilder
 from worker.memory.layout import PageGeometry
 from worker.memory.pool import PagePool
 from worker.memory.storage import PageStorage
-from worker.model import decoder
+from worker.model import decoder, weights
 from worker.model.loader import LoadedModel, LoadFormat, load_model
 
 ON_GPU = {
     kernels.activation.kernel: ("silu_mul",),
     kernels.attention.kernel: ("paged_attention",),
-    kernels.lora.kernel: ("shrink",),
+    kernels.lora.kernel: ("linear_and_shrink",),
     kernels.norm.kernel: ("add_rms_norm", "gather_rms_norm", "rms_norm"),
     kernels.rope.kernel: ("rotate_and_write",),
 }
@@ -53,7 +53,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
     _everywhere(monkeypatch, chained, lambda device: {"CHAINED": True})
     for module, names in ON_GPU.items():
         for name in names:
-            monkeypatch.setattr(decoder, name, getattr(module, name))
+            monkeypatch.setattr(weights if hasattr(weights, name) else decoder, name, getattr(module, name))
     monkeypatch.setattr(compilation, "compiling", lambda device: nullcontext())
     return seen
 

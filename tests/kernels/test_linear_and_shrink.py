@@ -1,0 +1,150 @@
+"""A linear layer and the shrink of the same rows in one launch."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from kernels.launch import launch
+from kernels.linear import linear
+from kernels.lora import LoraDelta, expand, kernel, linear_and_shrink, mbgmm
+from kernels.lora.kernel import hopper
+from kernels.lora.kernel.plan import Plan
+from tests.kernels.buffers import DEVICE, DTYPES, same_bits
+from tests.kernels.lora_cases import Case, draw_case
+from worker.memory.layout import GROUPS, ModelShape, PageGeometry
+
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")]
+HALVES = [pytest.param(DTYPES[name], marks=ON_GPU) for name in ("bf16", "fp16")]
+# Inputs of a round and of two and a half; of four rounds and of fourteen, which are two to a piece; of half a round.
+GEOMETRIES = {
+    "small": PageGeometry(ModelShape(2, 1024, 8, 4, 128, 2560), 16),
+    "llama-3-8b": PageGeometry(ModelShape(1, 4096, 32, 8, 128, 14336), 16),
+    "short": PageGeometry(ModelShape(1, 512, 4, 2, 128, 768), 16),
+}
+RANKS = (0, 0, 1, 3, 8, 16, 33, 64, 100)
+# Rows of the base model, then of each adapter.
+COUNTS = [
+    [0, 1],
+    [1, 0, 1, 5],
+    [0, *[1] * 8],
+    [3, 8, 9, 0, 12],
+    [0, 32],
+    [5, 59],
+    [0, *[1] * 64],
+    [1, *[2] * 10, 17, 1, 8, 9],
+    [16, 0],
+    [0, *[0, 1] * 40],
+]
+LEAST = 1024  # columns that the kernel takes of up to 32 rows, and four times as many of more
+
+
+class Layer:
+    """One group's linear layer, and where its outputs go."""
+
+    def __init__(self, case: Case, group: tuple[int, ...], *, has_bias: bool) -> None:
+        self.case, self.group = case, group
+        self.layer = case.pages.shape[0] - 1
+        self.x, self.around, self.outputs = case.inputs(group)
+        self.out = self.around[:, :-3]
+        width, length = self.out.shape[1], self.x.shape[1]
+        self.weight = (torch.randn(width, length) * length**-0.5).to(self.x)
+        self.bias = torch.randn(width).to(self.x) if has_bias else None
+
+    def forget(self) -> None:
+        """What was left for an expand."""
+        for plan in self.case.batch.plans.values():
+            if isinstance(plan, Plan):
+                plan.bridge.fill_(torch.nan)
+
+    def run(self, op: Callable[..., LoraDelta | None] = linear_and_shrink) -> None:
+        arguments = (self.x, self.weight, self.out, self.bias, self.outputs, self.case.pages[self.layer])
+        delta = op(*arguments, self.case.batch, layer=self.layer, modules=self.group)
+        assert delta is not None
+        (kernel.expand if op is kernel.linear_and_shrink else expand)(delta)
+
+    def run_in_turn(self, op: Callable[..., None] = mbgmm) -> None:
+        linear(self.x, self.weight, self.out, self.bias)
+        op(self.outputs, self.x, self.case.pages[self.layer], self.case.batch, layer=self.layer, modules=self.group)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the kernel is for it."""
+        return self.out.shape[1] >= (LEAST if self.x.shape[0] <= 32 else 4 * LEAST)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("counts", COUNTS, ids=str)
+def test_both_have_the_bits_that_they_have_in_turn(
+    counts: list[int], geometry: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = draw_case(random.Random(f"{counts}"), counts, RANKS, dtype, DEVICE, GEOMETRIES[geometry])
+    launched = []
+
+    def noted(*arguments: Any, **options: Any) -> None:
+        launched.append(arguments[0])
+        launch(*arguments, **options)
+
+    monkeypatch.setattr(hopper, "launch", noted)
+    before, taken = case.guarded.clone(), 0
+    for group in GROUPS:
+        layer = Layer(case, group, has_bias=geometry == "small")
+        layer.run_in_turn()
+        in_turn = layer.out.clone()
+        for batch in (case.batch, case.batch.with_rows(case.batch.row_start)):  # with the same plan, and a new one
+            layer.out.fill_(torch.nan)
+            layer.case = replace(case, batch=batch)
+            layer.forget()
+            layer.run()
+            assert same_bits(layer.out, in_turn), group
+            assert layer.around[:, -3:].isnan().all()
+            taken += layer.is_taken
+    assert len(launched) == taken, "in one launch"
+    assert same_bits(case.guarded, before), "the pages changed"
+
+
+@pytest.mark.parametrize("num_rows", [pytest.param(rows, marks=ON_GPU) for rows in (5, 40)])
+def test_a_chain_in_a_graph_replays_with_other_inputs(num_rows: int) -> None:
+    case = draw_case(
+        random.Random(2), [1, *[1] * (num_rows - 1)], RANKS, torch.bfloat16, DEVICE, GEOMETRIES["llama-3-8b"]
+    )
+    layers = [Layer(case, group, has_bias=False) for group in GROUPS]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for layer in layers:
+            layer.run()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin()
+        for layer in layers * 2:
+            layer.run()
+        graph.capture_end()
+        for _ in range(20):
+            for layer in layers:
+                layer.x.normal_()
+            graph.replay()
+            replayed = [layer.out.clone() for layer in layers]
+            for layer in layers:
+                layer.forget()
+            for layer, out in zip(layers, replayed, strict=True):
+                layer.run_in_turn()
+                assert same_bits(layer.out, out)
+
+
+@pytest.mark.parametrize("counts", [[1, 2, 1], [0, 12, 3]], ids=str)
+def test_shapes_that_the_kernel_does_not_take_are_taken_in_turn(counts: list[int]) -> None:
+    """In Triton's interpreter too, as on a GPU that is no Hopper."""
+    case = draw_case(random.Random(1), counts, (8, 3), torch.float16, DEVICE)
+    for group in GROUPS:
+        layer = Layer(case, group, has_bias=True)
+        layer.run_in_turn(kernel.mbgmm)
+        in_turn = layer.out.clone()
+        layer.out.fill_(torch.nan)
+        layer.forget()
+        layer.run(kernel.linear_and_shrink)
+        assert same_bits(layer.out, in_turn)
