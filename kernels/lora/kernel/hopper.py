@@ -28,12 +28,9 @@ def launch_both(
     """Writes `out` and the bridge of the delta's plan."""
     plan, page_table, in_features = delta.plan, delta.batch.directory.page_table, delta.x.shape[1]
     positional, options = arguments(delta.x, weight, out, bias, tiles)
-    num_programs = num_processors(delta.x.device)
-    if tiles.parts > 1:  # of few rows: what the linear layer leaves idle is for the next kernel's programs to begin on
-        num_programs = min(num_programs, tiles.count(weight.shape[0]))
     launch(
         kernel,
-        (num_programs,),
+        (num_processors(delta.x.device),),
         *positional,
         delta.x,
         delta.pages,
