@@ -6,12 +6,12 @@ from typing import Final
 from control_plane.simulation.service import ServiceModel
 
 H200_LLAMA_7B = ServiceModel(
-    step_s=0.00337,
-    sequence_s=1.834e-05,
-    context_s=1.337e-07,
-    rank_s=1.24e-06,
+    step_s=0.003364,
+    sequence_s=1.831e-05,
+    context_s=1.335e-07,
+    rank_s=1.209e-06,
     prefill_s=0.0,
-    token_s=1.834e-05,
+    token_s=1.831e-05,
     load_s_per_gb=0.01832,
     pool_tokens=203_677,
     bytes_per_token=524_288,
