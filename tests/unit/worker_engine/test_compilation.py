@@ -1,7 +1,7 @@
 """What a start compiles is all that steps launch: seen on a CPU, by what kernels are given, without launching any."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import kernels.attention.kernel
 import kernels.lora.kernel
 import kernels.norm.kernel
 import kernels.rope.kernel
-from kernels.chain import chained
+from kernels.chain import chained, resident
 from kernels.launch import launch
 from tests.unit.worker_engine.test_warm_up import CONFIG, SIZES
 from tests.unit.worker_model.model_directories import write_config
@@ -41,7 +41,7 @@ Launch = tuple[Any, ...]
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Launch]]:
     """What Triton compiles for the ops of a step: of each launch the kernel, and what it is compiled for."""
     seen: set[Launch] = set()
 
@@ -51,11 +51,13 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> set[Launch]:
 
     _everywhere(monkeypatch, launch, noted)
     _everywhere(monkeypatch, chained, lambda device: {"CHAINED": True})
+    resident.cache_clear()
     for module, names in ON_GPU.items():
         for name in names:
             monkeypatch.setattr(weights if hasattr(weights, name) else decoder, name, getattr(module, name))
     monkeypatch.setattr(compilation, "compiling", lambda device: nullcontext())
-    return seen
+    yield seen
+    resident.cache_clear()  # what it was told here is true nowhere else
 
 
 def _everywhere(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], other: Callable[..., Any]) -> None:
