@@ -11,7 +11,7 @@ from triton.language.extra.cuda import gdc_wait
 
 from kernels.lora.kernel import tiling
 from kernels.lora.kernel.matrix import rank_rows
-from kernels.lora.kernel.tiling import halves_of, room_of
+from kernels.lora.kernel.tiling import adapter_of, few_tile_of, halves_of
 
 RANKS, ROWS_EACH = gl.constexpr(tiling.FEW_RANKS), gl.constexpr(tiling.FEW_ROWS)
 SPAN, SPANS = gl.constexpr(tiling.MAX_SPAN), gl.constexpr(tiling.SPANS)
@@ -74,21 +74,15 @@ def _tile_of(
     MODULES: gl.constexpr, IN: gl.constexpr, PAGE: gl.constexpr, PIECES: gl.constexpr, RECORD: gl.constexpr,
 ):  # fmt: skip
     """A tile's first row, rows, piece, first column and columns of its adapter, and where its rank rows lie."""
-    live = gl.sum((all_starts <= tile).to(gl.int32), 0) - 1
+    live = adapter_of(all_starts, tile)
     record = records + live * RECORD
-    room = room_of(gl.load(record + 3))
-    num_blocks = (room + RANKS - 1) // RANKS
-    block = (tile - gl.load(starts + live)) // PIECES
-    piece = (tile - gl.load(starts + live)) % PIECES
-    column = block % num_blocks * RANKS
-    rank_row, is_rank = rank_rows(
-        record, column + gl.arange(0, RANKS, gl.SliceLayout(0, gl.SliceLayout(2, A_LAYOUT))), MODULES, IN
-    )
+    piece, column, first, room = few_tile_of(tile - gl.load(starts + live), record, PIECES, ROWS_EACH, RANKS)
     table = page_table + gl.load(record + 2).to(gl.int64) * table_stride
+    r = column + gl.arange(0, RANKS, gl.SliceLayout(0, gl.SliceLayout(2, A_LAYOUT)))
+    rank_row, is_rank = rank_rows(record, r, MODULES, IN)
     head, left, tail = halves_of(table, rank_row, IN, is_rank, PAGE)
-    row = block // num_blocks * ROWS_EACH
-    num_rows = gl.minimum(gl.load(record + 1) - row, ROWS_EACH)
-    return gl.load(record) + row, num_rows, piece, column, room, head, left, tail, is_rank
+    num_rows = gl.minimum(gl.load(record + 1) - first, ROWS_EACH)
+    return gl.load(record) + first, num_rows, piece, column, room, head, left, tail, is_rank
 
 
 @gluon.jit

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from kernels.lora.kernel.matrix import rank_rows, runs_of
-from kernels.lora.kernel.tiling import adapter_of, halves_of, room_of
+from kernels.lora.kernel.tiling import adapter_of, few_tile_of, halves_of
 
 
 @triton.jit
@@ -142,15 +142,11 @@ def _few_of(
     live = adapter_of(few_starts, tile)
     record = records + live * RECORD
     table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-    room = room_of(tl.load(record + 3))  # the same, but now the compiler knows that it is a multiple
-    num_blocks = (room + RANKS - 1) // RANKS
-    local = tile - tl.load(starts + live)
-    block = local // PIECES
-    r = block % num_blocks * RANKS + tl.arange(0, RANKS)
+    piece, column, t, room = few_tile_of(tile - tl.load(starts + live), record, PIECES, FEW, RANKS)
+    r = column + tl.arange(0, RANKS)
     rank_row, is_rank = rank_rows(record, r, MODULES, IN)
-    t = block // num_blocks * FEW
     num_rows = tl.minimum(tl.load(record + 1) - t, FEW)
-    return tl.load(record) + t, num_rows, table, room, local % PIECES, r, rank_row, is_rank
+    return tl.load(record) + t, num_rows, table, room, piece, r, rank_row, is_rank
 
 
 @triton.jit

@@ -160,6 +160,19 @@ def adapter_of(starts, tile):
 
 
 @triton.jit
+def few_tile_of(local, record, PIECES: tl.constexpr, FEW: tl.constexpr, RANKS: tl.constexpr):
+    """What a tile of MBGMV's shrink is, by its number among those of its adapter, whose `record` this is.
+
+    Returns which piece of the inputs, which first column of the bridge and which first of the adapter's rows it has,
+    and the adapter's columns.
+    """
+    room = room_of(tl.load(record + 3))  # the same, but now the compiler knows that it is a multiple
+    num_blocks = (room + RANKS - 1) // RANKS
+    block = local // PIECES
+    return local % PIECES, block % num_blocks * RANKS, block // num_blocks * FEW, room
+
+
+@triton.jit
 def halves_of(page_table, element, length, mask, PAGE: tl.constexpr):
     """Where runs of up to a page, from `element` on in an adapter's stream, lie in the pool: in two pages at most.
 
