@@ -19,8 +19,11 @@ def chained(device: torch.device) -> dict[str, bool]:
 
 
 @cache
-def resident(device: torch.device, each: int, *, registers: int) -> tuple[int, dict[str, int | bool]]:
-    """As many programs as the device holds at a time, `each` on a processor, and how they are launched, chained."""
+def resident(
+    device: torch.device, each: int, *, registers: int, is_chained: bool = True
+) -> tuple[int, dict[str, int | bool]]:
+    """As many programs as the device holds at a time, `each` on a processor, and how they are launched."""
+    chain = chained(device) if is_chained else {"CHAINED": False}
     if device.type == "cpu":  # Triton's interpreter
-        return 2, {**chained(device)}
-    return each * num_processors(device), {"maxnreg": registers, **chained(device)}
+        return 2, {**chain}
+    return each * num_processors(device), {"maxnreg": registers, **chain}

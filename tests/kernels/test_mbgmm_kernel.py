@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.chain import resident
 from kernels.lora import LoraBatch, naive
 from kernels.lora.kernel import mbgmm, shrink, tiling
 from kernels.lora.kernel.plan import Plan
@@ -157,10 +158,9 @@ def test_every_tile_has_one_program(
     case = draw(counts, dtype, PageGeometry(ModelShape(2, 1104, 3, 1, 64, 448), 16), (3, 16, 17, 40, 70, 0))
     x, _, outputs = case.inputs(group)
     shares = []
-    options = lora_kernel._options(x.device, is_split=True)
     _, expand_options = expand_kernel._options(x.device, is_split=True, ranks=64)
     for num in (1, 3, 50, 400):
-        monkeypatch.setattr(lora_kernel, "_options", lambda *_, num=num, **__: options | {"num_programs": num})
+        monkeypatch.setattr(lora_kernel, "resident", lambda *a, num=num, **b: (num, resident(*a, **b)[1]))
         monkeypatch.setattr(expand_kernel, "_options", lambda *_, num=num, **__: (num, expand_options))
         share = [torch.zeros_like(output) for output in outputs]
         for plan in plans(case.batch):

@@ -1,13 +1,10 @@
 """MBGMM in Triton: a shrink, persistent over the plan of the step, and an expand, which other kernels may take over."""
 
 from collections.abc import Sequence
-from functools import cache
 
-import torch
 from torch import Tensor
 
-from kernels.chain import chained
-from kernels.device import num_processors
+from kernels.chain import resident
 from kernels.linear.checks import check_linear
 from kernels.linear.kernel import multiply
 from kernels.lora.batch import LoraBatch
@@ -86,15 +83,6 @@ def _planned(
 
 
 def _fill_bridge(delta: LoraDelta, *, is_new: bool) -> None:
-    options = _options(delta.x.device, is_split=delta.plan.tiling.is_split)
-    chain = {"CHAINED": False} if is_new else chained(delta.x.device)
-    _launch_shrink(delta, **options, **chain)
-
-
-@cache
-def _options(device: torch.device, *, is_split: bool) -> dict[str, int | bool]:
-    """As many programs as shared memory holds of half precision, and the registers left for each."""
-    if device.type == "cpu":  # Triton's interpreter
-        return {"num_programs": 2, "MANY_STAGES": 1, "ON_GPU": False}
-    stages = 3 if is_split else 4
-    return {"num_programs": 2 * num_processors(device), "maxnreg": 232, "MANY_STAGES": stages, "ON_GPU": True}
+    """By a launch of its own: of as many programs as shared memory holds, in half precision."""
+    num_programs, options = resident(delta.x.device, 2, registers=232, is_chained=not is_new)
+    _launch_shrink(delta, num_programs, **options)

@@ -60,8 +60,10 @@ def shrink(delta: LoraDelta, num_programs: int, **options: Any) -> None:
         RANKS=MANY_RANKS,
         LIVE=plan.tiling.live,
         STAGES=STAGES,
+        MANY_STAGES=3 if plan.tiling.is_split else 4,
         STEPS=plan.tiling.shrink_steps,
         MANY_COST=MANY_COST,
+        ON_GPU=x.is_cuda,
         **options,
     )
 
