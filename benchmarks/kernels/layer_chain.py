@@ -71,25 +71,21 @@ class LayerChain:
 
     def linear(self, layer: int, index: int) -> None:
         """Writes a group's outputs with one matrix product."""
-        weight = self._weights[layer % BASE_LAYERS][index]
-        linear(self.inputs[index], weight, self.outputs[index], chained=True)
+        linear(self.inputs[index], self._weight(layer, index), self.outputs[index], chained=True)
 
     def ours(self, layer: int, index: int) -> LoraDelta | None:
         """As the engine: the linear and a shrink, which leaves the rest to what comes after."""
         if index >= self.num_adapted:
             self.linear(layer, index)
             return None
-        case, group, x, out = self.case, GROUPS[index], self.inputs[index], self.outputs[index]
-        weight = self._weights[layer % BASE_LAYERS][index]
-        parts = out.split(case.model.widths(group), 1)
-        pages = case.pages[layer]
-        return linear_and_shrink(x, weight, out, None, parts, pages, case.batch, layer=layer, modules=group)
+        linear_of = (self.inputs[index], self._weight(layer, index), self.outputs[index], None)
+        adapters = (self.case.pages[layer], self.case.batch)
+        return linear_and_shrink(*linear_of, self._parts(index), *adapters, layer=layer, modules=GROUPS[index])
 
     def shrink(self, layer: int, index: int) -> LoraDelta | None:
         """A group's shrink alone."""
-        case, group = self.case, GROUPS[index]
-        parts = self.outputs[index].split(case.model.widths(group), 1)
-        return shrink(parts, self.inputs[index], case.pages[layer], case.batch, layer=layer, modules=group)
+        adapters = (self.case.pages[layer], self.case.batch)
+        return shrink(self._parts(index), self.inputs[index], *adapters, layer=layer, modules=GROUPS[index])
 
     def beside(self, with_lora: Run) -> Begin:
         """The linears of adapters' groups with LoRA by somebody else, complete when what comes after begins."""
@@ -141,6 +137,15 @@ class LayerChain:
         written = tokens[at // BLOCK_SIZE, :, at % BLOCK_SIZE].flatten(1)
         left = [self._query.flatten(1), written, self.inputs[3], self.hidden, self.inputs[0]]
         return [tensor.clone() for tensor in left]
+
+    def _weight(self, layer: int, index: int) -> Tensor:
+        weight: Tensor = self._weights[layer % BASE_LAYERS][index]
+        return weight
+
+    def _parts(self, index: int) -> tuple[Tensor, ...]:
+        """The modules' columns of a group's outputs."""
+        parts: tuple[Tensor, ...] = self.outputs[index].split(self.case.model.widths(GROUPS[index]), 1)
+        return parts
 
     def _end(self, index: int, delta: LoraDelta | None) -> None:
         """What the engine does to a group's outputs, with what is still to be added to them."""

@@ -33,12 +33,12 @@ class Part:
         return self.floor(step) if self.elsewhere in names else self.floor(step) + self.share(step)
 
 
+SHRINK = "LoRA shrink"
 # The linear layers run one kind of kernel, in this order in every layer, and the head after the last: they are told
 # apart by counting. What a split product is added up with belongs to the product before it.
-SHRINK = "LoRA shrink"
-NAMES = ("qkv GEMM", "o GEMM", "gate_up GEMM", "down GEMM")
 LINEARS = tuple(
-    Part(name, "", case.linear(group), case.begun(group), SHRINK) for name, group in zip(NAMES, GROUPS, strict=True)
+    Part(f"{name} GEMM", "", case.linear(group), case.begun(group), SHRINK)
+    for name, group in zip(("qkv", "o", "gate_up", "down"), GROUPS, strict=True)
 )
 HEAD = Part("head GEMM", "", case.head)
 TOGETHER = Part(  # where their number is not that of whole steps

@@ -58,26 +58,17 @@ def compile_kernel(
 
 
 def compile_linear(num_rows: int, out_features: int) -> dict[str, int | bool]:
-    tiles = Tiles.of(num_rows, out_features)
-    assert tiles is not None
-    constants = {"ROWS": tiles.rows, "PARTS": tiles.parts, "STAGES": tiles.stages, "HAS_BIAS": True}
-    boxes = {"weight_desc": (HEIGHT, WIDTH), "x_desc": (tiles.rows * tiles.parts, WIDTH)}
-    return compile_kernel(linear, constants, 168, boxes)
+    return _compile_tiles(linear, num_rows, out_features, {"HAS_BIAS": True}, 168)
 
 
 def compile_with_shrink(
     num_rows: int, out_features: int, in_features: int, num_modules: int = 1, num_live: int = 64
 ) -> dict[str, int | bool]:
     """A linear layer and its shrink."""
-    tiles = Tiles.of(num_rows, out_features)
-    assert tiles is not None
     tiling = Tiling(
         span=256, is_rowwise=True, is_split=True, has_many=True, shrink_few=64, live=num_live, expand_ranks=16
     )
     constants = {
-        "ROWS": tiles.rows,
-        "PARTS": tiles.parts,
-        "STAGES": tiles.stages,
         "HAS_BIAS": False,
         "MODULES": num_modules,
         "WIDTH": 64 * num_modules,
@@ -88,8 +79,18 @@ def compile_with_shrink(
         "RECORD": RECORD,
         "LIVE": tiling.live,
     }
+    return _compile_tiles(linear_and_shrink, num_rows, out_features, constants, 112)
+
+
+def _compile_tiles(
+    kernel, num_rows: int, out_features: int, constants: dict[str, int | bool], max_registers: int
+) -> dict[str, int | bool]:
+    """Of a linear layer of this size."""
+    tiles = Tiles.of(num_rows, out_features)
+    assert tiles is not None
+    sizes = {"ROWS": tiles.rows, "PARTS": tiles.parts, "STAGES": tiles.stages}
     boxes = {"weight_desc": (HEIGHT, WIDTH), "x_desc": (tiles.rows * tiles.parts, WIDTH)}
-    return compile_kernel(linear_and_shrink, constants, 112, boxes)
+    return compile_kernel(kernel, {**sizes, **constants}, max_registers, boxes)
 
 
 def main() -> None:
