@@ -14,13 +14,19 @@ from kernels.lora.kernel.delta import (
     MIN_COLUMNS,
     arguments,
     first_b_of,
+    is_early,
     is_runwise,
+    owned,
     share_of,
 )
 from kernels.lora.kernel.expand import expand_unless_by_row
 from kernels.rope.checks import check_angles, check_rotation
 
-_HEADS, _DELTA_HEADS = 8, 4  # of a program, at most: without adapters, and with
+_HEADS, _DELTA_HEADS, _EARLY_HEADS = (
+    8,
+    4,
+    1,
+)  # of a program, at most: without adapters, with, and with few rows of these
 
 
 @triton.jit
@@ -87,13 +93,11 @@ def _rotate_and_write(
     module = (first_head >= NUM_HEADS).to(tl.int32) + (first_head >= NUM_HEADS + NUM_KV_HEADS).to(tl.int32)
     begin = tl.where(module == 0, 0, tl.where(module == 1, NUM_HEADS, NUM_HEADS + NUM_KV_HEADS))
     width = tl.where(module == 0, NUM_HEADS, NUM_KV_HEADS) * HEAD_DIM
-    start = (first_head - begin + tl.arange(0, HEADS)) * HEAD_DIM
+    start = (first_head - begin) * HEAD_DIM + tl.arange(0, 2 * HEADS) * HALF  # of each half
     if HAS_DELTA:
-        owner = tl.load(owners + row)
-        first_b = first_b_of(owner, module, start, HALF, width, records, lora_pages, page_table, table_stride, LANES,
-                             RUNWISE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
-        second_b = first_b_of(owner, module, start + HALF, HALF, width, records, lora_pages, page_table, table_stride,
-                              LANES, RUNWISE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
+        modules = tl.full((2 * HEADS,), module, tl.int32)
+        own = owned(tl.load(owners + row), modules, records, page_table, table_stride, 3, RECORD)
+        lora_b = first_b_of(own, start, HALF, width, lora_pages, LANES, RUNWISE, PAGE, RANKS, EARLY)
     if CHAINED:
         tl.extra.cuda.gdc_wait()
     row64 = row.to(tl.int64)
@@ -105,13 +109,11 @@ def _rotate_and_write(
     sine = tl.load(sines + turn + HALF, lane < HALF, other=0.0).to(tl.float32)
     a, b = first.to(tl.float32), second.to(tl.float32)
     if HAS_DELTA:
-        share = share_of(first_b, owner, row, module, start, HALF, width, bridge, records, lora_pages, page_table,
-                         table_stride, LANES, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
-        a += share
-        share = share_of(second_b, owner, row, module, start + HALF, HALF, width, bridge, records, lora_pages,
-                         page_table, table_stride, LANES, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS,
-                         EARLY)  # fmt: skip
-        b += share
+        shares = share_of(lora_b, own, row, start, HALF, width, bridge, lora_pages, LANES, RUNWISE, PIECES, BRIDGE,
+                          PAGE, RANKS, EARLY)  # fmt: skip
+        first_share, second_share = tl.split(tl.permute(tl.reshape(shares, (HEADS, 2, LANES)), (0, 2, 1)))
+        a += first_share
+        b += second_share
         first, second = a.to(dtype), b.to(dtype)
         a, b = first.to(tl.float32), second.to(tl.float32)
     if HAS_NORM:
@@ -187,7 +189,7 @@ def rotate_and_write(
         delta = expand_unless_by_row(delta, qkv, widths)
         if delta is not None:
             shared = gcd(num_heads, num_kv_heads)
-            heads = min(_DELTA_HEADS, shared & -shared)
+            heads = min(_EARLY_HEADS if is_early(delta) else _DELTA_HEADS, shared & -shared)
             lanes = max(lanes, MIN_COLUMNS // heads)
         launch(
             _rotate_and_write,

@@ -19,24 +19,30 @@ from kernels.linear.kernel.tiles import HEIGHT, WIDTH, Tiles
 from kernels.lora.kernel.hopper_linear import linear_and_shrink
 from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import Tiling
+from kernels.norm.kernel.hopper_cluster import PROGRAMS, norm_rows
 
 POINTERS = {
-    **dict.fromkeys(("output", "query", "out", "bias", "x", "pages"), "*bf16"),
+    **dict.fromkeys(("output", "query", "out", "bias", "x", "pages", "lora_pages"), "*bf16"),
+    **dict.fromkeys(("hidden", "update", "weight"), "*bf16"),
     **dict.fromkeys(("query_start", "context_lens", "block_table", "counts"), "*i32"),
-    **dict.fromkeys(("page_table", "starts", "records"), "*i32"),
-    **dict.fromkeys(("partial", "stats", "bridge"), "*fp32"),
+    **dict.fromkeys(("page_table", "starts", "records", "owners"), "*i32"),
+    **dict.fromkeys(("partial", "stats", "bridge", "squares"), "*fp32"),
 }
 STRIDES = ("output_stride", "query_stride", "query_head_stride", "out_stride", "out_features")
+STRIDES += ("hidden_stride", "update_stride", "width")
 PAGES = {"desc": (16, 64)}
 
 
 def compile_kernel(
-    kernel, constants: dict[str, int | bool], max_registers: int, boxes: dict[str, tuple[int, int]] = PAGES
+    kernel,
+    constants: dict[str, int | bool],
+    options: dict[str, int],
+    boxes: dict[str, tuple[int, int]] = PAGES,
 ) -> dict[str, int | bool]:
     """`boxes` are what TMA brings at once, by the names of descriptors."""
     layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     descriptors = {name: f"tensordesc<bf16[{rows}, {width}],{layout!r}>" for name, (rows, width) in boxes.items()}
-    types = {**POINTERS, **descriptors, "scale_log2": "fp32"}
+    types = {**POINTERS, **descriptors, "scale_log2": "fp32", "epsilon": "fp32"}
     names = kernel.arg_names
     source = GluonASTSource(
         kernel,
@@ -44,14 +50,14 @@ def compile_kernel(
         {(names.index(name),): value for name, value in constants.items()},
         {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in (*POINTERS, *STRIDES)},
     )
-    compiled = triton.compile(
-        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4, "maxnreg": max_registers}
-    )
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4, **options})
     ptx = compiled.asm["ptx"]
     return {
         "shared_bytes": compiled.metadata.shared,
         "has_wgmma": "wgmma.mma_async" in ptx,
         "has_tma": "cp.async.bulk.tensor" in ptx,
+        "has_cluster": ".reqnctapercluster" in ptx and "barrier.cluster" in ptx,
+        "wide_loads": len(re.findall(r"ld\.global[\w.:]*\.v4", ptx)),
         "narrow_loads": len(re.findall(r"ld\.global[\w.:]*\.[bu]16", ptx)),
         "is_chained": "griddepcontrol.wait" in ptx and "griddepcontrol.launch_dependents" in ptx,
     }
@@ -90,7 +96,13 @@ def _compile_tiles(
     assert tiles is not None
     sizes = {"ROWS": tiles.rows, "PARTS": tiles.parts, "STAGES": tiles.stages}
     boxes = {"weight_desc": (HEIGHT, WIDTH), "x_desc": (tiles.rows * tiles.parts, WIDTH)}
-    return compile_kernel(kernel, {**sizes, **constants}, max_registers, boxes)
+    return compile_kernel(kernel, {**sizes, **constants}, {"maxnreg": max_registers}, boxes)
+
+
+def compile_norm(columns: int) -> dict[str, int | bool]:
+    """Of a cluster's rows, with so many columns for each of its programs."""
+    constants = {"COLUMNS": columns, "PIECES": 4, "BRIDGE": 64, "RECORD": RECORD, "PAGE": 2 * 16 * 8 * 128, "RANKS": 16}
+    return compile_kernel(norm_rows, constants, {"num_warps": columns // 256, "num_ctas": PROGRAMS})
 
 
 def main() -> None:
@@ -100,8 +112,10 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "decode": compile_kernel(decode, {**shape, **split}, 128),
-                "prefill": compile_kernel(prefill, {**shape, **chunk}, 168),
+                "decode": compile_kernel(decode, {**shape, **split}, {"maxnreg": 128}),
+                "prefill": compile_kernel(prefill, {**shape, **chunk}, {"maxnreg": 168}),
+                "norm": compile_norm(512),
+                "norm, wide": compile_norm(1024),
                 "linear, 1 row": compile_linear(1, 12288),
                 "linear, 32 rows": compile_linear(32, 12288),
                 "linear, 32 rows, narrow": compile_linear(32, 1280),

@@ -14,7 +14,7 @@ from kernels.activation.kernel.by_row import _silu_mul
 from kernels.activation.kernel.by_tile import _silu_mul_by_tile
 from kernels.lora.kernel.expand import _expand
 from kernels.lora.kernel.shrink import _shrink
-from kernels.norm.kernel import _norm_rows
+from kernels.norm.kernel.by_row import _norm_rows
 from kernels.rope.kernel import _rotate_and_write
 
 POINTERS = {

@@ -44,7 +44,7 @@ HALF = torch.bfloat16 if ON_GPU else torch.float16  # the interpreter takes bflo
 QKV, OUTPUT, GATE_UP, DOWN = GROUPS
 EVEN = (PageGeometry(ModelShape(1, 192, 4, 2, 64, 448), 16), HALF)  # page borders cut no run of 64 elements,
 ODD = (PageGeometry(ModelShape(1, 36, 3, 1, 12, 27), 3), torch.float32)  # or any
-WIDE = PageGeometry(ModelShape(1, 512, 4, 2, 128, 2304), 16)  # or of 256
+WIDE = (PageGeometry(ModelShape(1, 512, 4, 2, 128, 2304), 16), HALF)  # or of 256
 ADAPTED = [  # pages; rows of the base model and of each adapter; ranks; whether all are decodes
     (EVEN, [5], (), True),
     (ODD, [2, 1, 3], (8, 16), True),
@@ -56,6 +56,7 @@ ADAPTED = [  # pages; rows of the base model and of each adapter; ranks; whether
     (EVEN, [1, 5, 1], (100,), True),
     (EVEN, [1, 70, 1], (100,), True),
     (EVEN, [0, *[1] * 16], (100,), True),  # more tiles of a shrink than programs
+    (WIDE, [1, 3, 1, 2], (3, 40), True),
     (EVEN, [3, 90, 9], (100,), False),  # more ranks than are added by row
     (EVEN, [5, 2060, 9], (8,), False),
     (EVEN, [5, 2060, 9], (100,), False),
@@ -135,7 +136,7 @@ def multiply_adapted() -> None:
     if not HAS_HOPPER:
         return
     for counts in ([0, 1], [1, 3, 1, 20], [2, 17, 40, 5]):
-        case = lora_cases.draw_case(random.Random(1), counts, (3, 40), HALF, DEVICE, WIDE)
+        case = lora_cases.draw_case(random.Random(1), counts, (3, 40), WIDE[1], DEVICE, WIDE[0])
         for modules in (QKV, GATE_UP):
             x, _, outputs = case.inputs(modules)
             out = torch.cat(outputs, 1)

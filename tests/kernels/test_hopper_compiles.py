@@ -51,6 +51,14 @@ def test_compiles_to_hopper_instructions(kernel: str, programs: int, compiled: C
     assert programs * (compiled[kernel]["shared_bytes"] + 1024) <= MULTIPROCESSOR_BYTES
 
 
+@pytest.mark.parametrize("kernel", ["norm", "norm, wide"])
+def test_a_norm_of_a_cluster_compiles(kernel: str, compiled: Compiled) -> None:
+    assert compiled[kernel]["has_cluster"]
+    assert compiled[kernel]["is_chained"]
+    assert compiled[kernel]["wide_loads"]
+    assert compiled[kernel]["narrow_loads"] == 0
+
+
 @pytest.mark.parametrize("kernel", ADAPTED_LINEARS)
 def test_a_shrink_beside_a_linear_layer_reads_two_elements_at_a_time(kernel: str, compiled: Compiled) -> None:
     """As many as a tensor core takes next to each other."""

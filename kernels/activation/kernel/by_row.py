@@ -12,6 +12,7 @@ from kernels.lora.kernel.delta import (
     arguments,
     first_b_of,
     is_runwise,
+    owned,
     run_length,
     share_of,
 )
@@ -49,13 +50,12 @@ def _silu_mul(
     row = tl.program_id(0)
     first_column = tl.program_id(1) * (RUNS * RUN)
     column = first_column + tl.arange(0, RUNS * RUN)
-    start = first_column + tl.arange(0, RUNS) * RUN
+    # Runs of gate's columns, then the same of up's.
+    run = tl.arange(0, 2 * RUNS)
+    start = first_column + run % RUNS * RUN
     if HAS_DELTA:
-        owner = tl.load(owners + row)
-        gate_b = first_b_of(owner, 0, start, RUN, width, records, lora_pages, page_table, table_stride, RUN, RUNWISE,
-                            RECORD, PAGE, RANKS, EARLY)  # fmt: skip
-        up_b = first_b_of(owner, 1, start, RUN, width, records, lora_pages, page_table, table_stride, RUN, RUNWISE,
-                          RECORD, PAGE, RANKS, EARLY)  # fmt: skip
+        own = owned(tl.load(owners + row), run // RUNS, records, page_table, table_stride, 2, RECORD)
+        b = first_b_of(own, start, RUN, width, lora_pages, RUN, RUNWISE, PAGE, RANKS, EARLY)
     if CHAINED:
         tl.extra.cuda.gdc_wait()
     inside = column < width
@@ -63,12 +63,11 @@ def _silu_mul(
     gate = tl.load(place, inside, other=0.0).to(tl.float32)
     up = tl.load(place + width, inside, other=0.0).to(tl.float32)
     if HAS_DELTA:
-        share = share_of(gate_b, owner, row, 0, start, RUN, width, bridge, records, lora_pages, page_table,
-                         table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
-        gate += tl.reshape(share, (RUNS * RUN,))
-        share = share_of(up_b, owner, row, 1, start, RUN, width, bridge, records, lora_pages, page_table,
-                         table_stride, RUN, RUNWISE, PIECES, BRIDGE, RECORD, PAGE, RANKS, EARLY)  # fmt: skip
-        up += tl.reshape(share, (RUNS * RUN,))
+        shares = share_of(b, own, row, start, RUN, width, bridge, lora_pages, RUN, RUNWISE, PIECES, BRIDGE, PAGE, RANKS,
+                          EARLY)  # fmt: skip
+        gate_share, up_share = tl.split(tl.permute(tl.reshape(shares, (2, RUNS * RUN)), (1, 0)))
+        gate += gate_share
+        up += up_share
     tl.store(output + row.to(tl.int64) * width + column, product_of(gate, up, dtype), inside)
 
 

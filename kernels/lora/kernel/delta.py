@@ -31,6 +31,11 @@ def most_rows(max_rank: int) -> int:
     return MOST_RANKS // max(1, max_rank) if max_rank <= SMALL_RANK else FEW_ROWS
 
 
+def is_early(delta: LoraDelta) -> bool:
+    """Whether what a program multiplies is asked for before the kernel in front has ended."""
+    return delta.x.shape[0] <= EARLY_ROWS
+
+
 def arguments(delta: LoraDelta | None, like: Tensor) -> dict[str, Any]:
     """What a kernel that calls `share_of` is given for it, by its parameters' names; `like` stands for nothing."""
     if delta is None:
@@ -52,7 +57,7 @@ def arguments(delta: LoraDelta | None, like: Tensor) -> dict[str, Any]:
         "RECORD": RECORD,
         "PAGE": delta.pages.shape[1],
         "RANKS": _RANKS,
-        "EARLY": delta.x.shape[0] <= EARLY_ROWS,
+        "EARLY": is_early(delta),
     }
 
 
@@ -67,96 +72,90 @@ def is_runwise(delta: LoraDelta | None, run: int) -> bool:
 
 
 @triton.jit
+def owned(owner, module, records, page_table, table_stride, MODULES: tl.constexpr, RECORD: tl.constexpr):
+    """What the owner of a row has of the modules that runs of columns belong to; -1 is nobody, who has no ranks.
+
+    `module` is which of the group's `MODULES` it is, `[RUNS]`. Returns, alike, the rank, where B begins in the owner's
+    stream, the first column of the bridge and the scale; and the owner's page table and largest rank.
+    """
+    record = records + tl.maximum(owner, 0) * RECORD
+    own = record + 4 + module * 4
+    rank = tl.where(owner >= 0, tl.load(own), 0)
+    scale = tl.where(rank > 0, tl.load(own + 3).to(tl.float32, bitcast=True), 0.0)
+    before, most = rank * 0, 0
+    for other in tl.static_range(MODULES):
+        its = tl.load(record + 4 + other * 4)
+        before += tl.where(module > other, room_of(its), 0)
+        most = tl.maximum(most, tl.where(owner >= 0, its, 0))
+    table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
+    return rank, tl.load(own + 2), before, scale, table, most
+
+
+@triton.jit
 def first_b_of(
-    owner,
-    module,
+    own,
     start,
     limit,
     width,
-    records,
     lora_pages,
-    page_table,
-    table_stride,
     RUN: tl.constexpr,
     RUNWISE: tl.constexpr,
-    RECORD: tl.constexpr,
     PAGE: tl.constexpr,
     RANKS: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """What `share_of` reads first of the owner's matrix, `[RUNS, RANKS, RUN]`; its arguments are those of that.
+    """What `share_of` reads first of the owner's matrices, `[RUNS, RANKS, RUN]`; its arguments are those of that.
 
     No earlier kernel of a step writes it, so it may be asked for before they have ended. Without `EARLY` it is not, and
     what this returns stands for nothing.
     """
     if not EARLY:
         return tl.zeros((start.shape[0], RANKS, RUN), lora_pages.dtype.element_ty)
-    record = records + tl.maximum(owner, 0) * RECORD
-    own = record + 4 + module * 4
-    rank = tl.where(owner >= 0, tl.load(own), 0)
-    table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-    return _b_of(0, rank, tl.load(own + 2), start, limit, width, table, lora_pages, RUN, RUNWISE, PAGE, RANKS)
+    return _b_of(0, own, start, limit, width, lora_pages, RUN, RUNWISE, PAGE, RANKS)
 
 
 @triton.jit
 def share_of(
     b,
-    owner,
+    own,
     row,
-    module,
     start,
     limit,
     width,
     bridge,
-    records,
     lora_pages,
-    page_table,
-    table_stride,
     RUN: tl.constexpr,
     RUNWISE: tl.constexpr,
     PIECES: tl.constexpr,
     BRIDGE: tl.constexpr,
-    RECORD: tl.constexpr,
     PAGE: tl.constexpr,
     RANKS: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """`scale * bridge[row] @ B` of the row's owner, `[RUNS, RUN]` float32; zeros if that is none, which is -1.
+    """`scale * bridge[row] @ B` of the row's owner, `[RUNS, RUN]` float32; zeros if that is none.
 
-    `b` is of `first_b_of`. `module` is which one of the group the columns belong to, which has `width` columns; each
-    run begins at its `start`, `[RUNS]`, and `limit` of its columns count. Without `EARLY`, who has nothing to add is
-    done at once; with it, nobody waits for the rank before the rest is asked for.
+    `b` is of `first_b_of`, and `own` of `owned`. A run's module has `width` columns, of which the run begins at its
+    `start`, `[RUNS]`, and `limit` of its columns count. Without `EARLY`, who has nothing to add is done at once; with
+    it, nobody waits for the rank before the rest is asked for.
     """
-    record = records + tl.maximum(owner, 0) * RECORD
-    own = record + 4 + module * 4
-    rank = tl.where(owner >= 0, tl.load(own), 0)
-    place = tl.load(own + 2)
-    table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-    first, second = room_of(tl.load(record + 4)), room_of(tl.load(record + 8))
-    before = tl.where(module > 0, first, 0) + tl.where(module > 1, second, 0)
-    scale = tl.load(own + 3).to(tl.float32, bitcast=True)
-    parts = bridge + row.to(tl.int64) * (PIECES * BRIDGE) + before
+    parts = bridge + row.to(tl.int64) * (PIECES * BRIDGE)
     share = tl.zeros((start.shape[0], RUN), tl.float32)
     if EARLY:
-        share = _product(b, parts, rank, place, start, limit, width, table, lora_pages, RUN, RUNWISE, PIECES, BRIDGE,
-                         PAGE, RANKS) * scale  # fmt: skip
-    elif rank > 0:
-        b = _b_of(0, rank, place, start, limit, width, table, lora_pages, RUN, RUNWISE, PAGE, RANKS)
-        share = _product(b, parts, rank, place, start, limit, width, table, lora_pages, RUN, RUNWISE, PIECES, BRIDGE,
-                         PAGE, RANKS) * scale  # fmt: skip
-    return tl.where(owner >= 0, share, 0.0)
+        share = _product(b, parts, own, start, limit, width, lora_pages, RUN, RUNWISE, PIECES, BRIDGE, PAGE, RANKS)
+    elif own[5] > 0:
+        b = _b_of(0, own, start, limit, width, lora_pages, RUN, RUNWISE, PAGE, RANKS)
+        share = _product(b, parts, own, start, limit, width, lora_pages, RUN, RUNWISE, PIECES, BRIDGE, PAGE, RANKS)
+    return share
 
 
 @triton.jit
 def _product(
     b,
     parts,
-    rank,
-    place,
+    own,
     start,
     limit,
     width,
-    table,
     lora_pages,
     RUN: tl.constexpr,
     RUNWISE: tl.constexpr,
@@ -165,17 +164,22 @@ def _product(
     PAGE: tl.constexpr,
     RANKS: tl.constexpr,
 ):
-    """A row of the bridge times a matrix of which `b` are the first ranks, `[RUNS, RUN]`."""
-    r = tl.arange(0, RANKS)
-    dtype = lora_pages.dtype.element_ty
-    part = part_of(parts + r, r < room_of(rank), r < rank, dtype, PIECES, BRIDGE).to(tl.float32)
-    share = tl.sum(part[None, :, None] * b.to(tl.float32), 1)
-    for block in tl.range(RANKS, rank, RANKS, num_stages=1):
-        more = _b_of(block, rank, place, start, limit, width, table, lora_pages, RUN, RUNWISE, PAGE, RANKS)
-        later = block + r
-        part = part_of(parts + later, later < room_of(rank), later < rank, dtype, PIECES, BRIDGE).to(tl.float32)
-        share += tl.sum(part[None, :, None] * more.to(tl.float32), 1)
-    return share
+    """A row of the bridge times matrices of which `b` are the first ranks, scaled, `[RUNS, RUN]`."""
+    rank, _, before, scale, _, most = own
+    parts += before[:, None]
+    ranks = tl.arange(0, RANKS)[None, :]
+    part = _part_of_row(parts, ranks, rank[:, None], lora_pages.dtype.element_ty, PIECES, BRIDGE)
+    share = tl.sum(part[:, :, None] * b.to(tl.float32), 1)
+    for block in tl.range(RANKS, most, RANKS, num_stages=1):
+        more = _b_of(block, own, start, limit, width, lora_pages, RUN, RUNWISE, PAGE, RANKS)
+        part = _part_of_row(parts, block + ranks, rank[:, None], lora_pages.dtype.element_ty, PIECES, BRIDGE)
+        share += tl.sum(part[:, :, None] * more.to(tl.float32), 1)
+    return share * scale[:, None]
+
+
+@triton.jit
+def _part_of_row(parts, r, rank, dtype: tl.constexpr, PIECES: tl.constexpr, BRIDGE: tl.constexpr):
+    return part_of(parts + r, r < room_of(rank), r < rank, dtype, PIECES, BRIDGE).to(tl.float32)
 
 
 @triton.jit
@@ -199,35 +203,35 @@ def part_of(at, there, is_rank, dtype: tl.constexpr, PIECES: tl.constexpr, BRIDG
 @triton.jit
 def _b_of(
     block,
-    rank,
-    place,
+    own,
     start,
     limit,
     width,
-    table,
     lora_pages,
     RUN: tl.constexpr,
     RUNWISE: tl.constexpr,
     PAGE: tl.constexpr,
     RANKS: tl.constexpr,
 ):
-    """Rows of transposed B from rank `block` on, `[RUNS, RANKS, RUN]`; zeros from `rank` on.
+    """Rows of transposed B from rank `block` on, `[RUNS, RANKS, RUN]`; zeros from the rank on.
 
     In this order of dimensions Triton 3.6 gives a thread all ranks of its columns, if a warp has 256 columns: nothing
     is then exchanged to add them up. Triton 3.9 spreads the warps of a norm over ranks, and spills registers.
     """
-    r = block + tl.arange(0, RANKS)
+    rank, place, _, _, table, _ = own
+    rank, place = rank[:, None], place[:, None]
+    r = block + tl.arange(0, RANKS)[None, :]
     n = tl.arange(0, RUN)
     if RUNWISE:
         # Whole runs are there or not: a mask that is one for all elements of a load leaves them one load.
-        begins = (start < width)[:, None] & (r < rank)[None, :]
-        element = place + r[None, :] * width + start[:, None]
+        begins = (start < width)[:, None] & (r < rank)
+        element = place + r * width + start[:, None]
         base = tl.multiple_of(page_of(table, element, begins, PAGE) + element % PAGE, [16, 16])
         at = base[:, :, None] + n[None, None, :]
         there = begins[:, :, None]
     else:
         column = start[:, None] + n[None, :]  # [RUNS, RUN]
-        there = (r < rank)[None, :, None] & ((n < limit)[None, :] & (column < width))[:, None, :]
-        element = place + r[None, :, None] * width + column[:, None, :]
+        there = (r < rank)[:, :, None] & ((n < limit)[None, :] & (column < width))[:, None, :]
+        element = (place + r * width)[:, :, None] + column[:, None, :]
         at = page_of(table, element, there, PAGE) + element % PAGE
     return tl.load(lora_pages + at, mask=there, other=0.0)
