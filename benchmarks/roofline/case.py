@@ -8,6 +8,8 @@ from benchmarks.kernels.floors import ELEMENT, Work, attention_work
 from benchmarks.kernels.shapes import Model
 from benchmarks.serve.options import counted
 from benchmarks.serve.setups import Setup
+from kernels.lora.kernel.plan import ADDED_ROWS
+from kernels.lora.kernel.tiling import SPLIT_ROWS
 from worker.memory.layout import GROUPS, MODULES, ModelShape
 
 QKV, O, GATE_UP, DOWN = GROUPS  # noqa: E741 - the projection's name
@@ -72,13 +74,14 @@ class Case:
 
 
 def linear(group: Sequence[int]) -> Callable[[Case], Work]:
-    """A projection group's base weights, over all layers."""
+    """A projection group's base weights, over all layers, and B of the adapters whose shares it adds."""
 
     def work(case: Case) -> Work:
         shape = case.setup.shape
         width_in, width_out = shape.in_features(group[0]), sum(map(shape.out_features, group))
         num_bytes = ELEMENT * (width_in * width_out + case.num_rows * (width_in + width_out))
-        return _times(Work(num_bytes, 2 * case.num_rows * width_in * width_out), shape.num_layers)
+        base = _times(Work(num_bytes, 2 * case.num_rows * width_in * width_out), shape.num_layers)
+        return base + _matrices(ModelShape.out_features, [group], _added)(case)
 
     return work
 
@@ -138,27 +141,34 @@ def begun(*groups: Sequence[int]) -> Callable[[Case], Work]:
     return _matrices(ModelShape.in_features, groups)
 
 
-def _matrices(width_of: Callable[[ModelShape, int], int], groups: Sequence[Sequence[int]]) -> Callable[[Case], Work]:
+def _matrices(
+    width_of: Callable[[ModelShape, int], int],
+    groups: Sequence[Sequence[int]],
+    adapters: Callable[[Case], list[tuple[int, int]]] | None = None,
+) -> Callable[[Case], Work]:
     def work(case: Case) -> Work:
         width = sum(width_of(case.setup.shape, module) for group in groups for module in _targeted(case, group))
-        elements = sum(rank * width for rank, _ in _live(case))
-        flops = sum(2 * count * rank * width for rank, count in _live(case))
+        wanted = (adapters or _live)(case)
+        elements = sum(rank * width for rank, _ in wanted)
+        flops = sum(2 * count * rank * width for rank, count in wanted)
         return _times(Work(ELEMENT * elements, flops), case.setup.shape.num_layers)
 
     return work
 
 
 def expand(*groups: Sequence[int]) -> Callable[[Case], Work]:
-    """Live adapters' B of some groups read at their true rank, and outputs added to."""
+    """Live adapters' B of some groups read at their true rank, and outputs added to, but for what linear layers add."""
 
     def work(case: Case) -> Work:
+        rest = _rest(case)
         outputs = sum(
             count * case.setup.shape.out_features(module)
             for group in groups
             for module in _targeted(case, group)
-            for _, count in _live(case)
+            for _, count in rest
         )
-        return share(*groups)(case) + _times(Work(2 * ELEMENT * outputs), case.setup.shape.num_layers)
+        matrices = _matrices(ModelShape.out_features, groups, _rest)
+        return matrices(case) + _times(Work(2 * ELEMENT * outputs), case.setup.shape.num_layers)
 
     return work
 
@@ -192,6 +202,17 @@ def _live(case: Case) -> list[tuple[int, int]]:
     """Rank and rows of each live adapter."""
     ranks = case.setup.ranks
     return [(ranks[adapter % len(ranks)], count) for adapter, count in case.rows_of_adapters.items()]
+
+
+def _added(case: Case) -> list[tuple[int, int]]:
+    """Of those adapters that linear layers add."""
+    return [(rank, count) for rank, count in _live(case) if case.num_rows > SPLIT_ROWS and count >= ADDED_ROWS]
+
+
+def _rest(case: Case) -> list[tuple[int, int]]:
+    """Of the others."""
+    added = _added(case)
+    return [own for own in _live(case) if own not in added]
 
 
 def _rows(case: Case, elements: int) -> Work:

@@ -48,13 +48,11 @@ PRODUCT = re.compile(r"nvjet|gemm|gemv|cutlass|xmma|matmul|linear", re.IGNORECAS
 PRODUCT_TAIL = re.compile(r"splitKreduce|_add_splits", re.IGNORECASE)
 
 EXPAND = "LoRA expand"
-GATED_EXPAND = "LoRA expand, SiLU"
 # The first whose pattern is found in the name counts.
 PARTS = (
     Part("LoRA plan", r"_plan\b|_count_live|_store_starts"),
     Part(SHRINK, r"^_?shrink", case.shrink(*GROUPS)),
-    Part(EXPAND, r"expand", case.expand(case.QKV, case.O, case.DOWN), case.expand(case.GATE_UP), GATED_EXPAND),
-    Part(GATED_EXPAND, r"silu_mul_by_tile", case.silu, case.share(case.GATE_UP)),
+    Part(EXPAND, r"^_?expand", case.expand(*GROUPS)),
     Part("attention", r"^_?(decode|prefill|merge)\b|_attend", case.attention),
     Part("rope, KV write", r"rotate|_angles|write_kv", case.rope, case.share(case.QKV), EXPAND),
     Part("norm", r"norm", case.norm, case.share(case.O, case.DOWN), EXPAND),

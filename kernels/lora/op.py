@@ -51,8 +51,7 @@ def shrink(
     next adds the rest: to rows whose adapters have few others on its way, so that it costs neither a launch nor a trip
     of the outputs to memory; to others by `expand` in place, before, and so to all rows if there are many, if ranks are
     large, or if in a batch with prompts adapters of few rows have two or more on average. Which of the two a row gets
-    decides its last bits. In batches of more than 2,048 rows `silu_mul` adds all on its way, with an expand's bits. On
-    a CPU nothing happens before it is added.
+    decides its last bits. On a CPU nothing happens before it is added.
 
     Returns:
         What `expand`, `rotate_and_write`, `silu_mul` or a norm takes; None if the batch has no row, no adapter, or none
@@ -79,8 +78,11 @@ def linear_and_shrink(
 ) -> LoraDelta | None:
     """A linear layer, `kernels.linear.linear(x, weight, out, bias, chained=True)`, with `shrink` of its modules.
 
-    With the bits of both. On a Hopper GPU both are one launch for up to 64 rows, where `linear` has a kernel for these
-    and rows of A and B are multiples of 256 long and not longer than a page: matrices A then come beside the weights.
+    With the bits of both, but on a Hopper GPU for more than 2,048 rows. There both are one launch for up to 64 rows,
+    where `linear` has a kernel for these and rows of A and B are multiples of 256 long and not longer than a page:
+    matrices A then come beside the weights. With more than 2,048 rows, where pages cut no run of 128 elements, modules'
+    outputs are multiples of 128 and all rows begin at multiples of 16 bytes, the linear layer adds what adapters of 64
+    rows or more have, and an expand the rest; the scale is then rounded into what lies between A and B.
 
     Args:
         x: As both take it.

@@ -16,7 +16,9 @@ from kernels.attention.kernel.hopper_decode import decode
 from kernels.attention.kernel.hopper_prefill import prefill
 from kernels.linear.kernel.hopper_linear import linear
 from kernels.linear.kernel.tiles import HEIGHT, WIDTH, Tiles
+from kernels.lora.kernel.hopper_expand import linear_and_expand
 from kernels.lora.kernel.hopper_linear import linear_and_shrink
+from kernels.lora.kernel.hopper_product import HALF, STEP, TILE
 from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import Tiling
 from kernels.norm.kernel.hopper_cluster import PROGRAMS, norm_rows
@@ -43,6 +45,8 @@ def compile_kernel(
     layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     descriptors = {name: f"tensordesc<bf16[{rows}, {width}],{layout!r}>" for name, (rows, width) in boxes.items()}
     types = {**POINTERS, **descriptors, "scale_log2": "fp32", "epsilon": "fp32"}
+    if constants.get("PIECES", 1) == 1:  # the sum of one piece is left rounded
+        types["bridge"] = "*bf16"
     names = kernel.arg_names
     source = GluonASTSource(
         kernel,
@@ -99,6 +103,12 @@ def _compile_tiles(
     return compile_kernel(kernel, {**sizes, **constants}, {"maxnreg": max_registers}, boxes)
 
 
+def compile_with_expand(constants: dict[str, int | bool]) -> dict[str, int | bool]:
+    """A linear layer of many rows and its expand."""
+    boxes = {"out_desc": (TILE, HALF), "weight_desc": (TILE, STEP), "x_desc": (TILE, STEP)}
+    return compile_kernel(linear_and_expand, {"HAS_BIAS": True, **constants}, {"maxnreg": 168}, boxes)
+
+
 def compile_norm(columns: int) -> dict[str, int | bool]:
     """Of a cluster's rows, with so many columns for each of its programs."""
     constants = {"COLUMNS": columns, "PIECES": 4, "BRIDGE": 64, "RECORD": RECORD, "PAGE": 2 * 16 * 8 * 128, "RANKS": 16}
@@ -106,6 +116,7 @@ def compile_norm(columns: int) -> dict[str, int | bool]:
 
 
 def main() -> None:
+    qkv = {"OUT0": 4096, "OUT1": 1024, "OUT2": 1024, "WIDTH": 192, "PAGE": 2 * 16 * 8 * 128, "RECORD": RECORD}
     shape = {"HAS_WINDOW": True, "NUM_KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "BLOCK_SIZE": 16, "BLOCK_SEQS": 128}
     split = {"BLOCK_TOKENS": 64, "MIN_SPLIT": 512, "MAX_SPLITS": 32, "STAGES": hopper.DECODE_STAGES}
     chunk = {"BLOCK_TOKENS": hopper.PREFILL_TOKENS, "STAGES": hopper.PREFILL_STAGES}
@@ -120,6 +131,7 @@ def main() -> None:
                 "linear, 32 rows": compile_linear(32, 12288),
                 "linear, 32 rows, narrow": compile_linear(32, 1280),
                 "linear, 64 rows": compile_linear(64, 12288),
+                "linear and expand": compile_with_expand(qkv),
                 "linear and shrink, 1 row": compile_with_shrink(1, 6144, 4096),
                 "linear and shrink, 32 rows, narrow": compile_with_shrink(32, 1280, 14336),
                 "linear and shrink, 64 rows": compile_with_shrink(64, 4096, 14336),

@@ -10,8 +10,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.activation.kernel.by_row import _silu_mul
-from kernels.activation.kernel.by_tile import _silu_mul_by_tile
+from kernels.activation.kernel import _silu_mul
 from kernels.lora.kernel.expand import _expand
 from kernels.lora.kernel.shrink import _shrink
 from kernels.norm.kernel.by_row import _norm_rows
@@ -48,18 +47,6 @@ WIDTHS = {
     "UNLESS_BY_ROW": True,
 }
 EXPAND = {**WIDTHS, "SPLIT": True, "ROWS": 32, "LARGE_ROWS": 256, "HAS_LATER": False, "LIVE": 512, "PRECISION": None}
-LARGE_PAIR = {
-    "OUT": 14336,
-    "RANKS": 64,
-    "COLUMNS": 128,
-    "ROWWISE": True,
-    "WIDTH": 128,
-    "ROWS": 16,
-    "LARGE_ROWS": 256,
-    "HAS_LATER": False,
-    "LIVE": 512,
-    "PRECISION": None,
-}
 RANKS = {  # of an expand: of the largest rank an adapter has
     16: {"RANKS": 16, "FEW_COLUMNS": 128, "STAGES": 3},
     64: {"RANKS": 64, "FEW_COLUMNS": 64, "STAGES": 3},
@@ -96,7 +83,6 @@ def main() -> None:
     expand = {**TILED, **EXPAND}
     large_shrink = {**TILED, **SHRINK, "SPLIT": False, "PIECES": 1, "ROWS": 64, "STEPS": 2, "MANY_STAGES": 4}
     large_expand = {**expand, "SPLIT": False, "PIECES": 1}
-    large_pair = {**PAGE, **LARGE_PAIR}
     norm = {**BY_ROW, "ADDS": True, "GATHERS": False, "RUNS": 4, "RUN": 1024}
     print(
         json.dumps(
@@ -114,7 +100,6 @@ def main() -> None:
                 "silu_mul of many rows": compile_kernel(
                     _silu_mul, {**BY_ROW, "EARLY": False, "RUNS": 1, "RUN": 256}, 1
                 ),
-                "silu_mul of a large batch": compile_kernel(_silu_mul_by_tile, large_pair, 4, 128),
                 "rotation": compile_kernel(_rotate_and_write, {**BY_ROW, **ROTATION, "HAS_NORM": False}, 1),
             }
         )

@@ -122,15 +122,14 @@ def test_silu_mul_of_a_large_batch(
     num_unused: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Gate and up are added to on the way, with the same bits as in place; rows after all adapters' are computed."""
+    """Gate and up are added to first; rows after all adapters' are computed."""
     monkeypatch.setattr(tiling, "SPLIT_ROWS", 0)
     case = draw(counts, dtype, geometry, ranks)
     group = Group(replace(case, num_rows=case.num_rows + num_unused), GATE_UP, is_decode=False)
-    given = group.whole.clone()
     out = torch.full_like(group.whole[:, : geometry.shape.intermediate_size], torch.nan)
     activation_kernel.silu_mul(group.whole, out, group.delta)
     assert same_bits(out, activation_kernel.silu_mul(group.expanded))
-    assert same_bits(group.whole, given)
+    assert same_bits(group.whole, group.expanded)
 
 
 @pytest.mark.parametrize("spared", GATE_UP, ids=["up_only", "gate_only"])

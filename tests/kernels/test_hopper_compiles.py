@@ -40,7 +40,7 @@ def compile_all(module: str, cache: Path) -> Compiled:
 
 LINEARS = [f"linear, {rows}" for rows in ("1 row", "32 rows", "32 rows, narrow", "64 rows")]
 ADAPTED_LINEARS = [f"linear and shrink, {rows}" for rows in ("1 row", "32 rows, narrow", "64 rows", "64 rows of q k v")]
-LINEARS += ADAPTED_LINEARS
+LINEARS += [*ADAPTED_LINEARS, "linear and expand"]
 
 
 @pytest.mark.parametrize(("kernel", "programs"), [("decode", 2), ("prefill", 1), *((name, 1) for name in LINEARS)])
@@ -59,8 +59,8 @@ def test_a_norm_of_a_cluster_compiles(kernel: str, compiled: Compiled) -> None:
     assert compiled[kernel]["narrow_loads"] == 0
 
 
-@pytest.mark.parametrize("kernel", ADAPTED_LINEARS)
-def test_a_shrink_beside_a_linear_layer_reads_two_elements_at_a_time(kernel: str, compiled: Compiled) -> None:
+@pytest.mark.parametrize("kernel", [*ADAPTED_LINEARS, "linear and expand"])
+def test_what_is_beside_a_linear_layer_reads_two_elements_at_a_time(kernel: str, compiled: Compiled) -> None:
     """As many as a tensor core takes next to each other."""
     assert compiled[kernel]["narrow_loads"] == 0
 
@@ -70,7 +70,6 @@ LARGE = [
     ("shrink of a large batch", 2),
     ("expand of a large batch", 3),
     ("expand of rank 64 of a large batch", 4),
-    ("silu_mul of a large batch", 4),
 ]
 ADAPTED = ("norm", "silu_mul", "silu_mul of many rows", "rotation")
 

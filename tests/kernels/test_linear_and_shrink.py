@@ -15,6 +15,7 @@ from kernels.lora.kernel import hopper
 from kernels.lora.kernel.plan import Plan
 from tests.kernels.buffers import DEVICE, DTYPES, same_bits
 from tests.kernels.lora_cases import Case, draw_case
+from tests.kernels.tolerances import assert_close
 from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")]
@@ -53,6 +54,13 @@ class Layer:
         width, length = self.out.shape[1], self.x.shape[1]
         self.weight = (torch.randn(width, length) * length**-0.5).to(self.x)
         self.bias = torch.randn(width).to(self.x) if has_bias else None
+
+    def align(self) -> None:
+        """Rows of outputs begin where TMA takes them."""
+        widths = [output.shape[1] for output in self.outputs]
+        self.around = torch.full((self.x.shape[0], sum(widths) + 8), torch.nan).to(self.x)
+        self.out = self.around[:, :-8]
+        self.outputs = self.out.split(widths, 1)
 
     def forget(self) -> None:
         """What was left for an expand."""
@@ -105,6 +113,65 @@ def test_both_have_the_bits_that_they_have_in_turn(
             taken += layer.is_taken
     assert len(launched) == taken, "in one launch"
     assert same_bits(case.guarded, before), "the pages changed"
+
+
+MANY = [  # rows of the base model, then of each adapter
+    [5, 2060, 9],
+    [0, 63, 64, 65, 1, 1, 1900, 3, 128, 30, 0, 200],
+    [3000, 0],
+    [1, *[300, 1, 70] * 8],
+    [0, *[1] * 1900, 170],
+]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("geometry", ["small", "llama-3-8b"])
+@pytest.mark.parametrize("counts", MANY, ids=lambda counts: str(counts[:8]))
+def test_with_many_rows_the_linear_layer_adds_what_adapters_of_many_have(
+    counts: list[int], geometry: str, dtype: torch.dtype
+) -> None:
+    case = draw_case(random.Random(f"{counts}"), counts, RANKS, dtype, DEVICE, GEOMETRIES[geometry])
+    before = case.guarded.clone()
+    for group in GROUPS:
+        layer = Layer(case, group, has_bias=geometry == "small")
+        layer.align()
+        assert hopper.adds_shares(layer.x, layer.weight, layer.out, layer.outputs, case.batch)
+        layer.run()
+        found = layer.out.clone()
+        assert layer.around[:, -8:].isnan().all()
+        layer.run_in_turn()
+        assert_close(found, layer.out.double())
+        layer.run()
+        assert same_bits(layer.out, found)
+    assert same_bits(case.guarded, before), "the pages changed"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
+def test_a_graph_of_many_rows_replays_with_other_owners() -> None:
+    case = draw_case(random.Random(3), [5, 2060, 9, 70], RANKS, torch.bfloat16, DEVICE, GEOMETRIES["small"])
+    layer = Layer(case, GROUPS[2], has_bias=False)
+    layer.align()
+    layer.run()
+    case.batch.plans.clear()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin()
+        layer.run()
+        graph.capture_end()
+        kept = dict(case.batch.plans)
+        for counts in ([2000, 70, 70, 4], [0, 100, 1974, 70], [70, 1, 2072, 1], [2144, 0, 0, 0], [0, 700, 722, 722]):
+            starts = torch.tensor([sum(counts[: i + 1]) for i in range(4)], dtype=torch.int32, device=DEVICE)
+            case.batch.row_start.copy_(starts)
+            layer.out.fill_(torch.nan)
+            graph.replay()
+            replayed = layer.out.clone()
+            case.batch.plans.clear()
+            layer.run()
+            assert same_bits(layer.out, replayed), counts
+            case.batch.plans.update(kept)
 
 
 @pytest.mark.parametrize("num_rows", [pytest.param(rows, marks=ON_GPU) for rows in (5, 40)])

@@ -63,7 +63,7 @@ class Group:
             assert delta is not None
             return delta
 
-        plan, key = begin().plan, (modules, case.num_rows)
+        plan, key = begin().plan, (modules, case.num_rows, False)
         bridge = self.guards.put_around(torch.full_like(plan.bridge.flatten(1), torch.nan), margin=0)
         batch.plans[key] = replace(plan, bridge=bridge.view(plan.bridge.shape))
         self.delta = begin()

@@ -53,19 +53,30 @@ def linear_and_shrink(
     """As `kernels.lora.linear_and_shrink`."""
     check_linear(x, weight, out, bias)
     check(outputs, x, pages, batch, layer=layer, modules=modules)
-    delta, is_new = _planned(outputs, x, pages, batch, layer, modules)
+    linear_adds = hopper.adds_shares(x, weight, out, outputs, batch)
+    delta, is_new = _planned(outputs, x, pages, batch, layer, modules, linear_adds=linear_adds)
     if delta is not None:
         tiles = hopper.tiles_of(delta, weight)
         if tiles is not None:
             hopper.launch_both(delta, weight, out, bias, tiles, chained=not is_new)
             return delta
         _fill_bridge(delta, is_new=is_new)
+        if linear_adds:
+            hopper.launch_with_shares(delta, weight, out, bias)
+            return delta
     multiply(x, weight, out, bias, chained=True)
     return delta
 
 
 def _planned(
-    outputs: Sequence[Tensor], x: Tensor, pages: Tensor, batch: LoraBatch, layer: int, modules: Sequence[int]
+    outputs: Sequence[Tensor],
+    x: Tensor,
+    pages: Tensor,
+    batch: LoraBatch,
+    layer: int,
+    modules: Sequence[int],
+    *,
+    linear_adds: bool = False,
 ) -> tuple[LoraDelta | None, bool]:
     """A delta whose shrink is to follow, and whether its plan is new; None if there is nothing to add.
 
@@ -74,11 +85,12 @@ def _planned(
     if not x.shape[0] or not batch.slots.shape[0] or batch.modules.isdisjoint(modules):
         return None, False
     group = tuple(modules)
-    key = (group, x.shape[0])
+    key = (group, x.shape[0], linear_adds)
     plan = batch.plans.get(key)
     is_new = plan is None
     if plan is None:
-        plan = batch.plans[key] = Plan.make(batch, group, x, [output.shape[1] for output in outputs])
+        widths = [output.shape[1] for output in outputs]
+        plan = batch.plans[key] = Plan.make(batch, group, x, widths, linear_adds=linear_adds)
     return LoraDelta(outputs, x, pages, batch, layer, group, plan), is_new
 
 

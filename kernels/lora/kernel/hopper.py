@@ -1,15 +1,23 @@
-"""Launch of a linear layer of few rows with the shrink of the same rows, and what it takes."""
+"""Launches of a linear layer with the shrink of few rows, or the expand of many, and what they take."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from kernels.device import num_processors
+from kernels.device import is_hopper, num_processors
 from kernels.launch import launch
-from kernels.linear.kernel.hopper import arguments, suits
+from kernels.linear.kernel.hopper import ALIGNMENT, arguments, suits
 from kernels.linear.kernel.tiles import Tiles
+from kernels.lora.batch import LoraBatch
 from kernels.lora.delta import LoraDelta
+from kernels.lora.kernel.hopper_expand import linear_and_expand
 from kernels.lora.kernel.hopper_linear import linear_and_shrink as kernel
+from kernels.lora.kernel.hopper_product import HALF, STEP, TILE
 from kernels.lora.kernel.plan import RECORD
-from kernels.lora.kernel.tiling import MAX_SPAN
+from kernels.lora.kernel.tiling import MAX_SPAN, SPLIT_ROWS
 
 
 def tiles_of(delta: LoraDelta, weight: Tensor) -> Tiles | None:
@@ -51,3 +59,63 @@ def launch_both(
         maxnreg=112,
         launch_pdl=chained,
     )
+
+
+def adds_shares(x: Tensor, weight: Tensor, out: Tensor, outputs: Sequence[Tensor], batch: LoraBatch) -> bool:
+    """Whether the linear layer adds what adapters of many rows have."""
+    return (
+        x.shape[0] > SPLIT_ROWS
+        and x.device.type == "cuda"
+        and is_hopper(x.device)
+        and x.dtype in (torch.bfloat16, torch.float16)
+        and all(map(_is_aligned, (x, weight, out)))
+        and batch.directory.chunk_elements % TILE == 0
+        and all(output.shape[1] % TILE == 0 for output in outputs)
+    )
+
+
+def _is_aligned(matrix: Tensor) -> bool:
+    """Whether its rows begin where TMA takes them."""
+    row_bytes = matrix.stride(0) * matrix.element_size()
+    return matrix.stride(1) == 1 and row_bytes % ALIGNMENT == 0 and matrix.data_ptr() % ALIGNMENT == 0
+
+
+def launch_with_shares(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | None) -> None:
+    """Writes `out`, with the shares that are not left to an expand.
+
+    It is not launched early: programs that begin before others, of the kernel in front, have ended take a fifth longer.
+    """
+    plan, page_table = delta.plan, delta.batch.directory.page_table
+    (num_rows, in_features), out_features = delta.x.shape, weight.shape[0]
+    widths = [output.shape[1] for output in delta.outputs]
+    launch(
+        linear_and_expand,
+        (num_processors(delta.x.device),),
+        _describe(out, HALF),
+        _describe(weight, STEP),
+        _describe(delta.x, STEP),
+        out if bias is None else bias,
+        -(-num_rows // TILE),
+        -(-out_features // TILE),
+        -(-in_features // STEP),
+        out_features,
+        delta.pages,
+        page_table,
+        plan.tile_owners,
+        plan.records[delta.layer],
+        plan.bridge,
+        page_table.shape[1],
+        HAS_BIAS=bias is not None,
+        **{f"OUT{i}": width for i, width in enumerate([*widths, 0, 0][:3])},
+        WIDTH=plan.bridge.shape[2],
+        PAGE=delta.pages.shape[1],
+        RECORD=RECORD,
+        num_warps=4,
+        maxnreg=168,
+    )
+
+
+def _describe(matrix: Tensor, columns: int) -> TensorDescriptor:
+    """A matrix of which tiles of so many columns are moved at once."""
+    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [TILE, columns], layout)

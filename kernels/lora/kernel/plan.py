@@ -22,6 +22,8 @@ from kernels.lora.kernel.tiling import (
 )
 
 _ALIGNED = 4  # int32 of 16 bytes: kernels are compiled for addresses that are multiples of that, and again for others
+ADDED_ROWS = 64  # of an adapter, at least, whose share a linear layer adds: of so many rows a tile has three adapters
+ADDED_TILE_ROWS = 128
 SHARED_ROWS = 2  # of an adapter, on average: with as many, to read a matrix once beats adding by row
 RECORD = 16  # numbers of a record: 64 bytes, which a program reads at once
 
@@ -32,10 +34,12 @@ class Plan:
 
     Attributes:
         tiling: Sizes of tiles.
-        starts: `[num_layers, 5, live + 1]` int32, each layer's at a multiple of 16 bytes; the first tile of each live
+        starts: `[num_layers, 4, live + 1]` int32, each layer's at a multiple of 16 bytes; the first tile of each live
             adapter, and the number of tiles: of MBGMV's shrink, of MBGMM's shrink, of MBGMV's expand, of MBGMM's
-            expand; where the batch is not split and the group is a pair of modules, of MBGMM's expand of both at once,
-            which has tiles of adapters that target neither, too. MBGMV's of an expand count for as many as they cost.
+            expand. MBGMV's of an expand count for as many as they cost. An expand has no tiles of adapters whose shares
+            the linear layer adds.
+        tile_owners: `[num_rows / 128, 4]` int32, rounded up; of each tile of as many rows how many adapters have rows
+            of it whose shares the linear layer adds, and which. Empty if it adds none.
         records: `[num_layers, num_live, 16]` int32; an adapter's first row, number of rows, slot and columns of the
             bridge; then of each module the rank, the places of A and B, and the bits of the scale.
         owners: `[num_rows]` int32; the live adapter of each row that is added to by row: in a batch without prompts, or
@@ -49,14 +53,17 @@ class Plan:
 
     tiling: Tiling
     starts: Tensor
+    tile_owners: Tensor
     records: Tensor
     owners: Tensor
     is_by_row: Tensor
     bridge: Tensor
 
     @classmethod
-    def make(cls, batch: LoraBatch, modules: tuple[int, ...], x: Tensor, widths: list[int]) -> "Plan":
-        """Launches what makes the plan."""
+    def make(
+        cls, batch: LoraBatch, modules: tuple[int, ...], x: Tensor, widths: list[int], *, linear_adds: bool
+    ) -> "Plan":
+        """Launches what makes the plan; `linear_adds` is whether linear layers add shares of adapters of many rows."""
         directory, device = batch.directory, batch.slots.device
         num_rows, in_features = x.shape
         num_live, num_layers = batch.slots.shape[0], directory.places.shape[1]
@@ -64,7 +71,10 @@ class Plan:
         width, num_pieces = bridge_width(len(modules), directory.max_rank), tiling.num_pieces(in_features)
         plan = cls(
             tiling,
-            starts=_layers_of(num_layers, 5, tiling.live + 1, device),
+            starts=_layers_of(num_layers, 4, tiling.live + 1, device),
+            tile_owners=torch.empty(
+                (-(-num_rows // ADDED_TILE_ROWS) if linear_adds else 0, 4), dtype=torch.int32, device=device
+            ),
             records=torch.empty((num_layers, num_live, RECORD), dtype=torch.int32, device=device),
             owners=torch.empty(num_rows, dtype=torch.int32, device=device),
             is_by_row=torch.empty(1, dtype=torch.int32, device=device),
@@ -80,11 +90,13 @@ class Plan:
             directory.places,
             directory.scales,
             plan.starts,
+            plan.tile_owners,
             plan.records,
             plan.owners,
             plan.is_by_row,
             num_live,
             num_rows,
+            plan.tile_owners.shape[0],
             *[*modules, 0, 0][:3],
             *[*widths, 0, 0][:3],
             int(batch.is_decode or not tiling.has_many),
@@ -104,6 +116,8 @@ class Plan:
             FEW_TILE=EXPAND_RUNS * tiling.few_columns,
             MANY_TILE=EXPAND_COLUMNS,
             SHARED_ROWS=SHARED_ROWS,
+            ADDED_ROWS=ADDED_ROWS if linear_adds else 0,
+            ADDED_TILE_ROWS=ADDED_TILE_ROWS,
         )
         return plan
 
@@ -116,19 +130,24 @@ def _layers_of(num_layers: int, num_rows: int, num_columns: int, device: torch.d
 
 
 @triton.jit(
-    do_not_specialize=["num_live", "num_rows", "name0", "name1", "name2", "width0", "width1", "width2", "is_all_by_row"]
-)
+    do_not_specialize=[
+        "num_live", "num_rows", "num_row_tiles", "name0", "name1", "name2", "width0", "width1", "width2",
+        "is_all_by_row",
+    ]
+)  # fmt: skip
 def _plan(
     row_start,
     slots,
     places,
     scales,
     starts,
+    tile_owners,
     records,
     owners,
     is_by_row,
     num_live,
     num_rows,
+    num_row_tiles,
     name0,
     name1,
     name2,
@@ -152,6 +171,8 @@ def _plan(
     FEW_TILE: tl.constexpr,
     MANY_TILE: tl.constexpr,
     SHARED_ROWS: tl.constexpr,
+    ADDED_ROWS: tl.constexpr,
+    ADDED_TILE_ROWS: tl.constexpr,
 ):
     layer = tl.program_id(0)
     num_layers = tl.num_programs(0)
@@ -191,10 +212,17 @@ def _plan(
     row_tiles = tl.where(count > SHRINK_FEW, (count + ROWS - 1) // ROWS, 0)
     _store_starts(out + LIVE + 1, row_tiles * many_blocks, adapter, LIVE)
     _store_starts(out + 2 * (LIVE + 1), tl.where(is_few, few_costs, 0), adapter, LIVE)
-    row_tiles = tl.where(count > FEW, (count + STEP_ROWS - 1) // STEP_ROWS, 0)
+    is_expanded = count > FEW
+    if ADDED_ROWS > 0:
+        is_expanded &= count < ADDED_ROWS
+        for tile in range(layer, num_row_tiles, num_layers):
+            begin = tile * ADDED_TILE_ROWS
+            is_owner = (count >= ADDED_ROWS) & (first < begin + ADDED_TILE_ROWS) & (begin < first + count)
+            place = tile_owners + tile * 4 + tl.cumsum(is_owner.to(tl.int32), 0)
+            tl.store(place, adapter, mask=is_owner)
+            tl.store(tile_owners + tile * 4, tl.sum(is_owner.to(tl.int32), 0))
+    row_tiles = tl.where(is_expanded, (count + STEP_ROWS - 1) // STEP_ROWS, 0)
     _store_starts(out + 3 * (LIVE + 1), row_tiles * many_costs, adapter, LIVE)
-    if MODULES == 2 and FEW == 0:
-        _store_starts(out + 4 * (LIVE + 1), row_tiles * ((width0 + MANY_TILE - 1) // MANY_TILE), adapter, LIVE)
 
     num_few_rows = tl.sum(tl.where(is_few, count, 0), 0)
     is_all = is_all_by_row != 0

@@ -1,4 +1,4 @@
-"""SwiGLU's product of rows, one by one: a program computes a block of columns of a row."""
+"""SwiGLU's product in Triton: a program computes a block of columns of a row."""
 
 import triton
 import triton.language as tl
@@ -16,6 +16,7 @@ from kernels.lora.kernel.delta import (
     run_length,
     share_of,
 )
+from kernels.lora.kernel.expand import expand_unless_by_row
 
 _COLUMNS, _DELTA_COLUMNS = 2048, 256  # of a program, at most: without adapters, and with
 
@@ -68,18 +69,40 @@ def _silu_mul(
         gate_share, up_share = tl.split(tl.permute(tl.reshape(shares, (2, RUNS * RUN)), (1, 0)))
         gate += gate_share
         up += up_share
-    tl.store(output + row.to(tl.int64) * width + column, product_of(gate, up, dtype), inside)
+    tl.store(output + row.to(tl.int64) * width + column, _product_of(gate, up, dtype), inside)
 
 
 @triton.jit
-def product_of(gate, up, dtype: tl.constexpr):
+def _product_of(gate, up, dtype: tl.constexpr):
     """SwiGLU's product of what rounds to `dtype`."""
     gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
     gated = (gate * tl.sigmoid(gate)).to(dtype).to(tl.float32)
     return (gated * up).to(dtype)
 
 
-def silu_mul_by_row(output: Tensor, gate_up: Tensor, delta: LoraDelta | None) -> None:
+def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None = None) -> Tensor:
+    """As `kernels.activation.silu_mul`.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    if gate_up.dim() != 2 or gate_up.stride(1) != 1 or gate_up.shape[1] % 2 or not gate_up.dtype.is_floating_point:
+        raise ValueError(
+            "gate_up has to be [num_rows, 2 * width] of a floating type with unit stride, not "
+            f"{list(gate_up.shape)} {gate_up.dtype} with strides {list(gate_up.stride())}"
+        )
+    num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+    if out is not None and (out.shape != (num_rows, width) or not out.is_contiguous() or out.dtype != gate_up.dtype):
+        raise ValueError(
+            f"out has to be [{num_rows}, {width}] contiguous {gate_up.dtype}, not {list(out.shape)} {out.dtype}"
+        )
+    output = gate_up.new_empty((num_rows, width)) if out is None else out
+    if num_rows and width:
+        _launch(output, gate_up, expand_unless_by_row(delta, gate_up, [width, width]))
+    return output
+
+
+def _launch(output: Tensor, gate_up: Tensor, delta: LoraDelta | None) -> None:
     """Fills `output`; what adapters add to rows that have no owner stands in `gate_up` already."""
     num_rows, width = output.shape
     columns = min(_COLUMNS, triton.next_power_of_2(width))

@@ -1,0 +1,131 @@
+"""Many rows times a matrix on Hopper GPUs in Gluon: a warp streams both by TMA, and two warpgroups take turns.
+
+Each has a tile of its own, so that while one multiplies the other leaves what it has: tensor cores are never idle for
+that. Programs stay, one for each processor, and take tiles in an order that shares rows and columns in the L2.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.language.extra.cuda import gdc_wait
+
+from kernels.linear.kernel.hopper_linear import ASYNC_LOAD, BARRIER
+
+# A name that changed after Triton 3.6.
+ASYNC_STORE = gl.constexpr(tma.async_store if hasattr(tma, "async_store") else tma.async_copy_shared_to_global)
+TILE, STEP, HALF = 128, 64, 64  # rows and columns of a tile, inputs of a step, columns that leave at a time
+STAGES = 6  # of 32 KB; 32 more for what leaves
+GROUP = 8  # tiles of rows that are taken with the same columns
+T, K, H, S, G = gl.constexpr(TILE), gl.constexpr(STEP), gl.constexpr(HALF), gl.constexpr(STAGES), gl.constexpr(GROUP)
+SUMS = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16]))
+_LEAVING = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 16]))
+_STAGED = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2))
+
+
+@gluon.jit
+def memory_of(DTYPE: gl.constexpr):
+    """Shared memory: stages of both operands, what leaves, and barriers: full and empty stages, whose turn it is."""
+    inputs = gl.allocate_shared_memory(DTYPE, [S, T, K], _STAGED)
+    weights = gl.allocate_shared_memory(DTYPE, [S, T, K], _STAGED)
+    leaving = gl.allocate_shared_memory(DTYPE, [2, T, H], _STAGED)
+    full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(S):
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=1)
+    for half in gl.static_range(2):
+        mbarrier.init(turns.index(half), count=1)
+    fence_async_shared()
+    BARRIER()
+    return inputs, weights, leaving, full, empty, turns
+
+
+@gluon.jit
+def place_of(tile, row_tiles, column_tiles):
+    """Which tile of rows and of columns a tile is: `GROUP` tiles of rows, then the next of columns."""
+    group = tile // (G * column_tiles)
+    height = gl.minimum(row_tiles - group * G, G)
+    rest = tile - group * G * column_tiles
+    return group * G + rest % height, rest // height
+
+
+@gluon.jit
+def stream(x_desc, weight_desc, inputs, weights, full, empty, row_tiles, column_tiles, num_steps):
+    """The producer. The first weights begin to come before the kernel that makes `x` has ended."""
+    BYTES: gl.constexpr = 2 * T * K * 2
+    first = gl.program_id(0)
+    row_tile, column_tile = place_of(first, row_tiles, column_tiles)
+    lead = gl.where(first < row_tiles * column_tiles, gl.minimum(num_steps, S), 0)
+    for step in range(lead):
+        mbarrier.expect(full.index(step), BYTES)
+        ASYNC_LOAD(weight_desc, [column_tile * T, step * K], full.index(step), weights.index(step))
+    gdc_wait()
+    for step in range(lead):
+        ASYNC_LOAD(x_desc, [row_tile * T, step * K], full.index(step), inputs.index(step))
+    used = lead
+    for tile in range(first, row_tiles * column_tiles, gl.num_programs(0)):
+        row_tile, column_tile = place_of(tile, row_tiles, column_tiles)
+        for step in range(gl.where(tile == first, lead, 0), num_steps):
+            stage = used % S
+            mbarrier.wait(empty.index(stage), ((used // S) & 1) ^ 1)
+            mbarrier.expect(full.index(stage), BYTES)
+            ASYNC_LOAD(weight_desc, [column_tile * T, step * K], full.index(stage), weights.index(stage))
+            ASYNC_LOAD(x_desc, [row_tile * T, step * K], full.index(stage), inputs.index(stage))
+            used += 1
+
+
+@gluon.jit
+def sums_of(own, inputs, weights, full, empty, turns, num_steps, PART: gl.constexpr):
+    """This program's tile number `own`, `[TILE, TILE]`, of which each of two warpgroups takes every other.
+
+    The stages of a tile are used in one go: a stage's phase is told by its parity, so nobody may look far ahead.
+    """
+    sums = gl.zeros([T, T], gl.float32, SUMS)
+    used = own * num_steps
+    mbarrier.wait(turns.index(PART), (own // 2 + 1 - PART) & 1)
+    for step in range(num_steps):
+        stage = used % S
+        mbarrier.wait(full.index(stage), (used // S) & 1)
+        sums = warpgroup_mma(inputs.index(stage), weights.index(stage).permute((1, 0)), sums, is_async=True)
+        sums = warpgroup_mma_wait(1, deps=[sums])
+        mbarrier.arrive(empty.index((used + S - 1) % S), count=1, pred=step > 0)
+        used += 1
+    mbarrier.arrive(turns.index(1 - PART), count=1)
+    sums = warpgroup_mma_wait(0, deps=[sums])
+    mbarrier.arrive(empty.index((used + S - 1) % S), count=1)
+    return sums
+
+
+@gluon.jit
+def with_bias(sums, bias, column, out_features, HAS_BIAS: gl.constexpr):
+    """A tile, and the bias of its columns."""
+    if HAS_BIAS:
+        n = column + gl.arange(0, T, gl.SliceLayout(0, SUMS))
+        sums += gl.load(bias + n, mask=n < out_features, other=0.0).to(gl.float32)[None, :]
+    return sums
+
+
+@gluon.jit
+def leave(out_desc, sums, leaving, row, column):
+    """Stores a tile; what is outside of `out` is left out."""
+    left, right = sums.to(out_desc.dtype).reshape([T, 2, H]).permute((0, 2, 1)).split()
+    _leave_half(out_desc, left, leaving, row, column)
+    _leave_half(out_desc, right, leaving, row, column + H)
+
+
+@gluon.jit
+def _leave_half(out_desc, half, leaving, row, column):
+    half = gl.convert_layout(half, _LEAVING)
+    tma.store_wait(0)
+    BARRIER()
+    leaving.store(half)
+    fence_async_shared()
+    BARRIER()
+    ASYNC_STORE(out_desc, [row, column], leaving)
