@@ -50,19 +50,21 @@ def check(
 
 def check_delta(delta: LoraDelta, whole: Tensor, widths: Sequence[int]) -> None:
     """Raises a ValueError that names `delta` if it is not for `whole`, `[num_rows, sum of widths]`, cut in `widths`."""
-    found = [output.shape[1] for output in delta.outputs]
+    if [output.shape[1] for output in delta.outputs] != list(widths) or not begin_columns(delta.outputs, whole):
+        raise ValueError(
+            f"delta: one for the columns {list(widths)} of {tuple(whole.shape)} with strides {whole.stride()} wanted, "
+            f"got one for {[tuple(output.shape) for output in delta.outputs]} elsewhere or of other widths"
+        )
+
+
+def begin_columns(outputs: Sequence[Tensor], whole: Tensor) -> bool:
+    """Whether outputs are columns of `whole`, from the first on and one after the other."""
     first = whole.data_ptr()
-    for output, width in zip(delta.outputs, widths, strict=False):
+    for output in outputs:
         if output.data_ptr() != first or output.shape[0] != whole.shape[0] or output.stride(0) != whole.stride(0):
-            break
-        first += width * whole.element_size()
-    else:
-        if found == list(widths):
-            return
-    raise ValueError(
-        f"delta: one for the columns {list(widths)} of {tuple(whole.shape)} with strides {whole.stride()} wanted, "
-        f"got one for {[tuple(output.shape) for output in delta.outputs]} elsewhere or of other widths"
-    )
+            return False
+        first += output.shape[1] * whole.element_size()
+    return True
 
 
 def _check_batch(batch: LoraBatch, device: torch.device) -> None:

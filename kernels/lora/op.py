@@ -82,7 +82,8 @@ def linear_and_shrink(
     where `linear` has a kernel for these and rows of A and B are multiples of 256 long and not longer than a page:
     matrices A then come beside the weights. With more than 2,048 rows, where pages cut no run of 128 elements, modules'
     outputs are multiples of 128 and all rows begin at multiples of 16 bytes, the linear layer adds what adapters of 64
-    rows or more have, and an expand the rest; the scale is then rounded into what lies between A and B.
+    rows or more have, and an expand the rest; the scale is then rounded into what lies between A and B, and a matrix B
+    that is not finite makes others' rows beside its own not finite, too.
 
     Args:
         x: As both take it.

@@ -53,7 +53,7 @@ def linear_and_shrink(
     """As `kernels.lora.linear_and_shrink`."""
     check_linear(x, weight, out, bias)
     check(outputs, x, pages, batch, layer=layer, modules=modules)
-    linear_adds = hopper.adds_shares(x, weight, out, outputs, batch)
+    linear_adds = hopper.adds_shares(x, weight, out, outputs, pages, batch)
     delta, is_new = _planned(outputs, x, pages, batch, layer, modules, linear_adds=linear_adds)
     if delta is not None:
         tiles = hopper.tiles_of(delta, weight)

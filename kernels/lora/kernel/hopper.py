@@ -12,6 +12,7 @@ from kernels.launch import launch
 from kernels.linear.kernel.hopper import ALIGNMENT, arguments, suits
 from kernels.linear.kernel.tiles import Tiles
 from kernels.lora.batch import LoraBatch
+from kernels.lora.checks import begin_columns
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.hopper_expand import linear_and_expand
 from kernels.lora.kernel.hopper_linear import linear_and_shrink as kernel
@@ -61,16 +62,20 @@ def launch_both(
     )
 
 
-def adds_shares(x: Tensor, weight: Tensor, out: Tensor, outputs: Sequence[Tensor], batch: LoraBatch) -> bool:
+def adds_shares(
+    x: Tensor, weight: Tensor, out: Tensor, outputs: Sequence[Tensor], pages: Tensor, batch: LoraBatch
+) -> bool:
     """Whether the linear layer adds what adapters of many rows have."""
     return (
         x.shape[0] > SPLIT_ROWS
         and x.device.type == "cuda"
         and is_hopper(x.device)
         and x.dtype in (torch.bfloat16, torch.float16)
-        and all(map(_is_aligned, (x, weight, out)))
+        and all(map(_is_aligned, (x, weight, out, pages)))
         and batch.directory.chunk_elements % TILE == 0
         and all(output.shape[1] % TILE == 0 for output in outputs)
+        and sum(output.shape[1] for output in outputs) == out.shape[1]
+        and begin_columns(outputs, out)
     )
 
 
@@ -83,7 +88,8 @@ def _is_aligned(matrix: Tensor) -> bool:
 def launch_with_shares(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | None) -> None:
     """Writes `out`, with the shares that are not left to an expand.
 
-    It is not launched early: programs that begin before others, of the kernel in front, have ended take a fifth longer.
+    It is not launched early, with which it takes a fifth longer; nor could it be, as who adds reads the bridge without
+    waiting for the kernel in front.
     """
     plan, page_table = delta.plan, delta.batch.directory.page_table
     (num_rows, in_features), out_features = delta.x.shape, weight.shape[0]

@@ -51,14 +51,14 @@ def memory_of(DTYPE: gl.constexpr):
 def place_of(tile, row_tiles, column_tiles):
     """Which tile of rows and of columns a tile is: `GROUP` tiles of rows, then the next of columns."""
     group = tile // (G * column_tiles)
-    height = gl.minimum(row_tiles - group * G, G)
+    height = gl.maximum(gl.minimum(row_tiles - group * G, G), 1)  # also of a tile that is none
     rest = tile - group * G * column_tiles
     return group * G + rest % height, rest // height
 
 
 @gluon.jit
 def stream(x_desc, weight_desc, inputs, weights, full, empty, row_tiles, column_tiles, num_steps):
-    """The producer. The first weights begin to come before the kernel that makes `x` has ended."""
+    """The producer."""
     BYTES: gl.constexpr = 2 * T * K * 2
     first = gl.program_id(0)
     row_tile, column_tile = place_of(first, row_tiles, column_tiles)

@@ -11,6 +11,7 @@ from kernels.lora.kernel.delta import arguments, is_early, is_runwise
 from kernels.norm.kernel.hopper_cluster import LANES, PROGRAMS, norm_rows
 
 _WARP_COLUMNS = 32 * LANES
+_ALIGNMENT = 16  # bytes that a thread reads at once
 _MOST_WARPS = 4  # a program of more finds no room beside the kernel in front
 
 
@@ -23,6 +24,7 @@ def columns_of(hidden: Tensor, delta: LoraDelta | None) -> int | None:
     suits = (
         hidden.dtype in (torch.bfloat16, torch.float16)
         and is_early(delta)
+        and delta.pages.data_ptr() % _ALIGNMENT == 0
         and columns <= _MOST_WARPS * _WARP_COLUMNS
         and width % columns == 0
         and is_runwise(delta, columns)
