@@ -5,6 +5,9 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from torch import Tensor
+
+ALIGNMENT = 16  # bytes, of wide accesses and of where TMA's rows begin
 
 
 @cache
@@ -17,6 +20,17 @@ def num_processors(device: torch.device) -> int:
 def is_hopper(device: torch.device) -> bool:
     """Whether a GPU runs what is made for Hopper alone."""
     return torch.cuda.get_device_capability(device)[0] == 9
+
+
+def has_hopper_halves(tensor: Tensor) -> bool:
+    """Whether a tensor is of what kernels made for Hopper take: half precision on such a GPU."""
+    is_half = tensor.dtype in (torch.bfloat16, torch.float16)
+    return is_half and tensor.device.type == "cuda" and is_hopper(tensor.device)
+
+
+def is_aligned(tensor: Tensor) -> bool:
+    """Whether it begins where the widest accesses of a thread may, and TMA's."""
+    return tensor.data_ptr() % ALIGNMENT == 0
 
 
 @cache

@@ -8,8 +8,7 @@ from benchmarks.kernels.floors import ELEMENT, Work, attention_work
 from benchmarks.kernels.shapes import Model
 from benchmarks.serve.options import counted
 from benchmarks.serve.setups import Setup
-from kernels.lora.kernel.plan import ADDED_ROWS
-from kernels.lora.kernel.tiling import SPLIT_ROWS
+from kernels.lora.kernel.tiling import ADDED_ROWS, SPLIT_ROWS
 from worker.memory.layout import GROUPS, MODULES, ModelShape
 
 QKV, O, GATE_UP, DOWN = GROUPS  # noqa: E741 - the projection's name
@@ -138,17 +137,17 @@ def shrink(*groups: Sequence[int]) -> Callable[[Case], Work]:
 
 def begun(*groups: Sequence[int]) -> Callable[[Case], Work]:
     """Live adapters' A of some groups, for a kernel that has their inputs at hand."""
-    return _matrices(ModelShape.in_features, groups)
+    return _matrices(ModelShape.in_features, groups, _live)
 
 
 def _matrices(
     width_of: Callable[[ModelShape, int], int],
     groups: Sequence[Sequence[int]],
-    adapters: Callable[[Case], list[tuple[int, int]]] | None = None,
+    adapters: Callable[[Case], list[tuple[int, int]]],
 ) -> Callable[[Case], Work]:
     def work(case: Case) -> Work:
         width = sum(width_of(case.setup.shape, module) for group in groups for module in _targeted(case, group))
-        wanted = (adapters or _live)(case)
+        wanted = adapters(case)
         elements = sum(rank * width for rank, _ in wanted)
         flops = sum(2 * count * rank * width for rank, count in wanted)
         return _times(Work(ELEMENT * elements, flops), case.setup.shape.num_layers)
@@ -175,7 +174,7 @@ def expand(*groups: Sequence[int]) -> Callable[[Case], Work]:
 
 def share(*groups: Sequence[int]) -> Callable[[Case], Work]:
     """Live adapters' B of some groups, for a kernel that has their outputs at hand."""
-    return _matrices(ModelShape.out_features, groups)
+    return _matrices(ModelShape.out_features, groups, _live)
 
 
 def sampling(case: Case) -> Work:
@@ -205,14 +204,17 @@ def _live(case: Case) -> list[tuple[int, int]]:
 
 
 def _added(case: Case) -> list[tuple[int, int]]:
-    """Of those adapters that linear layers add."""
-    return [(rank, count) for rank, count in _live(case) if case.num_rows > SPLIT_ROWS and count >= ADDED_ROWS]
+    """Of those whose shares linear layers add."""
+    return [(rank, count) for rank, count in _live(case) if _is_added(case, count)]
 
 
 def _rest(case: Case) -> list[tuple[int, int]]:
     """Of the others."""
-    added = _added(case)
-    return [own for own in _live(case) if own not in added]
+    return [(rank, count) for rank, count in _live(case) if not _is_added(case, count)]
+
+
+def _is_added(case: Case, count: int) -> bool:
+    return case.num_rows > SPLIT_ROWS and count >= ADDED_ROWS
 
 
 def _rows(case: Case, elements: int) -> Work:

@@ -22,11 +22,8 @@ from kernels.lora.kernel.delta import (
 from kernels.lora.kernel.expand import expand_unless_by_row
 from kernels.rope.checks import check_angles, check_rotation
 
-_HEADS, _DELTA_HEADS, _EARLY_HEADS = (
-    8,
-    4,
-    1,
-)  # of a program, at most: without adapters, with, and with few rows of these
+_HEADS = 8  # of a program, at most, without adapters
+_DELTA_HEADS, _EARLY_HEADS = 4, 1  # with, of many rows and of few
 
 
 @triton.jit

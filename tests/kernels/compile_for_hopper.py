@@ -33,6 +33,7 @@ POINTERS = {
 STRIDES = ("output_stride", "query_stride", "query_head_stride", "out_stride", "out_features")
 STRIDES += ("hidden_stride", "update_stride", "width")
 PAGES = {"desc": (16, 64)}
+PAGE_ELEMENTS = 2 * 16 * 8 * 128  # of blocks of 16 tokens
 
 
 def compile_kernel(
@@ -83,7 +84,7 @@ def compile_with_shrink(
         "MODULES": num_modules,
         "WIDTH": 64 * num_modules,
         "IN": in_features,
-        "PAGE": 2 * 16 * 8 * 128,
+        "PAGE": PAGE_ELEMENTS,
         "PIECES": tiling.num_pieces(in_features),
         "ROUNDS": tiling.num_rounds(in_features),
         "RECORD": RECORD,
@@ -111,12 +112,12 @@ def compile_with_expand(constants: dict[str, int | bool]) -> dict[str, int | boo
 
 def compile_norm(columns: int) -> dict[str, int | bool]:
     """Of a cluster's rows, with so many columns for each of its programs."""
-    constants = {"COLUMNS": columns, "PIECES": 4, "BRIDGE": 64, "RECORD": RECORD, "PAGE": 2 * 16 * 8 * 128, "RANKS": 16}
+    constants = {"COLUMNS": columns, "PIECES": 4, "BRIDGE": 64, "RECORD": RECORD, "PAGE": PAGE_ELEMENTS, "RANKS": 16}
     return compile_kernel(norm_rows, constants, {"num_warps": columns // 256, "num_ctas": PROGRAMS})
 
 
 def main() -> None:
-    qkv = {"OUT0": 4096, "OUT1": 1024, "OUT2": 1024, "WIDTH": 192, "PAGE": 2 * 16 * 8 * 128, "RECORD": RECORD}
+    qkv = {"OUT0": 4096, "OUT1": 1024, "OUT2": 1024, "WIDTH": 192, "PAGE": PAGE_ELEMENTS, "RECORD": RECORD}
     shape = {"HAS_WINDOW": True, "NUM_KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "BLOCK_SIZE": 16, "BLOCK_SEQS": 128}
     split = {"BLOCK_TOKENS": 64, "MIN_SPLIT": 512, "MAX_SPLITS": 32, "STAGES": hopper.DECODE_STAGES}
     chunk = {"BLOCK_TOKENS": hopper.PREFILL_TOKENS, "STAGES": hopper.PREFILL_STAGES}

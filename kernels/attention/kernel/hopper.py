@@ -1,6 +1,5 @@
 """Launches of the Hopper kernels: what they take, and with which tiles."""
 
-import torch
 import triton
 from torch import Tensor
 from triton.experimental.gluon import language as gl
@@ -10,7 +9,7 @@ from kernels.attention.batch import AttentionBatch
 from kernels.attention.kernel.hopper_decode import decode
 from kernels.attention.kernel.hopper_prefill import prefill
 from kernels.attention.kernel.merge import BLOCK_TOKENS, Splits, merge
-from kernels.device import is_hopper, num_processors
+from kernels.device import has_hopper_halves, is_aligned, num_processors
 from kernels.launch import launch
 
 _SEEN = "tables are read"
@@ -25,13 +24,11 @@ MIN_SPLIT_TOKENS = 512  # 384 make 400 decodes of 20 to 780 tokens 10 % slower o
 def suits(query: Tensor, pages: Tensor, num_kv_heads: int, block_size: int) -> bool:
     """Whether the Hopper kernels take these: what a kernel computes with never depends on the batch."""
     return (
-        query.device.type == "cuda"
-        and is_hopper(query.device)
-        and query.dtype in (torch.bfloat16, torch.float16)
+        has_hopper_halves(query)
         and query.shape[2] in (64, 128)
         and block_size in (16, 32, 64)
         and query.shape[1] // num_kv_heads <= 64
-        and pages.data_ptr() % 16 == 0
+        and is_aligned(pages)
     )
 
 

@@ -2,29 +2,24 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from kernels.device import is_hopper, num_processors
+from kernels.device import ALIGNMENT, has_hopper_halves, is_aligned, num_processors
 from kernels.launch import launch
 from kernels.linear.kernel.hopper_linear import linear as kernel
 from kernels.linear.kernel.tiles import HEIGHT, SLABS, WIDTH, Tiles
-
-ALIGNMENT = 16  # bytes, of where TMA's rows begin
 
 
 def suits(x: Tensor, weight: Tensor, tiles: Tiles) -> bool:
     """Whether the kernel takes these."""
     return (
-        x.device.type == "cuda"
-        and is_hopper(x.device)
-        and x.dtype in (torch.bfloat16, torch.float16)
+        has_hopper_halves(x)
         and x.is_contiguous()
         and weight.shape[1] * weight.element_size() % (ALIGNMENT * tiles.parts) == 0
-        and x.data_ptr() % ALIGNMENT == 0
-        and weight.data_ptr() % ALIGNMENT == 0
+        and is_aligned(x)
+        and is_aligned(weight)
     )
 
 
@@ -43,8 +38,8 @@ def arguments(
     out_features, in_features = weight.shape
     positional = (
         out,
-        _describe(weight, tiles.parts, HEIGHT),
-        _describe(x, tiles.parts, tiles.rows * tiles.parts),
+        describe(weight, HEIGHT, tiles.parts),
+        describe(x, tiles.rows * tiles.parts, tiles.parts),
         out if bias is None else bias,
         x.shape[0],
         tiles.count(out_features),
@@ -61,8 +56,9 @@ def arguments(
     }
 
 
-def _describe(matrix: Tensor, parts: int, rows: int) -> TensorDescriptor:
-    """A matrix with its rows cut in parts, so many of which are fetched at once."""
+def describe(matrix: Tensor, rows: int, parts: int = 1) -> TensorDescriptor:
+    """A matrix with its rows cut in parts, if it is contiguous; so many of them are moved at once."""
     layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     width = matrix.shape[1] // parts
-    return TensorDescriptor(matrix, [matrix.shape[0] * parts, width], [width, 1], [rows, WIDTH], layout)
+    stride = width if matrix.is_contiguous() else matrix.stride(0)  # of a single row that is any number
+    return TensorDescriptor(matrix, [matrix.shape[0] * parts, width], [stride, 1], [rows, WIDTH], layout)

@@ -75,8 +75,8 @@ def is_runwise(delta: LoraDelta | None, run: int) -> bool:
 def owned(owner, module, records, page_table, table_stride, MODULES: tl.constexpr, RECORD: tl.constexpr):
     """What the owner of a row has of the modules that runs of columns belong to; -1 is nobody, who has no ranks.
 
-    `module` is which of the group's `MODULES` it is, `[RUNS]`. Returns, alike, the rank, where B begins in the owner's
-    stream, the first column of the bridge and the scale; and the owner's page table and largest rank.
+    `module` is which of the group's `MODULES` it is, `[RUNS]` or one number. Returns, alike, the rank, where B begins
+    in the owner's stream, the first column of the bridge and the scale; and the owner's page table and largest rank.
     """
     record = records + tl.maximum(owner, 0) * RECORD
     own = record + 4 + module * 4

@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from kernels.device import is_hopper, num_processors
+from kernels.device import ALIGNMENT, has_hopper_halves, is_aligned, num_processors
 from kernels.launch import launch
-from kernels.linear.kernel.hopper import ALIGNMENT, arguments, suits
+from kernels.linear.kernel.hopper import arguments, describe, suits
 from kernels.linear.kernel.tiles import Tiles
 from kernels.lora.batch import LoraBatch
 from kernels.lora.checks import begin_columns
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.hopper_expand import linear_and_expand
 from kernels.lora.kernel.hopper_linear import linear_and_shrink as kernel
-from kernels.lora.kernel.hopper_product import HALF, STEP, TILE
+from kernels.lora.kernel.hopper_product import STEP, TILE
 from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import MAX_SPAN, SPLIT_ROWS
 
@@ -68,10 +65,8 @@ def adds_shares(
     """Whether the linear layer adds what adapters of many rows have."""
     return (
         x.shape[0] > SPLIT_ROWS
-        and x.device.type == "cuda"
-        and is_hopper(x.device)
-        and x.dtype in (torch.bfloat16, torch.float16)
-        and all(map(_is_aligned, (x, weight, out, pages)))
+        and has_hopper_halves(x)
+        and all(map(_has_aligned_rows, (x, weight, out, pages)))
         and batch.directory.chunk_elements % TILE == 0
         and all(output.shape[1] % TILE == 0 for output in outputs)
         and sum(output.shape[1] for output in outputs) == out.shape[1]
@@ -79,10 +74,10 @@ def adds_shares(
     )
 
 
-def _is_aligned(matrix: Tensor) -> bool:
+def _has_aligned_rows(matrix: Tensor) -> bool:
     """Whether its rows begin where TMA takes them."""
     row_bytes = matrix.stride(0) * matrix.element_size()
-    return matrix.stride(1) == 1 and row_bytes % ALIGNMENT == 0 and matrix.data_ptr() % ALIGNMENT == 0
+    return matrix.stride(1) == 1 and row_bytes % ALIGNMENT == 0 and is_aligned(matrix)
 
 
 def launch_with_shares(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | None) -> None:
@@ -97,9 +92,9 @@ def launch_with_shares(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tens
     launch(
         linear_and_expand,
         (num_processors(delta.x.device),),
-        _describe(out, HALF),
-        _describe(weight, STEP),
-        _describe(delta.x, STEP),
+        describe(out, TILE),
+        describe(weight, TILE),
+        describe(delta.x, TILE),
         out if bias is None else bias,
         -(-num_rows // TILE),
         -(-out_features // TILE),
@@ -119,9 +114,3 @@ def launch_with_shares(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tens
         num_warps=4,
         maxnreg=168,
     )
-
-
-def _describe(matrix: Tensor, columns: int) -> TensorDescriptor:
-    """A matrix of which tiles of so many columns are moved at once."""
-    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [TILE, columns], layout)

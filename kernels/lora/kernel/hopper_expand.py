@@ -17,6 +17,7 @@ from triton.language.extra.cuda import gdc_launch_dependents
 from kernels.linear.kernel.hopper_linear import BARRIER
 from kernels.lora.kernel.delta import part_of
 from kernels.lora.kernel.hopper_product import (
+    STAGED,
     SUMS,
     TILE,
     leave,
@@ -38,7 +39,6 @@ RANKS = 64  # that are multiplied at once: as many rows of B as there is memory 
 _T, _R = gl.constexpr(TILE), gl.constexpr(RANKS)
 _PART = gl.constexpr(gl.DotOperandLayout(0, SUMS.value, 2))
 _ROWS_OF_B = gl.constexpr(gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0]))
-_STAGED = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2))
 
 
 @gluon.jit
@@ -65,12 +65,11 @@ def _multiply_and_add(
         sums = with_bias(sums, bias, column, out_features, HAS_BIAS)
         for i in range(num_owners):
             record = records + gl.load(owners + row_tile * 4 + 1 + i) * RECORD
-            rank, _, _, _, _ = _matrix_of(record, column, OUT0, OUT1, OUT2)
-            for block in range(0, rank, _R):
+            for block in range(0, _matrix_of(record, column, OUT0, OUT1, OUT2)[0], _R):
                 if (i > 0) | (block > 0):
                     _bring(leaving, block, record, column, pages, page_table, table_stride, OUT0, OUT1, OUT2, PAGE)
                 part = _part(block, record, row, column, bridge, pages.dtype.element_ty, OUT0, OUT1, OUT2, WIDTH)
-                memory = _AS(leaving, pages.dtype.element_ty, [_R, _T], _STAGED)
+                memory = _AS(leaving, pages.dtype.element_ty, [_R, _T], STAGED)
                 sums = warpgroup_mma(part, memory, sums, is_async=True)
                 sums = warpgroup_mma_wait(0, deps=[sums])
         leave(out_desc, sums, leaving, row, column)
@@ -105,7 +104,7 @@ def _bring(
     b = gl.load(at, mask=(r < rank)[:, None], other=0.0)
     tma.store_wait(0)
     BARRIER()
-    _AS(leaving, pages.dtype.element_ty, [_R, _T], _STAGED).store(b)
+    _AS(leaving, pages.dtype.element_ty, [_R, _T], STAGED).store(b)
     fence_async_shared()
     BARRIER()
 

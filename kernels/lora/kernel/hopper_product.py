@@ -15,25 +15,28 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.language.extra.cuda import gdc_wait
 
+from kernels.linear.kernel import tiles
 from kernels.linear.kernel.hopper_linear import ASYNC_LOAD, BARRIER
+from kernels.lora.kernel import tiling
 
 # A name that changed after Triton 3.6.
 ASYNC_STORE = gl.constexpr(tma.async_store if hasattr(tma, "async_store") else tma.async_copy_shared_to_global)
-TILE, STEP, HALF = 128, 64, 64  # rows and columns of a tile, inputs of a step, columns that leave at a time
+TILE = tiling.ADDED_TILE_ROWS  # rows of a tile, and columns
+STEP = HALF = tiles.WIDTH  # inputs of a step, and columns that leave at a time: rows of 128 bytes, as TMA swizzles them
 STAGES = 6  # of 32 KB; 32 more for what leaves
 GROUP = 8  # tiles of rows that are taken with the same columns
 T, K, H, S, G = gl.constexpr(TILE), gl.constexpr(STEP), gl.constexpr(HALF), gl.constexpr(STAGES), gl.constexpr(GROUP)
 SUMS = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16]))
 _LEAVING = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 16]))
-_STAGED = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2))
+STAGED = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2))
 
 
 @gluon.jit
 def memory_of(DTYPE: gl.constexpr):
     """Shared memory: stages of both operands, what leaves, and barriers: full and empty stages, whose turn it is."""
-    inputs = gl.allocate_shared_memory(DTYPE, [S, T, K], _STAGED)
-    weights = gl.allocate_shared_memory(DTYPE, [S, T, K], _STAGED)
-    leaving = gl.allocate_shared_memory(DTYPE, [2, T, H], _STAGED)
+    inputs = gl.allocate_shared_memory(DTYPE, [S, T, K], STAGED)
+    weights = gl.allocate_shared_memory(DTYPE, [S, T, K], STAGED)
+    leaving = gl.allocate_shared_memory(DTYPE, [2, T, H], STAGED)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())

@@ -10,6 +10,8 @@ from torch import Tensor
 from kernels.launch import launch
 from kernels.lora.batch import LoraBatch
 from kernels.lora.kernel.tiling import (
+    ADDED_ROWS,
+    ADDED_TILE_ROWS,
     EXPAND_COLUMNS,
     EXPAND_RUNS,
     FEW_RANKS,
@@ -22,8 +24,6 @@ from kernels.lora.kernel.tiling import (
 )
 
 _ALIGNED = 4  # int32 of 16 bytes: kernels are compiled for addresses that are multiples of that, and again for others
-ADDED_ROWS = 64  # of an adapter, at least, whose share a linear layer adds: of so many rows a tile has three adapters
-ADDED_TILE_ROWS = 128
 SHARED_ROWS = 2  # of an adapter, on average: with as many, to read a matrix once beats adding by row
 RECORD = 16  # numbers of a record: 64 bytes, which a program reads at once
 

@@ -4,27 +4,25 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.device import is_hopper
+from kernels.device import has_hopper_halves, is_aligned
 from kernels.launch import launch
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import arguments, is_early, is_runwise
 from kernels.norm.kernel.hopper_cluster import LANES, PROGRAMS, norm_rows
 
 _WARP_COLUMNS = 32 * LANES
-_ALIGNMENT = 16  # bytes that a thread reads at once
 _MOST_WARPS = 4  # a program of more finds no room beside the kernel in front
 
 
 def columns_of(hidden: Tensor, delta: LoraDelta | None) -> int | None:
     """Columns of each program of a cluster; None where the kernel does not take these."""
-    if delta is None or hidden.device.type != "cuda" or not is_hopper(hidden.device):
+    if delta is None or not has_hopper_halves(hidden):
         return None
     width = hidden.shape[1]
     columns = max(_WARP_COLUMNS, triton.next_power_of_2(triton.cdiv(width, PROGRAMS)))
     suits = (
-        hidden.dtype in (torch.bfloat16, torch.float16)
-        and is_early(delta)
-        and delta.pages.data_ptr() % _ALIGNMENT == 0
+        is_early(delta)
+        and is_aligned(delta.pages)
         and columns <= _MOST_WARPS * _WARP_COLUMNS
         and width % columns == 0
         and is_runwise(delta, columns)

@@ -13,7 +13,7 @@ from kernels.lora.kernel.tiling import page_of, room_of
 
 PROGRAMS = 8  # of a cluster: as many as any device has room for
 LANES = 8  # columns of a thread, of which it has all ranks
-_PROGRAMS, _LANES = gl.constexpr(PROGRAMS), gl.constexpr(LANES)
+_PROGRAMS = gl.constexpr(PROGRAMS)
 # What a program wrote before all have met can be read by all of them after.
 _MEET = gl.constexpr("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned; mov.b32 $0, $1;")
 
