@@ -94,6 +94,7 @@ def is_decode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     decodes, early_rows, small_rows, split_rows = REGIMES[request.param]
     monkeypatch.setattr(lora_delta, "EARLY_ROWS", early_rows)
     monkeypatch.setattr(tiling, "SMALL_ROWS", small_rows)
+    monkeypatch.setattr(tiling, "SHRUNK_FEW", 8)
     monkeypatch.setattr(tiling, "SPLIT_ROWS", split_rows)
     return decodes
 

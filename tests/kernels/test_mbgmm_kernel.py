@@ -70,6 +70,7 @@ def run(case: Case, group: Sequence[int], layer: int = 1) -> list[Tensor]:
 def both_shrinks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether MBGMM shrinks adapters of more than eight rows in small batches too."""
     monkeypatch.setattr(tiling, "SMALL_ROWS", request.param)
+    monkeypatch.setattr(tiling, "SHRUNK_FEW", 8)
 
 
 def plans(batch: LoraBatch) -> list[Plan]:
@@ -118,6 +119,7 @@ def test_pieces_of_several_rounds(
 ) -> None:
     """As with inputs that are longer than the interpreter has the patience for."""
     monkeypatch.setattr(tiling, "SMALL_ROWS", small_rows)
+    monkeypatch.setattr(tiling, "SHRUNK_FEW", 8)
     monkeypatch.setattr(tiling, "SPLIT_ROWS", split_rows)
     for most in (1, 2):
         monkeypatch.setattr(tiling, "MAX_PIECES", most)
@@ -218,7 +220,8 @@ def test_the_same_batch_gives_the_same_bits(both_shrinks: None) -> None:
 @pytest.mark.parametrize("group", GROUPS, ids=str)
 def test_a_rows_bits_are_its_own(group: tuple[int, ...], dtype: torch.dtype) -> None:
     """Whatever else is in the batch, and however many rows of its own adapter, which choose the kernel's regime."""
-    crowds = ([0, 1, 0, 0], [0, 5, 0, 0], [3, 9, 4, 1], [0, 70, 64, 1], [300, 500, 7, 200], [9, 2100, 3, 1])
+    small = ([0, 1, 0, 0], [0, 5, 0, 0], [3, 9, 4, 1])
+    crowds = (*small, [0, 20, 60, 1], [0, 70, 64, 1], [300, 500, 7, 200], [9, 2100, 3, 1])
     for geometry in (GEOMETRIES["wide"], LLAMA_8B):
         case = draw([0, 1, 1, 1], dtype, geometry, (3, 16, 64))
         alone: list[Tensor] = []

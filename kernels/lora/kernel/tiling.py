@@ -15,6 +15,7 @@ import triton.language as tl
 from kernels.lora.directory import LoraDirectory
 
 FEW_ROWS = 8  # of a tile of MBGMV, which an adapter with no more is for; half of what a tensor core takes
+SHRUNK_FEW = 32  # of an adapter that MBGMV shrinks nevertheless, in tiles of 8: a tile of MBGMM would be half empty
 SPANS = 4  # of a round, one for each warp
 MAX_SPAN = 256
 MAX_PIECES = 8  # each is work for a program of its own, and whoever adds them up reads all
@@ -62,7 +63,7 @@ class Tiling:
             is_rowwise=directory.chunk_elements % span == 0,
             is_split=num_rows <= SPLIT_ROWS,
             has_many=num_rows > FEW_ROWS,
-            shrink_few=0 if num_rows > SPLIT_ROWS else FEW_ROWS if num_rows > SMALL_ROWS else SMALL_ROWS,
+            shrink_few=0 if num_rows > SPLIT_ROWS else SHRUNK_FEW if num_rows > SMALL_ROWS else SMALL_ROWS,
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
             expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
         )
