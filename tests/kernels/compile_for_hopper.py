@@ -64,7 +64,8 @@ def compile_kernel(
         "has_cluster": ".reqnctapercluster" in ptx and "barrier.cluster" in ptx,
         "wide_loads": len(re.findall(r"ld\.global[\w.:]*\.v4", ptx)),
         "narrow_loads": len(re.findall(r"ld\.global[\w.:]*\.[bu]16", ptx)),
-        "is_chained": "griddepcontrol.wait" in ptx and "griddepcontrol.launch_dependents" in ptx,
+        "waits": "griddepcontrol.wait" in ptx,
+        "lets_next_begin": "griddepcontrol.launch_dependents" in ptx,
     }
 
 

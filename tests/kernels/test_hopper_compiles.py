@@ -47,14 +47,16 @@ LINEARS += [*ADAPTED_LINEARS, "linear and expand"]
 def test_compiles_to_hopper_instructions(kernel: str, programs: int, compiled: Compiled) -> None:
     assert compiled[kernel]["has_wgmma"]
     assert compiled[kernel]["has_tma"]
-    assert compiled[kernel]["is_chained"]
+    assert compiled[kernel]["lets_next_begin"]
+    assert compiled[kernel]["waits"] == (kernel != "linear and expand")  # which is not launched early
     assert programs * (compiled[kernel]["shared_bytes"] + 1024) <= MULTIPROCESSOR_BYTES
 
 
 @pytest.mark.parametrize("kernel", ["norm", "norm, wide"])
 def test_a_norm_of_a_cluster_compiles(kernel: str, compiled: Compiled) -> None:
     assert compiled[kernel]["has_cluster"]
-    assert compiled[kernel]["is_chained"]
+    assert compiled[kernel]["waits"]
+    assert compiled[kernel]["lets_next_begin"]
     assert compiled[kernel]["wide_loads"]
     assert compiled[kernel]["narrow_loads"] == 0
 

@@ -79,8 +79,8 @@ class Group:
             assert same_bits(self.whole[rows], self.given[rows])
 
 
-# Whether the batch is of decodes, with how many rows matrices are read early, with how many MBGMV shrinks all, and with
-# how many inputs are split.
+# Whether the batch is of decodes, with how many rows matrices are read early, how many of an adapter MBGMV shrinks, and
+# with how many rows inputs are split.
 REGIMES = {
     "early": (True, 64, 64, 2048),
     "late": (True, 0, 8, 2048),
@@ -91,10 +91,9 @@ REGIMES = {
 
 @pytest.fixture(params=REGIMES)
 def is_decode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    decodes, early_rows, small_rows, split_rows = REGIMES[request.param]
+    decodes, early_rows, shrunk_few, split_rows = REGIMES[request.param]
     monkeypatch.setattr(lora_delta, "EARLY_ROWS", early_rows)
-    monkeypatch.setattr(tiling, "SMALL_ROWS", small_rows)
-    monkeypatch.setattr(tiling, "SHRUNK_FEW", 8)
+    monkeypatch.setattr(tiling, "SHRUNK_FEW", {2048: shrunk_few})
     monkeypatch.setattr(tiling, "SPLIT_ROWS", split_rows)
     return decodes
 

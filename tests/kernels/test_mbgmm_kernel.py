@@ -68,9 +68,8 @@ def run(case: Case, group: Sequence[int], layer: int = 1) -> list[Tensor]:
 
 @pytest.fixture(params=[8, 64], ids=["both_shrinks", "small"])
 def both_shrinks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether MBGMM shrinks adapters of more than eight rows in small batches too."""
-    monkeypatch.setattr(tiling, "SMALL_ROWS", request.param)
-    monkeypatch.setattr(tiling, "SHRUNK_FEW", 8)
+    """Of how many rows an adapter is that MBGMV shrinks, at most: with eight MBGMM shrinks in small batches, too."""
+    monkeypatch.setattr(tiling, "SHRUNK_FEW", {tiling.SPLIT_ROWS: request.param})
 
 
 def plans(batch: LoraBatch) -> list[Plan]:
@@ -112,14 +111,13 @@ def test_prompts_fill_the_gpu_without_splitting_the_inputs(monkeypatch: pytest.M
         run(draw([3, 130, 5, 0, 8, 9], dtype), group)
 
 
-@pytest.mark.parametrize(("small_rows", "split_rows"), [(8, 8), (8, 100), (64, 100)], ids=["whole", "split", "small"])
+@pytest.mark.parametrize(("shrunk_few", "split_rows"), [(8, 8), (8, 100), (64, 100)], ids=["whole", "split", "small"])
 @pytest.mark.parametrize("counts", [[1, 2, 1], [0, 3, 12, 1], [0, *[1] * 9]], ids=str)
 def test_pieces_of_several_rounds(
-    counts: list[int], small_rows: int, split_rows: int, monkeypatch: pytest.MonkeyPatch
+    counts: list[int], shrunk_few: int, split_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with inputs that are longer than the interpreter has the patience for."""
-    monkeypatch.setattr(tiling, "SMALL_ROWS", small_rows)
-    monkeypatch.setattr(tiling, "SHRUNK_FEW", 8)
+    monkeypatch.setattr(tiling, "SHRUNK_FEW", {100: shrunk_few})
     monkeypatch.setattr(tiling, "SPLIT_ROWS", split_rows)
     for most in (1, 2):
         monkeypatch.setattr(tiling, "MAX_PIECES", most)

@@ -13,7 +13,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.language.extra.cuda import gdc_wait
 
 from kernels.linear.kernel import tiles
 from kernels.linear.kernel.hopper_linear import ASYNC_LOAD, BARRIER
@@ -54,7 +53,7 @@ def memory_of(DTYPE: gl.constexpr):
 def place_of(tile, row_tiles, column_tiles):
     """Which tile of rows and of columns a tile is: `GROUP` tiles of rows, then the next of columns."""
     group = tile // (G * column_tiles)
-    height = gl.maximum(gl.minimum(row_tiles - group * G, G), 1)  # also of a tile that is none
+    height = gl.minimum(row_tiles - group * G, G)
     rest = tile - group * G * column_tiles
     return group * G + rest % height, rest // height
 
@@ -62,23 +61,13 @@ def place_of(tile, row_tiles, column_tiles):
 @gluon.jit
 def stream(x_desc, weight_desc, inputs, weights, full, empty, row_tiles, column_tiles, num_steps):
     """The producer."""
-    BYTES: gl.constexpr = 2 * T * K * 2
-    first = gl.program_id(0)
-    row_tile, column_tile = place_of(first, row_tiles, column_tiles)
-    lead = gl.where(first < row_tiles * column_tiles, gl.minimum(num_steps, S), 0)
-    for step in range(lead):
-        mbarrier.expect(full.index(step), BYTES)
-        ASYNC_LOAD(weight_desc, [column_tile * T, step * K], full.index(step), weights.index(step))
-    gdc_wait()
-    for step in range(lead):
-        ASYNC_LOAD(x_desc, [row_tile * T, step * K], full.index(step), inputs.index(step))
-    used = lead
-    for tile in range(first, row_tiles * column_tiles, gl.num_programs(0)):
+    used = 0
+    for tile in range(gl.program_id(0), row_tiles * column_tiles, gl.num_programs(0)):
         row_tile, column_tile = place_of(tile, row_tiles, column_tiles)
-        for step in range(gl.where(tile == first, lead, 0), num_steps):
+        for step in range(num_steps):
             stage = used % S
             mbarrier.wait(empty.index(stage), ((used // S) & 1) ^ 1)
-            mbarrier.expect(full.index(stage), BYTES)
+            mbarrier.expect(full.index(stage), 2 * T * K * 2)
             ASYNC_LOAD(weight_desc, [column_tile * T, step * K], full.index(stage), weights.index(stage))
             ASYNC_LOAD(x_desc, [row_tile * T, step * K], full.index(stage), inputs.index(stage))
             used += 1
