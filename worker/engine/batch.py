@@ -4,9 +4,9 @@ Every step pays for what happens here in Python, so no loop runs over tokens: th
 bytes, and the rest is arithmetic on whole arrays.
 """
 
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import compress, pairwise
 
 import numpy as np
 import torch
@@ -25,8 +25,6 @@ from worker.engine.staging import joined, to_device
 from worker.engine.tables import Tables
 from worker.model.batch import ForwardBatch
 from worker.types import BatchSize, HostedAdapter
-
-_ANY_TOKEN = array("q", [0])  # stands where a pending token belongs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +64,12 @@ class BatchBuilder:
             pending: Tokens of the step in flight, `[num_rows]` on the device: of sequences with a `pending_row`.
         """
         sequences = plan.sequences
-        tables, is_sampled = self._tables_of(plan)
+        sources = np.array([-1 if s.pending_row is None else s.pending_row for s in sequences], dtype=np.int64)
+        is_fed = sources >= 0
+        tables, is_sampled = self._tables_of(plan, is_fed)
         live, row_start = _live_adapters(sequences, tables.query_start)
         tables = replace(tables, row_start=row_start, lora_slots=self._lora.slots(live))
-        fed = [row for row, s in enumerate(sequences) if s.pending_row is not None]
-        sources = np.array([sequences[row].pending_row for row in fed], dtype=np.int64)
-        targets = (tables.query_start[1:] - 1)[fed].astype(np.int64)
+        sources, targets = sources[is_fed], (tables.query_start[1:] - 1)[is_fed].astype(np.int64)
         size = self._size(plan, len(tables.token_ids), all_sampled=bool(is_sampled.all()))
         if size is None:
             *tensors, first_rows, slots, block_table, source, target = to_device(
@@ -84,10 +82,10 @@ class BatchBuilder:
             sent = self._fixed.send(size, tables, sources, targets)
             source, target = sent.sources, sent.targets
             forward = self._forward(sent, size, self._lora.targets(live))
-        if fed:
+        if len(sources):
             assert pending is not None, "a sequence waits for a token that is not in flight"
             _feed(forward.token_ids, pending, source, target, in_order=np.array_equal(sources, targets))
-        return StepBatch(forward, [s for s, ends in zip(sequences, is_sampled.tolist(), strict=True) if ends])
+        return StepBatch(forward, list(compress(sequences, is_sampled.tolist())))
 
     def nobodys(self) -> Iterator[ForwardBatch]:
         """For every fixed size, the largest first, batches in which no sequence owns a row: without adapters, and with.
@@ -116,22 +114,25 @@ class BatchBuilder:
         sizes = self._decode_sizes if is_decode else self._chunk_sizes
         return next((size for size in sizes if size.num_rows >= num_rows), None)
 
-    def _tables_of(self, plan: Plan) -> tuple[Tables, NDArray[np.bool_]]:
-        """The tables, and which sequences' last tokens are among the rows, so that their next is wanted."""
+    def _tables_of(self, plan: Plan, is_fed: NDArray[np.bool_]) -> tuple[Tables, NDArray[np.bool_]]:
+        """The tables, and which sequences' last tokens are among the rows, so that their next is wanted.
+
+        `is_fed` tells whose last token the host does not know: where that belongs is a 0.
+        """
         sequences = plan.sequences
         num_tokens = np.array(plan.num_tokens, dtype=np.int64)
         computed = np.array([s.num_computed for s in sequences], dtype=np.int64)
+        lengths = np.array([s.num_tokens for s in sequences], dtype=np.int64)
         query_start = np.zeros(len(sequences) + 1, dtype=np.int32)
         np.cumsum(num_tokens, out=query_start[1:])
-        token_ids = joined((_chunk(s, n) for s, n in zip(sequences, plan.num_tokens, strict=True)), np.int64)
         block_table = _block_table(sequences)
         owner = np.repeat(np.arange(len(sequences)), num_tokens)  # of each row
-        positions = np.arange(len(token_ids)) + (computed - query_start[:-1])[owner]
+        positions = np.arange(len(owner)) + (computed - query_start[:-1])[owner]
         pages = block_table[owner, positions // self._block_size].astype(np.int64)
         context_lens = computed + num_tokens
-        is_sampled = context_lens == np.array([s.num_tokens for s in sequences])
+        is_sampled = context_lens == lengths
         tables = Tables(
-            token_ids=token_ids,
+            token_ids=_token_ids(sequences, computed, np.minimum(context_lens, lengths - is_fed), positions, owner),
             positions=positions,
             query_start=query_start,
             context_lens=context_lens.astype(np.int32),
@@ -172,10 +173,20 @@ def _feed(token_ids: Tensor, pending: Tensor, source: Tensor, target: Tensor, *,
         token_ids.index_copy_(0, target, pending.index_select(0, source).clamp_(min=0))
 
 
-def _chunk(sequence: Sequence, num_tokens: int) -> "array[int]":
-    """The next `num_tokens` tokens; the last may be pending."""
-    known = sequence.token_ids[sequence.num_computed : sequence.num_computed + num_tokens]
-    return known if len(known) == num_tokens else known + _ANY_TOKEN
+def _token_ids(
+    sequences: list[Sequence],
+    computed: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    owner: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """The rows' tokens: of each sequence those from what is computed up to an end, and 0 after that."""
+    token_ids = np.zeros(len(owner), dtype=np.int64)
+    known = np.flatnonzero(ends > computed).tolist()  # of those that decode most wait for a token, as a rule
+    if known:
+        chunks = (sequences[i].token_ids[computed[i] : ends[i]] for i in known)
+        token_ids[positions < ends[owner]] = joined(chunks, np.int64)
+    return token_ids
 
 
 def _block_table(sequences: list[Sequence]) -> NDArray[np.int32]:
@@ -190,13 +201,8 @@ def _live_adapters(
     sequences: list[Sequence], query_start: NDArray[np.int32]
 ) -> tuple[list[HostedAdapter], NDArray[np.int32]]:
     """The adapters in row order, and the first row of each, then the number of rows."""
-    live: list[HostedAdapter] = []
-    first: list[int] = []
-    group = ""
-    for index, sequence in enumerate(sequences):
-        if sequence.group != group:  # "", the base model's, comes first
-            group, adapter = sequence.group, sequence.adapter
-            assert adapter is not None, "the base model's rows come first"
-            live.append(adapter)
-            first.append(index)
+    groups = ["", *(s.group for s in sequences)]  # "", the base model's, comes first
+    first = [index for index, (before, own) in enumerate(pairwise(groups)) if own != before]
+    live = [adapter for index in first if (adapter := sequences[index].adapter) is not None]
+    assert len(live) == len(first), "the base model's rows come first"
     return live, query_start[[*first, len(sequences)]]
