@@ -23,7 +23,7 @@ from benchmarks.kernels.lora_case import LoraCase, LoraPoint, layout_of
 from benchmarks.kernels.shapes import MODELS
 from benchmarks.kernels.step import StepPoint
 from kernels.lora.kernel.delta import EARLY_ROWS, most_rows
-from kernels.lora.kernel.tiling import FEW_ROWS, SPLIT_ROWS
+from kernels.lora.kernel.tiling import FEW_ROWS, SHRUNK_FEW
 
 WARM_UP_S = 80  # at most; what is not compiled by then is when it is measured
 MAX_ADAPTERS = 32  # of a peer's warm-up: no kernel of theirs is compiled for how many there are beyond
@@ -82,8 +82,8 @@ def _kernels_of(name: str, point: LoraPoint) -> tuple[object, ...]:
             pages = layout_of(model, rank).num_pages(model.geometry)
             # Triton compiles for whether a number is 1 and whether 16 divides it.
             numbers = (live == 1, live % 16 == 0, pages == 1, pages % 16 == 0)
-            borders = (rows > FEW_ROWS, rows > EARLY_ROWS, rows > SPLIT_ROWS, rows > most_rows(rank))
-            return point.model, rank, live > 64, live > 512, point.phase, borders, numbers
+            borders = [rows > border for border in (FEW_ROWS, EARLY_ROWS, *SHRUNK_FEW, most_rows(rank))]
+            return point.model, rank, live > 64, live > 512, point.phase, tuple(borders), numbers
         case "vllm" | "vllm_pdl":
             return point.model == "llama-7b", min(rank, 32), rows == 1, rows % 16 == 0, rows < 128
         case "sglang_csgmv":

@@ -32,7 +32,7 @@ class LoraBatch:
             skipped.
         kept: For each live adapter, what ops made of its slot on the host. A caller may hand an adapter's on from
             batch to batch for as long as its slot stays the same; by default it begins empty.
-        derived: What ops made of `slots` and the directory on the host.
+        derived: What ops made of `slots`, the directory and the rows on the host.
         plans: What ops on a GPU made of all of it; new in every step.
     """
 

@@ -126,6 +126,11 @@ def test_pieces_of_several_rounds(
             run(draw(counts, geometry=geometry), GROUPS[0])
 
 
+@pytest.mark.parametrize(("num_rows", "few"), [(64, 64), (65, 32), (512, 32), (513, 8), (2048, 8), (2049, 0)])
+def test_larger_batches_leave_more_adapters_to_mbgmm(num_rows: int, few: int) -> None:
+    assert tiling.Tiling.of(num_rows, 1, draw([1]).batch.directory).shrink_few == few
+
+
 @pytest.mark.parametrize("most", [1, 8])
 def test_a_span_in_two_steps(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in large batches, where no page border cuts one."""

@@ -1,6 +1,6 @@
 """From a plan to the tensors of a forward pass.
 
-Every step pays for what happens here in Python, so no loop runs over tokens: the ids of all sequences are joined as
+Every step pays for what happens here in Python, so no loop runs over tokens: the ids that the host knows are joined as
 bytes, and the rest is arithmetic on whole arrays.
 """
 
@@ -61,7 +61,7 @@ class BatchBuilder:
 
         Args:
             plan: Who runs.
-            pending: Tokens of the step in flight, `[num_rows]` on the device: of sequences with a `pending_row`.
+            pending: Tokens of the step in flight, `[num_sampled]` on the device: those of each `pending_row`.
         """
         sequences = plan.sequences
         sources = np.array([-1 if s.pending_row is None else s.pending_row for s in sequences], dtype=np.int64)
@@ -69,6 +69,7 @@ class BatchBuilder:
         tables, is_sampled = self._tables_of(plan, is_fed)
         live, row_start = _live_adapters(sequences, tables.query_start)
         tables = replace(tables, row_start=row_start, lora_slots=self._lora.slots(live))
+        assert is_sampled[is_fed].all(), "a pending token is its sequence's last"
         sources, targets = sources[is_fed], (tables.query_start[1:] - 1)[is_fed].astype(np.int64)
         size = self._size(plan, len(tables.token_ids), all_sampled=bool(is_sampled.all()))
         if size is None:

@@ -1,9 +1,9 @@
 """Decode attention on Hopper GPUs in Gluon: a warp streams pages by TMA, a warpgroup consumes them.
 
-The same splits as in `kernels.attention.kernel.decode`. Programs come in teams of one for each KV head. A team has
-neighbouring splits, which cost about as much as every other's: contexts differ, and with as many splits for each some
-would have a third more to read than others. A program's splits follow one another without a gap: the fetching
-warp runs ahead of the warpgroup over their borders, as far as shared memory holds.
+Sequences are cut in even splits, as in `kernels.attention.kernel.decode`, but longer ones. Programs come in teams of
+one for each KV head. A team has neighbouring splits, which cost about as much as every other's: contexts differ, and
+with as many splits for each some would have a third more to read than others. A program's splits follow one another
+without a gap: the fetching warp runs ahead of the warpgroup over their borders, as far as shared memory holds.
 
 A launch begins while the kernel before it ends: it reads the batch's tables at once, and waits before it touches what
 that kernel may read or write.
@@ -197,7 +197,7 @@ def decode(
     HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr, BLOCK_TOKENS: gl.constexpr, MIN_SPLIT: gl.constexpr,
     MAX_SPLITS: gl.constexpr, BLOCK_SEQS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Splits of all sequences of one row, shared among a fixed number of programs of four warps."""
+    """Splits of all sequences of one row, shared among a fixed number of programs: a warp fetches, four multiply."""
     gdc_launch_dependents()
     seqs = gl.arange(0, BLOCK_SEQS, gl.BlockedLayout([1], [32], [4], [0]))
     exists = seqs < num_seqs

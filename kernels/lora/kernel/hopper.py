@@ -83,8 +83,8 @@ def _has_aligned_rows(matrix: Tensor) -> bool:
 def launch_with_shares(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | None) -> None:
     """Writes `out`, with the shares that are not left to an expand.
 
-    It is not launched early, with which it takes a fifth longer; nor could it be, as who adds reads the bridge without
-    waiting for the kernel in front.
+    It is not launched early, with which it takes a fifth longer; nor could it be, as neither who streams the inputs nor
+    who adds, and reads the bridge, waits for the kernel in front.
     """
     plan, page_table = delta.plan, delta.batch.directory.page_table
     (num_rows, in_features), out_features = delta.x.shape, weight.shape[0]

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from kernels.lora.directory import LoraDirectory
 
-FEW_ROWS = 8  # of a tile of MBGMV, which an adapter with no more is for; half of what a tensor core takes
+FEW_ROWS = 8  # of a tile of MBGMV, half of what a tensor core takes; an expand's are for adapters with no more
 SPANS = 4  # of a round, one for each warp
 MAX_SPAN = 256
 MAX_PIECES = 8  # each is work for a program of its own, and whoever adds them up reads all
@@ -27,9 +27,9 @@ LARGE_ROWS = 256  # of such a tile in large batches, which takes 16 or 32 at a t
 ADDED_TILE_ROWS = 128  # of a tile of a linear layer that adds what adapters have, and as many columns
 ADDED_ROWS = 64  # of an adapter that it does that for, at least: a tile then has rows of three of them at most
 _ROOM = tl.constexpr(4)  # columns of the bridge: a module begins at a multiple, where wide loads may begin
-SPLIT_ROWS = 2048  # with more rows (than FEW_ROWS, too) MBGMM's tiles alone fill the GPU, without splitting the inputs
+SPLIT_ROWS = 2048  # with more rows MBGMM's tiles alone fill the GPU, without splitting the inputs; at least FEW_ROWS
 # Rows of a batch, and the most of an adapter that MBGMV shrinks in one of no more (by times on an H200): of a few dozen
-# rows MBGMM's tiles would be half empty, and in small batches too few to fill the GPU.
+# rows MBGMM's tiles would be partly empty, and in small batches too few to fill the GPU.
 SHRUNK_FEW = {64: 64, 512: 32, SPLIT_ROWS: FEW_ROWS}
 
 
@@ -64,7 +64,7 @@ class Tiling:
             is_rowwise=directory.chunk_elements % span == 0,
             is_split=num_rows <= SPLIT_ROWS,
             has_many=num_rows > FEW_ROWS,
-            shrink_few=0 if num_rows > SPLIT_ROWS else _shrunk_few(num_rows),
+            shrink_few=_shrunk_few(num_rows) if num_rows <= SPLIT_ROWS else 0,
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
             expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
         )
@@ -107,7 +107,7 @@ class Tiling:
 
 
 def _shrunk_few(num_rows: int) -> int:
-    return next(few for most_rows, few in SHRUNK_FEW.items() if num_rows <= most_rows)
+    return next((few for most_rows, few in sorted(SHRUNK_FEW.items()) if num_rows <= most_rows), 0)
 
 
 def run_of(directory: LoraDirectory, most: int) -> int:
