@@ -5,12 +5,9 @@ A tile's pages, half a head each, lie there as wgmma reads the whole: 64 columns
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-# Names that changed after Triton 3.6.
-ASYNC_LOAD = gl.constexpr(tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared)
-BARRIER = gl.constexpr(gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier)
-HAS_REINTERPRET = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
+from kernels.gluon import ASYNC_LOAD, BARRIER, REINTERPRET
 
 
 @gluon.jit
@@ -40,11 +37,7 @@ def tiles_of(chunks, STAGES: gl.constexpr, BLOCK_TOKENS: gl.constexpr, HEAD_DIM:
     """The same memory as `[STAGES, BLOCK_TOKENS, HEAD_DIM]`."""
     shape: gl.constexpr = [STAGES, BLOCK_TOKENS, HEAD_DIM]
     layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    if HAS_REINTERPRET:
-        tiles = chunks.reinterpret(chunks.dtype, shape, layout)
-    else:
-        tiles = chunks._reinterpret(chunks.dtype, shape, layout)  # noqa: SLF001 - its name up to Triton 3.6
-    return tiles
+    return REINTERPRET(chunks, chunks.dtype, shape, layout)
 
 
 @gluon.jit

@@ -16,7 +16,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels.attention.kernel.hopper_pages import (
-    BARRIER,
     allocate_barriers,
     allocate_chunks,
     clear_unwritten,
@@ -24,6 +23,7 @@ from kernels.attention.kernel.hopper_pages import (
     running_sum,
     tiles_of,
 )
+from kernels.gluon import BARRIER
 
 
 @gluon.jit

@@ -11,17 +11,14 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernels.gluon import ASYNC_LOAD, BARRIER
 from kernels.linear.kernel import tiles
 
-# Names that changed after Triton 3.6.
-ASYNC_LOAD = gl.constexpr(tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared)
-BARRIER = gl.constexpr(gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier)
 HEIGHT, WIDTH, SLABS = gl.constexpr(tiles.HEIGHT), gl.constexpr(tiles.WIDTH), gl.constexpr(tiles.SLABS)
 
 

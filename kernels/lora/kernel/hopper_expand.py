@@ -14,7 +14,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.language.extra.cuda import gdc_launch_dependents
 
-from kernels.linear.kernel.hopper_linear import BARRIER
+from kernels.gluon import BARRIER, REINTERPRET
 from kernels.lora.kernel.delta import part_of
 from kernels.lora.kernel.hopper_product import (
     STAGED,
@@ -29,12 +29,6 @@ from kernels.lora.kernel.hopper_product import (
 )
 from kernels.lora.kernel.tiling import page_of, room_of
 
-# A name that changed after Triton 3.6.
-_AS = gl.constexpr(
-    gl.shared_memory_descriptor.reinterpret
-    if hasattr(gl.shared_memory_descriptor, "reinterpret")
-    else gl.shared_memory_descriptor._reinterpret  # noqa: SLF001
-)
 RANKS = 64  # that are multiplied at once: as many rows of B as there is memory for what leaves
 _T, _R = gl.constexpr(TILE), gl.constexpr(RANKS)
 _PART = gl.constexpr(gl.DotOperandLayout(0, SUMS.value, 2))
@@ -69,7 +63,7 @@ def _multiply_and_add(
                 if (i > 0) | (block > 0):
                     _bring(leaving, block, record, column, pages, page_table, table_stride, OUT0, OUT1, OUT2, PAGE)
                 part = _part(block, record, row, column, bridge, pages.dtype.element_ty, OUT0, OUT1, OUT2, WIDTH)
-                memory = _AS(leaving, pages.dtype.element_ty, [_R, _T], STAGED)
+                memory = REINTERPRET(leaving, pages.dtype.element_ty, [_R, _T], STAGED)
                 sums = warpgroup_mma(part, memory, sums, is_async=True)
                 sums = warpgroup_mma_wait(0, deps=[sums])
         leave(out_desc, sums, leaving, row, column)
@@ -104,7 +98,7 @@ def _bring(
     b = gl.load(at, mask=(r < rank)[:, None], other=0.0)
     tma.store_wait(0)
     BARRIER()
-    _AS(leaving, pages.dtype.element_ty, [_R, _T], STAGED).store(b)
+    REINTERPRET(leaving, pages.dtype.element_ty, [_R, _T], STAGED).store(b)
     fence_async_shared()
     BARRIER()
 

@@ -14,12 +14,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from kernels.gluon import ASYNC_LOAD, ASYNC_STORE, BARRIER
 from kernels.linear.kernel import tiles
-from kernels.linear.kernel.hopper_linear import ASYNC_LOAD, BARRIER
 from kernels.lora.kernel import tiling
 
-# A name that changed after Triton 3.6.
-ASYNC_STORE = gl.constexpr(tma.async_store if hasattr(tma, "async_store") else tma.async_copy_shared_to_global)
 TILE = tiling.ADDED_TILE_ROWS  # rows of a tile, and columns
 STEP = HALF = tiles.WIDTH  # inputs of a step, and columns that leave at a time: rows of 128 bytes, as TMA swizzles them
 STAGES = 6  # of 32 KB; 32 more for what leaves
