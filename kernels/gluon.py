@@ -1,8 +1,10 @@
-"""What Gluon calls differently in Triton 3.6 and after it."""
+"""What Hopper kernels in Gluon share: names that differ in Triton 3.6 and after it, and how TMA lays memory out."""
 
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import tma
 
+# Rows of 128 bytes of half precision, swizzled as wgmma reads them.
+SWIZZLED = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2))
 _MEMORY = gl.shared_memory_descriptor
 
 ASYNC_LOAD = gl.constexpr(tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared)

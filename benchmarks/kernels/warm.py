@@ -82,8 +82,8 @@ def _kernels_of(name: str, point: LoraPoint) -> tuple[object, ...]:
             pages = layout_of(model, rank).num_pages(model.geometry)
             # Triton compiles for whether a number is 1 and whether 16 divides it.
             numbers = (live == 1, live % 16 == 0, pages == 1, pages % 16 == 0)
-            borders = [rows > border for border in (FEW_ROWS, EARLY_ROWS, *SHRUNK_FEW, most_rows(rank))]
-            return point.model, rank, live > 64, live > 512, point.phase, tuple(borders), numbers
+            borders = tuple(rows > border for border in (FEW_ROWS, EARLY_ROWS, *SHRUNK_FEW, most_rows(rank)))
+            return point.model, rank, live > 64, live > 512, point.phase, borders, numbers
         case "vllm" | "vllm_pdl":
             return point.model == "llama-7b", min(rank, 32), rows == 1, rows % 16 == 0, rows < 128
         case "sglang_csgmv":

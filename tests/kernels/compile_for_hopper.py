@@ -8,12 +8,12 @@ import re
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from kernels.attention.kernel import hopper
 from kernels.attention.kernel.hopper_decode import decode
 from kernels.attention.kernel.hopper_prefill import prefill
+from kernels.gluon import SWIZZLED
 from kernels.linear.kernel.hopper_linear import linear
 from kernels.linear.kernel.tiles import HEIGHT, WIDTH, Tiles
 from kernels.lora.kernel.hopper_expand import linear_and_expand
@@ -43,8 +43,9 @@ def compile_kernel(
     boxes: dict[str, tuple[int, int]] = PAGES,
 ) -> dict[str, int | bool]:
     """`boxes` are what TMA brings at once, by the names of descriptors."""
-    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    descriptors = {name: f"tensordesc<bf16[{rows}, {width}],{layout!r}>" for name, (rows, width) in boxes.items()}
+    descriptors = {
+        name: f"tensordesc<bf16[{rows}, {width}],{SWIZZLED.value!r}>" for name, (rows, width) in boxes.items()
+    }
     types = {**POINTERS, **descriptors, "scale_log2": "fp32", "epsilon": "fp32"}
     if constants.get("PIECES", 1) == 1:  # the sum of one piece is left rounded
         types["bridge"] = "*bf16"

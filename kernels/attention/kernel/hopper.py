@@ -2,7 +2,6 @@
 
 import triton
 from torch import Tensor
-from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.attention.batch import AttentionBatch
@@ -10,6 +9,7 @@ from kernels.attention.kernel.hopper_decode import decode
 from kernels.attention.kernel.hopper_prefill import prefill
 from kernels.attention.kernel.merge import BLOCK_TOKENS, Splits, merge
 from kernels.device import has_hopper_halves, is_aligned, num_processors
+from kernels.gluon import SWIZZLED
 from kernels.launch import launch
 
 _SEEN = "tables are read"
@@ -34,8 +34,7 @@ def suits(query: Tensor, pages: Tensor, num_kv_heads: int, block_size: int) -> b
 
 def _describe(pages: Tensor, width: int, block_size: int) -> TensorDescriptor:
     """Pages as rows of one token's keys or values each, fetched a block and half a head at a time."""
-    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    return TensorDescriptor(pages, [pages.numel() // width, width], [width, 1], [block_size, 64], layout)
+    return TensorDescriptor(pages, [pages.numel() // width, width], [width, 1], [block_size, 64], SWIZZLED.value)
 
 
 def attend_decodes(

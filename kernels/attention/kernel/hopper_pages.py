@@ -7,7 +7,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from kernels.gluon import ASYNC_LOAD, BARRIER, REINTERPRET
+from kernels.gluon import ASYNC_LOAD, BARRIER, REINTERPRET, SWIZZLED
 
 
 @gluon.jit
@@ -27,17 +27,15 @@ def allocate_chunks(
     BLOCK_SIZE: gl.constexpr,
 ):  # fmt: skip
     """Shared memory for tiles, as the chunks of them that TMA writes: 64 columns of a page."""
-    layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     count: gl.constexpr = STAGES * (HEAD_DIM // 64) * (BLOCK_TOKENS // BLOCK_SIZE)
-    return gl.allocate_shared_memory(DTYPE, [count, BLOCK_SIZE, 64], layout)
+    return gl.allocate_shared_memory(DTYPE, [count, BLOCK_SIZE, 64], SWIZZLED)
 
 
 @gluon.jit
 def tiles_of(chunks, STAGES: gl.constexpr, BLOCK_TOKENS: gl.constexpr, HEAD_DIM: gl.constexpr):
     """The same memory as `[STAGES, BLOCK_TOKENS, HEAD_DIM]`."""
     shape: gl.constexpr = [STAGES, BLOCK_TOKENS, HEAD_DIM]
-    layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    return REINTERPRET(chunks, chunks.dtype, shape, layout)
+    return REINTERPRET(chunks, chunks.dtype, shape, SWIZZLED)
 
 
 @gluon.jit

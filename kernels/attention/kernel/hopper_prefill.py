@@ -23,7 +23,7 @@ from kernels.attention.kernel.hopper_pages import (
     running_sum,
     tiles_of,
 )
-from kernels.gluon import BARRIER
+from kernels.gluon import BARRIER, SWIZZLED
 
 
 @gluon.jit
@@ -173,7 +173,6 @@ def prefill(
     HALVES: gl.constexpr = HEAD_DIM // 64
     PAGES: gl.constexpr = BLOCK_TOKENS // BLOCK_SIZE
     DTYPE: gl.constexpr = output.dtype.element_ty
-    layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     gdc_launch_dependents()
     gdc_wait()
     seqs = gl.arange(0, BLOCK_SEQS, gl.BlockedLayout([1], [32], [4], [0]))
@@ -202,7 +201,7 @@ def prefill(
         full_first = gl.minimum(full_first, stop)
         full_stop = gl.maximum((first_position + 1) // BLOCK_TOKENS, full_first)
 
-        queries = gl.allocate_shared_memory(DTYPE, [2, 64, HEAD_DIM], layout)
+        queries = gl.allocate_shared_memory(DTYPE, [2, 64, HEAD_DIM], SWIZZLED)
         keys = allocate_chunks(DTYPE, STAGES, BLOCK_TOKENS, HEAD_DIM, BLOCK_SIZE)
         values = allocate_chunks(DTYPE, STAGES, BLOCK_TOKENS, HEAD_DIM, BLOCK_SIZE)
         key_tiles = tiles_of(keys, STAGES, BLOCK_TOKENS, HEAD_DIM)

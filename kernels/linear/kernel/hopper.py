@@ -3,10 +3,10 @@
 from typing import Any
 
 from torch import Tensor
-from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.device import ALIGNMENT, has_hopper_halves, is_aligned, num_processors
+from kernels.gluon import SWIZZLED
 from kernels.launch import launch
 from kernels.linear.kernel.hopper_linear import linear as kernel
 from kernels.linear.kernel.tiles import HEIGHT, SLABS, WIDTH, Tiles
@@ -58,7 +58,6 @@ def arguments(
 
 def describe(matrix: Tensor, rows: int, parts: int = 1) -> TensorDescriptor:
     """A matrix with its rows cut in parts, if it is contiguous; so many of them are moved at once."""
-    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     width = matrix.shape[1] // parts
     stride = width if matrix.is_contiguous() else matrix.stride(0)  # of a single row that is any number
-    return TensorDescriptor(matrix, [matrix.shape[0] * parts, width], [stride, 1], [rows, WIDTH], layout)
+    return TensorDescriptor(matrix, [matrix.shape[0] * parts, width], [stride, 1], [rows, WIDTH], SWIZZLED.value)

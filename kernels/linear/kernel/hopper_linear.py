@@ -16,7 +16,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernels.gluon import ASYNC_LOAD, BARRIER
+from kernels.gluon import ASYNC_LOAD, BARRIER, SWIZZLED
 from kernels.linear.kernel import tiles
 
 HEIGHT, WIDTH, SLABS = gl.constexpr(tiles.HEIGHT), gl.constexpr(tiles.WIDTH), gl.constexpr(tiles.SLABS)
@@ -114,9 +114,8 @@ def _store(
 @gluon.jit
 def stages_of(DTYPE: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr, STAGES: gl.constexpr):
     """Shared memory for weights and inputs, and barriers that tell when a stage is full and when it is empty."""
-    layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    weights = gl.allocate_shared_memory(DTYPE, [STAGES * SLABS, HEIGHT, WIDTH], layout)
-    inputs = gl.allocate_shared_memory(DTYPE, [STAGES * SLABS, ROWS * PARTS, WIDTH], layout)
+    weights = gl.allocate_shared_memory(DTYPE, [STAGES * SLABS, HEIGHT, WIDTH], SWIZZLED)
+    inputs = gl.allocate_shared_memory(DTYPE, [STAGES * SLABS, ROWS * PARTS, WIDTH], SWIZZLED)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):

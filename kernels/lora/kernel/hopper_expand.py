@@ -14,10 +14,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.language.extra.cuda import gdc_launch_dependents
 
-from kernels.gluon import BARRIER, REINTERPRET
+from kernels.gluon import BARRIER, REINTERPRET, SWIZZLED
 from kernels.lora.kernel.delta import part_of
 from kernels.lora.kernel.hopper_product import (
-    STAGED,
     SUMS,
     TILE,
     leave,
@@ -63,7 +62,7 @@ def _multiply_and_add(
                 if (i > 0) | (block > 0):
                     _bring(leaving, block, record, column, pages, page_table, table_stride, OUT0, OUT1, OUT2, PAGE)
                 part = _part(block, record, row, column, bridge, pages.dtype.element_ty, OUT0, OUT1, OUT2, WIDTH)
-                memory = REINTERPRET(leaving, pages.dtype.element_ty, [_R, _T], STAGED)
+                memory = REINTERPRET(leaving, pages.dtype.element_ty, [_R, _T], SWIZZLED)
                 sums = warpgroup_mma(part, memory, sums, is_async=True)
                 sums = warpgroup_mma_wait(0, deps=[sums])
         leave(out_desc, sums, leaving, row, column)
@@ -98,7 +97,7 @@ def _bring(
     b = gl.load(at, mask=(r < rank)[:, None], other=0.0)
     tma.store_wait(0)
     BARRIER()
-    REINTERPRET(leaving, pages.dtype.element_ty, [_R, _T], STAGED).store(b)
+    REINTERPRET(leaving, pages.dtype.element_ty, [_R, _T], SWIZZLED).store(b)
     fence_async_shared()
     BARRIER()
 

@@ -14,7 +14,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.gluon import ASYNC_LOAD, ASYNC_STORE, BARRIER
+from kernels.gluon import ASYNC_LOAD, ASYNC_STORE, BARRIER, SWIZZLED
 from kernels.linear.kernel import tiles
 from kernels.lora.kernel import tiling
 
@@ -25,15 +25,14 @@ GROUP = 8  # tiles of rows that are taken with the same columns
 T, K, H, S, G = gl.constexpr(TILE), gl.constexpr(STEP), gl.constexpr(HALF), gl.constexpr(STAGES), gl.constexpr(GROUP)
 SUMS = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16]))
 _LEAVING = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 16]))
-STAGED = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2))
 
 
 @gluon.jit
 def memory_of(DTYPE: gl.constexpr):
     """Shared memory: stages of both operands, what leaves, and barriers: full and empty stages, whose turn it is."""
-    inputs = gl.allocate_shared_memory(DTYPE, [S, T, K], STAGED)
-    weights = gl.allocate_shared_memory(DTYPE, [S, T, K], STAGED)
-    leaving = gl.allocate_shared_memory(DTYPE, [2, T, H], STAGED)
+    inputs = gl.allocate_shared_memory(DTYPE, [S, T, K], SWIZZLED)
+    weights = gl.allocate_shared_memory(DTYPE, [S, T, K], SWIZZLED)
+    leaving = gl.allocate_shared_memory(DTYPE, [2, T, H], SWIZZLED)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())

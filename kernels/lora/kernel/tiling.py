@@ -64,7 +64,7 @@ class Tiling:
             is_rowwise=directory.chunk_elements % span == 0,
             is_split=num_rows <= SPLIT_ROWS,
             has_many=num_rows > FEW_ROWS,
-            shrink_few=_shrunk_few(num_rows) if num_rows <= SPLIT_ROWS else 0,
+            shrink_few=_shrunk_few(num_rows),
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
             expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
         )
@@ -107,7 +107,7 @@ class Tiling:
 
 
 def _shrunk_few(num_rows: int) -> int:
-    return next((few for most_rows, few in sorted(SHRUNK_FEW.items()) if num_rows <= most_rows), 0)
+    return next((few for most_rows, few in SHRUNK_FEW.items() if num_rows <= min(most_rows, SPLIT_ROWS)), 0)
 
 
 def run_of(directory: LoraDirectory, most: int) -> int:
