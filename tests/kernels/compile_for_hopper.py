@@ -16,6 +16,7 @@ from kernels.attention.kernel.hopper_prefill import prefill
 from kernels.gluon import SWIZZLED
 from kernels.linear.kernel.hopper_linear import linear
 from kernels.linear.kernel.tiles import HEIGHT, WIDTH, Tiles
+from kernels.lora.kernel.hopper_apart import linear_and_shrink_apart
 from kernels.lora.kernel.hopper_expand import linear_and_expand
 from kernels.lora.kernel.hopper_linear import linear_and_shrink
 from kernels.lora.kernel.hopper_product import HALF, STEP, TILE
@@ -33,6 +34,7 @@ POINTERS = {
 STRIDES = ("output_stride", "query_stride", "query_head_stride", "out_stride", "out_features")
 STRIDES += ("hidden_stride", "update_stride", "width")
 PAGES = {"desc": (16, 64)}
+MANY_ROWS = {"out_desc": (TILE, HALF), "weight_desc": (TILE, STEP), "x_desc": (TILE, STEP)}
 PAGE_ELEMENTS = 2 * 16 * 8 * 128  # of blocks of 16 tokens
 
 
@@ -78,10 +80,21 @@ def compile_with_shrink(
     num_rows: int, out_features: int, in_features: int, num_modules: int = 1, num_live: int = 64
 ) -> dict[str, int | bool]:
     """A linear layer and its shrink."""
+    constants = _shrink_constants(in_features, num_modules, num_live)
+    return _compile_tiles(linear_and_shrink, num_rows, out_features, constants, 112)
+
+
+def compile_with_shrink_apart(in_features: int, num_modules: int, num_live: int) -> dict[str, int | bool]:
+    """A linear layer of some hundred rows and its shrink."""
+    constants = _shrink_constants(in_features, num_modules, num_live)
+    return compile_kernel(linear_and_shrink_apart, constants, {"maxnreg": 168}, MANY_ROWS)
+
+
+def _shrink_constants(in_features: int, num_modules: int, num_live: int) -> dict[str, int | bool]:
     tiling = Tiling(
         span=256, is_rowwise=True, is_split=True, has_many=True, shrink_few=64, live=num_live, expand_ranks=16
     )
-    constants = {
+    return {
         "HAS_BIAS": False,
         "MODULES": num_modules,
         "WIDTH": 64 * num_modules,
@@ -92,7 +105,6 @@ def compile_with_shrink(
         "RECORD": RECORD,
         "LIVE": tiling.live,
     }
-    return _compile_tiles(linear_and_shrink, num_rows, out_features, constants, 112)
 
 
 def _compile_tiles(
@@ -108,8 +120,7 @@ def _compile_tiles(
 
 def compile_with_expand(constants: dict[str, int | bool]) -> dict[str, int | bool]:
     """A linear layer of many rows and its expand."""
-    boxes = {"out_desc": (TILE, HALF), "weight_desc": (TILE, STEP), "x_desc": (TILE, STEP)}
-    return compile_kernel(linear_and_expand, {"HAS_BIAS": True, **constants}, {"maxnreg": 168}, boxes)
+    return compile_kernel(linear_and_expand, {"HAS_BIAS": True, **constants}, {"maxnreg": 168}, MANY_ROWS)
 
 
 def compile_norm(columns: int) -> dict[str, int | bool]:
@@ -139,6 +150,8 @@ def main() -> None:
                 "linear and shrink, 32 rows, narrow": compile_with_shrink(32, 1280, 14336),
                 "linear and shrink, 64 rows": compile_with_shrink(64, 4096, 14336),
                 "linear and shrink, 64 rows of q k v": compile_with_shrink(64, 6144, 4096, 3, 512),
+                "linear and shrink, apart": compile_with_shrink_apart(14336, 1, 64),
+                "linear and shrink, apart, q k v": compile_with_shrink_apart(4096, 3, 512),
             }
         )
     )

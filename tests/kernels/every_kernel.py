@@ -134,11 +134,11 @@ def multiply() -> None:
 def multiply_adapted() -> None:
     """A linear layer with the shrink of its rows beside it: of an adapter one, some, and more than a tile has.
 
-    And of many rows with the expand of adapters that have many.
+    And of some hundred rows with the shrink on processors apart; of more with the expand of adapters that have many.
     """
     if not HAS_HOPPER:
         return
-    for counts in ([0, 1], [1, 3, 1, 20], [2, 17, 40, 5], [2, 70, 1980, 5]):
+    for counts in ([0, 1], [1, 3, 1, 20], [2, 17, 40, 5], [2, 17, 140, 5], [2, 70, 1980, 5]):
         case = lora_cases.draw_case(random.Random(1), counts, (3, 40), WIDE[1], DEVICE, WIDE[0])
         for modules in (QKV, GATE_UP):
             x, _, outputs = case.inputs(modules)

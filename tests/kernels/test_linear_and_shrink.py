@@ -84,13 +84,8 @@ class Layer:
         return self.out.shape[1] >= (LEAST if self.x.shape[0] <= 32 else 4 * LEAST)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-@pytest.mark.parametrize("counts", COUNTS, ids=str)
-def test_both_have_the_bits_that_they_have_in_turn(
-    counts: list[int], geometry: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    case = draw_case(random.Random(f"{counts}"), counts, RANKS, dtype, DEVICE, GEOMETRIES[geometry])
+def note_launches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Filled with the kernels of linear layers that also shrink or expand, as they are launched."""
     launched = []
 
     def noted(*arguments: Any, **options: Any) -> None:
@@ -98,6 +93,17 @@ def test_both_have_the_bits_that_they_have_in_turn(
         launch(*arguments, **options)
 
     monkeypatch.setattr(hopper, "launch", noted)
+    return launched
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("counts", COUNTS, ids=str)
+def test_both_have_the_bits_that_they_have_in_turn(
+    counts: list[int], geometry: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = draw_case(random.Random(f"{counts}"), counts, RANKS, dtype, DEVICE, GEOMETRIES[geometry])
+    launched = note_launches(monkeypatch)
     before, taken = case.guarded.clone(), 0
     for group in GROUPS:
         layer = Layer(case, group, has_bias=geometry == "small")
@@ -149,13 +155,119 @@ def test_with_many_rows_the_linear_layer_adds_what_adapters_of_many_have(
     assert same_bits(case.guarded, before), "the pages changed"
 
 
+SOME_HUNDRED = [  # rows of the base model, then of each adapter
+    [5, 60],
+    [0, *[1] * 100],
+    [0, 128],
+    [1, 70, 3, 8, 9, 0, 55],
+    [200, 1],
+    [0, *[2] * 150, 17, 90],
+    [40, 1000, *[1] * 500, 8],
+]
+
+
+@pytest.mark.parametrize(
+    ("geometry", "dtype"),
+    [pytest.param("small", torch.float16, marks=ON_GPU), pytest.param("llama-3-8b", torch.bfloat16, marks=ON_GPU)],
+)
+@pytest.mark.parametrize("processors", [None, 9])
+@pytest.mark.parametrize("counts", SOME_HUNDRED, ids=lambda counts: str(counts[:8]))
+def test_with_some_hundred_rows_processors_apart_shrink(
+    counts: list[int], geometry: str, processors: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With few processors all have tiles of the product, and their shares of the shrink after it."""
+    case = draw_case(random.Random(f"{counts}"), counts, RANKS, dtype, DEVICE, GEOMETRIES[geometry])
+    case = replace(case, batch=replace(case.batch, is_decode=True))
+    launched = note_launches(monkeypatch)
+    monkeypatch.setattr(hopper, "pays_apart", lambda *_: True)
+    if processors is not None:
+        monkeypatch.setattr(hopper, "num_processors", lambda _: processors)
+    before = case.guarded.clone()
+    for group in GROUPS:
+        layer = Layer(case, group, has_bias=geometry == "small")
+        layer.align()
+        layer.run()
+        found = layer.out.clone()
+        assert layer.around[:, -8:].isnan().all()
+        layer.run_in_turn()
+        assert_close(found, layer.out.double())
+        layer.forget()
+        layer.run()
+        assert same_bits(layer.out, found)
+        layer.weight.zero_()
+        layer.run()
+        found = layer.out.clone()
+        layer.run_in_turn()
+        assert same_bits(layer.out, found), "what the shrinks leave"
+    assert len(launched) == 3 * len(GROUPS)
+    assert set(launched) == {hopper.linear_and_shrink_apart}
+    assert same_bits(case.guarded, before), "the pages changed"
+
+
+PAYS = [  # rows, inputs, outputs and modules of a layer of Llama-3-8B or Llama-7B, and what was faster on an H200
+    (128, 4096, 6144, 3, False),
+    (256, 4096, 6144, 3, True),
+    (1000, 4096, 6144, 3, True),
+    (128, 4096, 4096, 1, False),
+    (384, 4096, 4096, 1, True),
+    (96, 4096, 28672, 2, False),
+    (128, 4096, 28672, 2, True),
+    (192, 4096, 28672, 2, False),
+    (256, 4096, 28672, 2, True),
+    (320, 4096, 28672, 2, False),
+    (1000, 4096, 28672, 2, True),
+    (256, 14336, 4096, 1, False),
+    (512, 14336, 4096, 1, True),
+    (640, 14336, 4096, 1, False),
+    (896, 14336, 4096, 1, True),
+    (128, 4096, 12288, 3, True),
+    (320, 4096, 12288, 3, False),
+    (512, 4096, 12288, 3, True),
+]
+
+
+@pytest.mark.parametrize(("num_rows", "in_features", "out_features", "num_modules", "pays"), PAYS)
+def test_processors_apart_shrink_where_that_was_faster(
+    num_rows: int, in_features: int, out_features: int, num_modules: int, pays: bool
+) -> None:
+    assert hopper.pays_apart(num_rows, in_features, out_features, num_modules, processors=132) == pays
+
+
+@pytest.mark.parametrize(
+    ("is_decode", "max_rank", "is_apart"), [(True, 64, True), (False, 64, False), (False, 16, True)]
+)
+@pytest.mark.parametrize("dtype", HALVES)
+def test_prompts_of_many_ranks_do_not_shrink_apart(
+    dtype: torch.dtype, is_decode: bool, max_rank: int, is_apart: bool
+) -> None:
+    case = draw_case(random.Random(1), [12, 500], (max_rank,), dtype, DEVICE, GEOMETRIES["llama-3-8b"])
+    layer = Layer(case, GROUPS[0], has_bias=False)
+    layer.align()
+    batch = replace(case.batch, is_decode=is_decode)
+    assert hopper.shrinks_apart(layer.x, layer.weight, layer.out, case.pages[0], batch, 3) == is_apart
+    assert not hopper.shrinks_apart(layer.x[:64], layer.weight, layer.out[:64], case.pages[0], batch, 3)
+    apart = layer.x[:, :-8]
+    assert not hopper.shrinks_apart(apart, layer.weight[:, :-8], layer.out, case.pages[0], batch, 3)
+
+
+OTHER_OWNERS = {
+    "linear_and_expand": [[2000, 70, 70, 4], [0, 100, 1974, 70], [70, 1, 2072, 1], [2144, 0, 0, 0], [0, 700, 722, 722]],
+    "linear_and_shrink_apart": [[200, 40, 9, 7], [0, 1, 254, 1], [256, 0, 0, 0], [0, 85, 86, 85]],
+}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
-def test_a_graph_of_many_rows_replays_with_other_owners() -> None:
-    case = draw_case(random.Random(3), [5, 2060, 9, 70], RANKS, torch.bfloat16, DEVICE, GEOMETRIES["small"])
+@pytest.mark.parametrize("launches", OTHER_OWNERS)
+def test_a_graph_of_many_rows_replays_with_other_owners(launches: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = OTHER_OWNERS[launches]
+    case = draw_case(random.Random(3), others[0], RANKS, torch.bfloat16, DEVICE, GEOMETRIES["small"])
+    case = replace(case, batch=replace(case.batch, is_decode=launches == "linear_and_shrink_apart"))
     layer = Layer(case, GROUPS[2], has_bias=False)
     layer.align()
+    launched = note_launches(monkeypatch)
     layer.run()
+    assert launched == [getattr(hopper, launches)]
     case.batch.plans.clear()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -165,7 +277,7 @@ def test_a_graph_of_many_rows_replays_with_other_owners() -> None:
         layer.run()
         graph.capture_end()
         kept = dict(case.batch.plans)
-        for counts in ([2000, 70, 70, 4], [0, 100, 1974, 70], [70, 1, 2072, 1], [2144, 0, 0, 0], [0, 700, 722, 722]):
+        for counts in others:
             starts = torch.tensor([sum(counts[: i + 1]) for i in range(4)], dtype=torch.int32, device=DEVICE)
             case.batch.row_start.copy_(starts)
             layer.out.fill_(torch.nan)

@@ -54,8 +54,14 @@ def linear_and_shrink(
     check_linear(x, weight, out, bias)
     check(outputs, x, pages, batch, layer=layer, modules=modules)
     linear_adds = hopper.adds_shares(x, weight, out, outputs, pages, batch)
-    delta, is_new = _planned(outputs, x, pages, batch, layer, modules, linear_adds=linear_adds)
+    shrinks_apart = hopper.shrinks_apart(x, weight, out, pages, batch, len(modules))
+    delta, is_new = _planned(
+        outputs, x, pages, batch, layer, modules, linear_adds=linear_adds, shrinks_apart=shrinks_apart
+    )
     if delta is not None:
+        if shrinks_apart:
+            hopper.launch_apart(delta, weight, out, bias, chained=not is_new)
+            return delta
         tiles = hopper.tiles_of(delta, weight)
         if tiles is not None:
             hopper.launch_both(delta, weight, out, bias, tiles, chained=not is_new)
@@ -77,6 +83,7 @@ def _planned(
     modules: Sequence[int],
     *,
     linear_adds: bool = False,
+    shrinks_apart: bool = False,
 ) -> tuple[LoraDelta | None, bool]:
     """A delta whose shrink is to follow, and whether its plan is new; None if there is nothing to add.
 
@@ -85,12 +92,14 @@ def _planned(
     if not x.shape[0] or not batch.slots.shape[0] or batch.modules.isdisjoint(modules):
         return None, False
     group = tuple(modules)
-    key = (group, x.shape[0], linear_adds)
+    key = (group, x.shape[0], linear_adds, shrinks_apart)
     plan = batch.plans.get(key)
     is_new = plan is None
     if plan is None:
         widths = [output.shape[1] for output in outputs]
-        plan = batch.plans[key] = Plan.make(batch, group, x, widths, linear_adds=linear_adds)
+        plan = batch.plans[key] = Plan.make(
+            batch, group, x, widths, linear_adds=linear_adds, shrinks_apart=shrinks_apart
+        )
     return LoraDelta(outputs, x, pages, batch, layer, group, plan), is_new
 
 

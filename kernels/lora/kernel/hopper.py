@@ -1,4 +1,4 @@
-"""Launches of a linear layer with the shrink of few rows, or the expand of many, and what they take."""
+"""Launches of a linear layer with the shrink of its rows, or the expand of many, and what they take."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,26 @@ from torch import Tensor
 from kernels.device import ALIGNMENT, has_hopper_halves, is_aligned, num_processors
 from kernels.launch import launch
 from kernels.linear.kernel.hopper import arguments, describe, suits
-from kernels.linear.kernel.tiles import Tiles
+from kernels.linear.kernel.tiles import MAX_ROWS, Tiles
 from kernels.lora.batch import LoraBatch
 from kernels.lora.checks import begin_columns
 from kernels.lora.delta import LoraDelta
+from kernels.lora.kernel.hopper_apart import linear_and_shrink_apart
 from kernels.lora.kernel.hopper_expand import linear_and_expand
 from kernels.lora.kernel.hopper_linear import linear_and_shrink as kernel
 from kernels.lora.kernel.hopper_product import STEP, TILE
 from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import MAX_SPAN, SPLIT_ROWS
+
+# Measured on an H200. Operations a us of a processor, in tiles here and in the library; what it takes in us to launch a
+# shrink alone, and to shrink one of a row's inputs with adapters as they usually are.
+_TILES_RATE, _LIBRARY_RATE = 5.3e6, 5.0e6
+_ALONE_US, _INPUT_US = 9.0, 3.4e-6
+_EARLY_ROWS = 384  # with more, products of whole tiles take longer if they are launched early
+_ROUND_STEPS = 4  # of a product, in which a warpgroup shrinks a round
+# Rows by ranks of a batch with prompts, at most, whose shrinks processors apart take: of many rows of an adapter they
+# read its rank rows again for every 8.
+_MOST_ROW_RANKS = 16384
 
 
 def tiles_of(delta: LoraDelta, weight: Tensor) -> Tiles | None:
@@ -56,6 +67,83 @@ def launch_both(
         **options,
         maxnreg=112,
         launch_pdl=chained,
+    )
+
+
+def shrinks_apart(x: Tensor, weight: Tensor, out: Tensor, pages: Tensor, batch: LoraBatch, num_modules: int) -> bool:
+    """Whether the linear layer shrinks on processors apart: where it has these to spare, and takes such inputs."""
+    (num_rows, in_features), out_features = x.shape, weight.shape[0]
+    has_few_each = batch.is_decode or num_rows * batch.directory.max_rank <= _MOST_ROW_RANKS
+    return (
+        MAX_ROWS < num_rows <= SPLIT_ROWS
+        and has_few_each
+        and has_hopper_halves(x)
+        and x.is_contiguous()
+        and all(map(_has_aligned_rows, (x, weight, out, pages)))
+        and batch.directory.chunk_elements % MAX_SPAN == 0
+        and in_features % MAX_SPAN == 0
+        and in_features <= pages.shape[1]
+        and pays_apart(num_rows, in_features, out_features, num_modules, num_processors(x.device))
+    )
+
+
+def pays_apart(num_rows: int, in_features: int, out_features: int, num_modules: int, processors: int) -> bool:
+    """Whether a product in whole tiles loses less time than it takes to shrink before the library's product."""
+    row_operations = 2.0 * in_features * out_features
+    tile_us = 2.0 * TILE * TILE * in_features / _TILES_RATE
+    apart = _num_turns(num_rows, out_features, processors) * tile_us
+    library = num_rows * row_operations / (_LIBRARY_RATE * processors)
+    return apart - library <= _ALONE_US + _INPUT_US * num_rows * in_features * num_modules
+
+
+def _num_turns(num_rows: int, out_features: int, processors: int) -> int:
+    """The tiles that a program has, at most."""
+    return -(-_num_tiles(num_rows, out_features) // processors)
+
+
+def _num_tiles(num_rows: int, out_features: int) -> int:
+    return -(-num_rows // TILE) * -(-out_features // TILE)
+
+
+def launch_apart(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | None, *, chained: bool) -> None:
+    """Writes `out` and the bridge of the delta's plan."""
+    plan, page_table = delta.plan, delta.batch.directory.page_table
+    (num_rows, in_features), out_features = delta.x.shape, weight.shape[0]
+    processors, num_steps = num_processors(delta.x.device), -(-in_features // STEP)
+    num_turns = _num_turns(num_rows, out_features, processors)
+    launch(
+        linear_and_shrink_apart,
+        (processors,),
+        describe(out, TILE),
+        describe(weight, TILE),
+        describe(delta.x, TILE),
+        out if bias is None else bias,
+        -(-num_rows // TILE),
+        -(-out_features // TILE),
+        num_steps,
+        out_features,
+        max(0, num_rows - TILE),
+        -(-_num_tiles(num_rows, out_features) // num_turns),
+        num_turns * num_steps // _ROUND_STEPS,
+        delta.x,
+        delta.pages,
+        page_table,
+        plan.starts[delta.layer],
+        plan.records[delta.layer],
+        plan.bridge,
+        page_table.shape[1],
+        HAS_BIAS=bias is not None,
+        MODULES=len(delta.modules),
+        WIDTH=plan.bridge.shape[2],
+        IN=in_features,
+        PAGE=delta.pages.shape[1],
+        PIECES=plan.bridge.shape[1],
+        ROUNDS=plan.tiling.num_rounds(in_features),
+        RECORD=RECORD,
+        LIVE=plan.tiling.live,
+        num_warps=4,
+        maxnreg=168,
+        launch_pdl=chained and num_rows <= _EARLY_ROWS,
     )
 
 

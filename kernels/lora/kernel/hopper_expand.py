@@ -17,6 +17,7 @@ from triton.language.extra.cuda import gdc_launch_dependents
 from kernels.gluon import BARRIER, REINTERPRET, SWIZZLED
 from kernels.lora.kernel.delta import part_of
 from kernels.lora.kernel.hopper_product import (
+    STAGES,
     SUMS,
     TILE,
     leave,
@@ -29,14 +30,14 @@ from kernels.lora.kernel.hopper_product import (
 from kernels.lora.kernel.tiling import page_of, room_of
 
 RANKS = 64  # that are multiplied at once: as many rows of B as there is memory for what leaves
-_T, _R = gl.constexpr(TILE), gl.constexpr(RANKS)
+_T, _R, _S = gl.constexpr(TILE), gl.constexpr(RANKS), gl.constexpr(STAGES)
 _PART = gl.constexpr(gl.DotOperandLayout(0, SUMS.value, 2))
 _ROWS_OF_B = gl.constexpr(gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0]))
 
 
 @gluon.jit
 def _multiply_and_add(
-    out_desc, bias, inputs, weights, leaving, full, empty, turns, row_tiles, column_tiles, num_steps, out_features,
+    out_desc, bias, operands, leaving, full, empty, turns, row_tiles, column_tiles, num_steps, out_features,
     pages, page_table, owners, records, bridge, table_stride,
     HAS_BIAS: gl.constexpr, PART: gl.constexpr, OUT0: gl.constexpr, OUT1: gl.constexpr, OUT2: gl.constexpr,
     WIDTH: gl.constexpr, PAGE: gl.constexpr, RECORD: gl.constexpr,
@@ -54,7 +55,7 @@ def _multiply_and_add(
         if num_owners > 0:
             record = records + gl.load(owners + row_tile * 4 + 1) * RECORD
             _bring(leaving, 0, record, column, pages, page_table, table_stride, OUT0, OUT1, OUT2, PAGE)
-        sums = sums_of(own, inputs, weights, full, empty, turns, num_steps, PART)
+        sums = sums_of(own, operands, full, empty, turns, num_steps, PART)
         sums = with_bias(sums, bias, column, out_features, HAS_BIAS)
         for i in range(num_owners):
             record = records + gl.load(owners + row_tile * 4 + 1 + i) * RECORD
@@ -127,14 +128,14 @@ def linear_and_expand(
     WIDTH: gl.constexpr, PAGE: gl.constexpr, RECORD: gl.constexpr,
 ):  # fmt: skip
     """`out = x @ weight.T + bias`, and what adapters of many rows add."""
-    inputs, weights, leaving, full, empty, turns = memory_of(x_desc.dtype)
+    operands, leaving, full, empty, turns = memory_of(x_desc.dtype, _S)
     gdc_launch_dependents()
     gl.warp_specialize(
         [
             (
                 _multiply_and_add,
                 (
-                    out_desc, bias, inputs, weights, leaving, full, empty, turns, row_tiles, column_tiles, num_steps,
+                    out_desc, bias, operands, leaving, full, empty, turns, row_tiles, column_tiles, num_steps,
                     out_features, pages, page_table, owners, records, bridge, table_stride,
                     HAS_BIAS, 0, OUT0, OUT1, OUT2, WIDTH, PAGE, RECORD,
                 ),
@@ -142,12 +143,18 @@ def linear_and_expand(
             (
                 _multiply_and_add,
                 (
-                    out_desc, bias, inputs, weights, leaving, full, empty, turns, row_tiles, column_tiles, num_steps,
+                    out_desc, bias, operands, leaving, full, empty, turns, row_tiles, column_tiles, num_steps,
                     out_features, pages, page_table, owners, records, bridge, table_stride,
                     HAS_BIAS, 1, OUT0, OUT1, OUT2, WIDTH, PAGE, RECORD,
                 ),
             ),
-            (stream, (x_desc, weight_desc, inputs, weights, full, empty, row_tiles, column_tiles, num_steps)),
+            (
+                stream,
+                (
+                    x_desc, weight_desc, operands, full, empty, row_tiles, column_tiles, num_steps,
+                    row_tiles * _T, gl.num_programs(0),
+                ),
+            ),
         ],
         [4, 1],
         [232, 40],

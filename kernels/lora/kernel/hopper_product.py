@@ -20,30 +20,32 @@ from kernels.lora.kernel import tiling
 
 TILE = tiling.ADDED_TILE_ROWS  # rows of a tile, and columns
 STEP = HALF = tiles.WIDTH  # inputs of a step, and columns that leave at a time: rows of 128 bytes, as TMA swizzles them
-STAGES = 6  # of 32 KB; 32 more for what leaves
+STAGES = 6  # of 32 KB, as many as there is memory for; 32 more for what leaves
 GROUP = 8  # tiles of rows that are taken with the same columns
-T, K, H, S, G = gl.constexpr(TILE), gl.constexpr(STEP), gl.constexpr(HALF), gl.constexpr(STAGES), gl.constexpr(GROUP)
+T, K, H, G = gl.constexpr(TILE), gl.constexpr(STEP), gl.constexpr(HALF), gl.constexpr(GROUP)
 SUMS = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16]))
 _LEAVING = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 16]))
 
 
 @gluon.jit
-def memory_of(DTYPE: gl.constexpr):
-    """Shared memory: stages of both operands, what leaves, and barriers: full and empty stages, whose turn it is."""
-    inputs = gl.allocate_shared_memory(DTYPE, [S, T, K], SWIZZLED)
-    weights = gl.allocate_shared_memory(DTYPE, [S, T, K], SWIZZLED)
+def memory_of(DTYPE: gl.constexpr, STAGES: gl.constexpr):
+    """Shared memory: stages, each of inputs and weights, what leaves, and barriers.
+
+    The barriers are of full and of empty stages, and of whose turn it is.
+    """
+    operands = gl.allocate_shared_memory(DTYPE, [2 * STAGES, T, K], SWIZZLED)
     leaving = gl.allocate_shared_memory(DTYPE, [2, T, H], SWIZZLED)
-    full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(S):
+    for stage in gl.static_range(STAGES):
         mbarrier.init(full.index(stage), count=1)
         mbarrier.init(empty.index(stage), count=1)
     for half in gl.static_range(2):
         mbarrier.init(turns.index(half), count=1)
     fence_async_shared()
     BARRIER()
-    return inputs, weights, leaving, full, empty, turns
+    return operands, leaving, full, empty, turns
 
 
 @gluon.jit
@@ -56,33 +58,37 @@ def place_of(tile, row_tiles, column_tiles):
 
 
 @gluon.jit
-def stream(x_desc, weight_desc, inputs, weights, full, empty, row_tiles, column_tiles, num_steps):
-    """The producer."""
+def stream(x_desc, weight_desc, operands, full, empty, row_tiles, column_tiles, num_steps, last_row, num_programs):
+    """The producer of one of the programs that multiply. No tile begins behind `last_row`."""
+    S: gl.constexpr = full.shape[0]
     used = 0
-    for tile in range(gl.program_id(0), row_tiles * column_tiles, gl.num_programs(0)):
+    for tile in range(gl.program_id(0), row_tiles * column_tiles, num_programs):
         row_tile, column_tile = place_of(tile, row_tiles, column_tiles)
         for step in range(num_steps):
             stage = used % S
             mbarrier.wait(empty.index(stage), ((used // S) & 1) ^ 1)
             mbarrier.expect(full.index(stage), 2 * T * K * 2)
-            ASYNC_LOAD(weight_desc, [column_tile * T, step * K], full.index(stage), weights.index(stage))
-            ASYNC_LOAD(x_desc, [row_tile * T, step * K], full.index(stage), inputs.index(stage))
+            ASYNC_LOAD(weight_desc, [column_tile * T, step * K], full.index(stage), operands.index(2 * stage + 1))
+            row = gl.minimum(row_tile * T, last_row)
+            ASYNC_LOAD(x_desc, [row, step * K], full.index(stage), operands.index(2 * stage))
             used += 1
 
 
 @gluon.jit
-def sums_of(own, inputs, weights, full, empty, turns, num_steps, PART: gl.constexpr):
+def sums_of(own, operands, full, empty, turns, num_steps, PART: gl.constexpr):
     """This program's tile number `own`, `[TILE, TILE]`, of which each of two warpgroups takes every other.
 
     The stages of a tile are used in one go: a stage's phase is told by its parity, so nobody may look far ahead.
     """
+    S: gl.constexpr = full.shape[0]
     sums = gl.zeros([T, T], gl.float32, SUMS)
     used = own * num_steps
     mbarrier.wait(turns.index(PART), (own // 2 + 1 - PART) & 1)
     for step in range(num_steps):
         stage = used % S
         mbarrier.wait(full.index(stage), (used // S) & 1)
-        sums = warpgroup_mma(inputs.index(stage), weights.index(stage).permute((1, 0)), sums, is_async=True)
+        inputs, weights = operands.index(2 * stage), operands.index(2 * stage + 1).permute((1, 0))
+        sums = warpgroup_mma(inputs, weights, sums, is_async=True)
         sums = warpgroup_mma_wait(1, deps=[sums])
         mbarrier.arrive(empty.index((used + S - 1) % S), count=1, pred=step > 0)
         used += 1

@@ -62,7 +62,7 @@ def shrink(
                     now = piece * ROUNDS
             products = mma_v2(a, rows, gl.zeros([SPANS, RANKS, ROWS_EACH], gl.float32, PRODUCTS))
             a = _rank_rows(pages, head, left, tail, is_rank & (tile < end), now, IN)
-            total += _round_of(products, total_layout)
+            total += round_of(products, total_layout)
             if is_whole:
                 gl.store(at, total.to(bridge.dtype.element_ty), mask=is_there)
                 total = gl.zeros([RANKS, ROWS_EACH], gl.float32, total_layout)
@@ -108,7 +108,7 @@ def _rows(x, row, num_rows, turn, IN: gl.constexpr):
 
 
 @gluon.jit
-def _round_of(products, layout: gl.constexpr):
+def round_of(products, layout: gl.constexpr):
     """The sum of a round's spans, first to last, `[RANKS, ROWS_EACH]`."""
     spans = gl.convert_layout(products, gl.BlockedLayout([SPANS, 1, 1], [1, 16, 2], [1, 1, SPANS], [1, 2, 0]))
     front, back = spans.reshape([2, 2, RANKS, ROWS_EACH]).permute((2, 3, 1, 0)).split()

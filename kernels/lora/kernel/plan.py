@@ -61,13 +61,24 @@ class Plan:
 
     @classmethod
     def make(
-        cls, batch: LoraBatch, modules: tuple[int, ...], x: Tensor, widths: list[int], *, linear_adds: bool
+        cls,
+        batch: LoraBatch,
+        modules: tuple[int, ...],
+        x: Tensor,
+        widths: list[int],
+        *,
+        linear_adds: bool,
+        shrinks_apart: bool,
     ) -> "Plan":
-        """Launches what makes the plan; `linear_adds` is whether linear layers add shares of adapters of many rows."""
+        """Launches what makes the plan.
+
+        `linear_adds` is whether linear layers add shares of adapters of many rows, `shrinks_apart` whether they shrink
+        on processors apart.
+        """
         directory, device = batch.directory, batch.slots.device
         num_rows, in_features = x.shape
         num_live, num_layers = batch.slots.shape[0], directory.places.shape[1]
-        tiling = Tiling.of(num_rows, num_live, directory)
+        tiling = Tiling.of(num_rows, num_live, directory, shrinks_apart=shrinks_apart)
         width, num_pieces = bridge_width(len(modules), directory.max_rank), tiling.num_pieces(in_features)
         plan = cls(
             tiling,

@@ -56,15 +56,15 @@ class Tiling:
     expand_ranks: int
 
     @classmethod
-    def of(cls, num_rows: int, num_live: int, directory: LoraDirectory) -> "Tiling":
-        """The tiles for a batch."""
+    def of(cls, num_rows: int, num_live: int, directory: LoraDirectory, *, shrinks_apart: bool = False) -> "Tiling":
+        """The tiles for a batch; `shrinks_apart` is whether `hopper_apart` shrinks, which only has MBGMV's."""
         span = run_of(directory, MAX_SPAN)
         return cls(
             span=span,
             is_rowwise=directory.chunk_elements % span == 0,
             is_split=num_rows <= SPLIT_ROWS,
             has_many=num_rows > FEW_ROWS,
-            shrink_few=_shrunk_few(num_rows),
+            shrink_few=num_rows if shrinks_apart else _shrunk_few(num_rows),
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
             expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
         )

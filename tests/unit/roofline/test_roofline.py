@@ -83,7 +83,8 @@ def test_every_kernel_of_this_project_has_a_part() -> None:
     names = _launched()
     assert {"_shrink", "_expand", "decode", "prefill", "_norm_rows", "choose", "_copy_pages"} <= names
     assert {name for name in names if parts_of([name], 1)[0] in (OTHER, EMBEDDING)} == set()
-    assert {name for name in names if parts_of([name], 1)[0] is TOGETHER} == {"linear_and_expand"}
+    together = {name for name in names if parts_of([name], 1)[0] is TOGETHER}
+    assert together == {"linear_and_expand", "linear_and_shrink_apart"}
 
 
 def test_kernels_that_run_beside_others_count_once() -> None:

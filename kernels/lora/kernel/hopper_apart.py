@@ -1,0 +1,126 @@
+"""A linear layer and the shrink of the same rows on Hopper GPUs in Gluon, in one launch, on processors apart.
+
+A product in whole tiles leaves some processors idle, at least at its end. So as few programs multiply as take no longer
+than all would, and the others shrink; of more than these can, those that multiplied do the rest after it.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from kernels.gluon import BARRIER
+from kernels.lora.kernel.hopper_product import TILE, leave, memory_of, place_of, stream, sums_of, with_bias
+from kernels.lora.kernel.hopper_shrink_ahead import STAGES, shrink_ahead
+
+_T, _S = gl.constexpr(TILE), gl.constexpr(STAGES)
+
+
+@gluon.jit
+def _work(
+    out_desc, bias, operands, leaving, full, empty, turns, done, row_tiles, column_tiles, num_steps, out_features,
+    last_row, num_multiplying, rounds_meanwhile, x, pages, page_table, starts, records, bridge, table_stride,
+    HAS_BIAS: gl.constexpr, MODULES: gl.constexpr, WIDTH: gl.constexpr, IN: gl.constexpr, PAGE: gl.constexpr,
+    PIECES: gl.constexpr, ROUNDS: gl.constexpr, RECORD: gl.constexpr, LIVE: gl.constexpr, PART: gl.constexpr,
+):  # fmt: skip
+    """A warpgroup's tiles of the product, if its program has any, and then of the shrink."""
+    program = gl.program_id(0)
+    if program < num_multiplying:
+        num_own = gl.cdiv(row_tiles * column_tiles - program, num_multiplying)
+        for own in range(PART, num_own, 2):
+            row_tile, column_tile = place_of(program + own * num_multiplying, row_tiles, column_tiles)
+            sums = sums_of(own, operands, full, empty, turns, num_steps, PART)
+            sums = with_bias(sums, bias, column_tile * _T, out_features, HAS_BIAS)
+            row = gl.minimum(row_tile * _T, last_row)
+            leave(out_desc, sums, leaving.index(PART), row, column_tile * _T)
+        tma.store_wait(0)
+        BARRIER()
+        mbarrier.arrive(done, count=1)
+        mbarrier.wait(done, 0)  # the other's operands lie where copies go
+    first, end = _share_of(program, PART, num_multiplying, rounds_meanwhile, gl.load(starts + LIVE), ROUNDS)
+    shrink_ahead(
+        first, end, x, pages, page_table, starts, records, bridge, table_stride, operands, leaving,
+        MODULES, WIDTH, IN, PAGE, PIECES, ROUNDS, RECORD, LIVE, PART,
+    )  # fmt: skip
+
+
+@gluon.jit
+def _share_of(program, part, num_multiplying, rounds_meanwhile, num_tiles, ROUNDS: gl.constexpr):
+    """The shrink's tiles of a warpgroup, from one on and up to another, so that all end at about the same time.
+
+    While one multiplies, another does `rounds_meanwhile`.
+    """
+    num_programs = gl.num_programs(0)
+    num_free = num_programs - num_multiplying
+    num_left = gl.maximum(num_tiles * ROUNDS - 2 * num_free * rounds_meanwhile, 0)
+    num_late = num_left * num_multiplying // (num_programs * ROUNDS)
+    is_free = program >= num_multiplying
+    begin = gl.where(is_free, 0, num_tiles - num_late)
+    count = gl.where(is_free, num_tiles - num_late, num_late)
+    share = 2 * gl.where(is_free, program - num_multiplying, program) + part
+    num_shares = 2 * gl.where(is_free, num_free, num_multiplying)
+    return begin + share * count // num_shares, begin + (share + 1) * count // num_shares
+
+
+@gluon.jit
+def _stream(
+    x_desc, weight_desc, operands, full, empty, row_tiles, column_tiles, num_steps, last_row, num_multiplying
+):  # fmt: skip
+    if gl.program_id(0) < num_multiplying:
+        gdc_wait()
+        stream(
+            x_desc, weight_desc, operands, full, empty, row_tiles, column_tiles, num_steps, last_row, num_multiplying
+        )  # fmt: skip
+
+
+@gluon.jit(
+    do_not_specialize=[
+        "row_tiles", "column_tiles", "num_steps", "last_row", "num_multiplying", "rounds_meanwhile", "table_stride",
+    ]
+)  # fmt: skip
+def linear_and_shrink_apart(
+    out_desc, weight_desc, x_desc, bias, row_tiles, column_tiles, num_steps, out_features, last_row, num_multiplying,
+    rounds_meanwhile, x, pages, page_table, starts, records, bridge, table_stride,
+    HAS_BIAS: gl.constexpr, MODULES: gl.constexpr, WIDTH: gl.constexpr, IN: gl.constexpr, PAGE: gl.constexpr,
+    PIECES: gl.constexpr, ROUNDS: gl.constexpr, RECORD: gl.constexpr, LIVE: gl.constexpr,
+):  # fmt: skip
+    """`out = x @ weight.T + bias`, and the bridge, as `shrink._shrink` would fill it.
+
+    The last tile of rows begins where it ends with them, at `last_row`, and does some of the one before again: to bring
+    rows that are not there takes longer.
+    """
+    operands, leaving, full, empty, turns = memory_of(x_desc.dtype, _S)
+    done = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(done, count=2)
+    fence_async_shared()
+    BARRIER()
+    gdc_launch_dependents()
+    gl.warp_specialize(
+        [
+            (
+                _work,
+                (
+                    out_desc, bias, operands, leaving, full, empty, turns, done, row_tiles, column_tiles, num_steps,
+                    out_features, last_row, num_multiplying, rounds_meanwhile, x, pages, page_table, starts, records,
+                    bridge, table_stride, HAS_BIAS, MODULES, WIDTH, IN, PAGE, PIECES, ROUNDS, RECORD, LIVE, 0,
+                ),
+            ),
+            (
+                _work,
+                (
+                    out_desc, bias, operands, leaving, full, empty, turns, done, row_tiles, column_tiles, num_steps,
+                    out_features, last_row, num_multiplying, rounds_meanwhile, x, pages, page_table, starts, records,
+                    bridge, table_stride, HAS_BIAS, MODULES, WIDTH, IN, PAGE, PIECES, ROUNDS, RECORD, LIVE, 1,
+                ),
+            ),
+            (
+                _stream,
+                (
+                    x_desc, weight_desc, operands, full, empty, row_tiles, column_tiles, num_steps, last_row,
+                    num_multiplying,
+                ),
+            ),
+        ],
+        [4, 1],
+        [232, 40],
+    )  # fmt: skip
