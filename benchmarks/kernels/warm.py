@@ -23,9 +23,11 @@ from benchmarks.kernels.lora_case import LoraCase, LoraPoint, layout_of
 from benchmarks.kernels.shapes import MODELS
 from benchmarks.kernels.step import StepPoint
 from kernels.lora.kernel.delta import EARLY_ROWS, most_rows
+from kernels.lora.kernel.hopper import pays_apart
 from kernels.lora.kernel.tiling import FEW_ROWS, SHRUNK_FEW
 
 WARM_UP_S = 80  # at most; what is not compiled by then is when it is measured
+PROCESSORS = 132  # of an H200
 MAX_ADAPTERS = 32  # of a peer's warm-up: no kernel of theirs is compiled for how many there are beyond
 Point = LoraPoint | AttentionPoint | StepPoint
 Task = tuple[str, Point, Path | None]
@@ -83,7 +85,11 @@ def _kernels_of(name: str, point: LoraPoint) -> tuple[object, ...]:
             # Triton compiles for whether a number is 1 and whether 16 divides it.
             numbers = (live == 1, live % 16 == 0, pages == 1, pages % 16 == 0)
             borders = tuple(rows > border for border in (FEW_ROWS, EARLY_ROWS, *SHRUNK_FEW, most_rows(rank)))
-            return point.model, rank, live > 64, live > 512, point.phase, borders, numbers
+            apart = tuple(
+                pays_apart(rows, model.in_features(group), sum(model.widths(group)), len(group), PROCESSORS)
+                for group in model.groups
+            )
+            return point.model, rank, live > 64, live > 512, point.phase, borders, apart, numbers
         case "vllm" | "vllm_pdl":
             return point.model == "llama-7b", min(rank, 32), rows == 1, rows % 16 == 0, rows < 128
         case "sglang_csgmv":

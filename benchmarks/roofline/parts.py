@@ -35,11 +35,13 @@ class Part:
 
 SHRINK = "LoRA shrink"
 # The linear layers run one kind of kernel, in this order in every layer, and the head after the last: they are told
-# apart by counting. What a split product is added up with belongs to the product before it.
+# apart by counting. What a split product is added up with belongs to the product before it, a shrink to the one after.
+_NAMES = dict(zip(("qkv", "o", "gate_up", "down"), GROUPS, strict=True))
 LINEARS = tuple(
-    Part(f"{name} GEMM", "", case.linear(group), case.begun(group), SHRINK)
-    for name, group in zip(("qkv", "o", "gate_up", "down"), GROUPS, strict=True)
+    Part(f"{name} GEMM", "", case.linear(group), case.begun(group), f"{name} {SHRINK}")
+    for name, group in _NAMES.items()
 )
+SHRINKS = tuple(Part(f"{name} {SHRINK}", "", case.shrink(group)) for name, group in _NAMES.items())
 HEAD = Part("head GEMM", "", case.head)
 TOGETHER = Part(  # where their number is not that of whole steps
     "linear layers (not told apart)", "", case.every_product, case.begun(*GROUPS), SHRINK
@@ -64,7 +66,7 @@ EMBEDDING = Part("embedding, tables", r"gather|scatter|index|elementwise|fill|ca
 COPIES = Part("copies to and from the host", r"^Mem(cpy|set)")
 OTHER = Part("other", "")
 
-ALL = (*LINEARS, HEAD, TOGETHER, *PARTS, EMBEDDING, COPIES, OTHER)
+ALL = (*LINEARS, *SHRINKS, HEAD, TOGETHER, *PARTS, EMBEDDING, COPIES, OTHER)
 
 
 def parts_of(names: Sequence[str], num_layers: int) -> list[Part]:
@@ -80,7 +82,12 @@ def parts_of(names: Sequence[str], num_layers: int) -> list[Part]:
         if starts:
             last = order[num_products % len(order)]
             num_products += 1
-        found.append(last if part is None else part)
+        if part is None:
+            found.append(last)
+        elif part.name == SHRINK and order != [TOGETHER]:
+            found.append(SHRINKS[num_products % len(order) % len(SHRINKS)])
+        else:
+            found.append(part)
     return found
 
 

@@ -14,7 +14,7 @@ from benchmarks.kernels.floors import Ceilings, Work
 from benchmarks.roofline import __main__ as command
 from benchmarks.roofline import case as floors
 from benchmarks.roofline.case import Case
-from benchmarks.roofline.parts import EMBEDDING, LINEARS, OTHER, PARTS, TOGETHER, parts_of
+from benchmarks.roofline.parts import EMBEDDING, LINEARS, OTHER, PARTS, SHRINKS, TOGETHER, parts_of
 from benchmarks.roofline.plot import draw
 from benchmarks.roofline.report import roofline
 from benchmarks.roofline.steady import steady_engines
@@ -26,7 +26,7 @@ from worker.memory.layout import GROUPS
 TINY = SETUPS["tiny"]
 CEILINGS = Ceilings(1e9, 1e15)
 LAYER = [
-    "_norm_rows", "nvjet_tst_64x8_64x16_4x1_v_bz_TNT", "_shrink", "_expand", "_rotate_and_write", "decode", "_merge",
+    "_norm_rows", "_shrink", "nvjet_tst_64x8_64x16_4x1_v_bz_TNT", "_expand", "_rotate_and_write", "decode", "_merge",
     "void cutlass::Kernel<x>", "cublasLt::splitKreduce_kernel<32>", "_norm_rows", "gemvx::kernel", "_silu_mul",
     "nvjet_tst",
 ]  # fmt: skip
@@ -38,7 +38,7 @@ STEP = [
 
 def test_linear_layers_are_told_apart_by_their_order() -> None:
     names = [part.name for part in parts_of(STEP + STEP, 2)]
-    layer = ["norm", "qkv GEMM", "LoRA shrink", "LoRA expand", "rope, KV write", "attention", "attention", "o GEMM",
+    layer = ["norm", "qkv LoRA shrink", "qkv GEMM", "LoRA expand", "rope, KV write", "attention", "attention", "o GEMM",
              "o GEMM", "norm", "gate_up GEMM", "SiLU", "down GEMM"]  # fmt: skip
     step = ["copies to and from the host", "embedding, tables", "rope, KV write", "LoRA plan", *layer, *layer, "norm",
             "head GEMM", "sampling", "sampling", "copies to and from the host"]  # fmt: skip
@@ -58,8 +58,10 @@ def test_a_shrink_beside_a_linear_layer_is_work_of_that() -> None:
         "down GEMM",
     ]
     step = Case(TINY, 4, 2, 32)
-    alone = sum(part.work(step, ["LoRA shrink"]).num_bytes for part in LINEARS)
+    alone = sum(part.work(step, [shrink.name for shrink in SHRINKS]).num_bytes for part in LINEARS)
     beside = sum(part.work(step, names).num_bytes for part in LINEARS)
+    one_alone = sum(part.work(step, [*names, SHRINKS[3].name]).num_bytes for part in LINEARS)
+    assert one_alone == beside - LINEARS[3].work(step, names).num_bytes + LINEARS[3].floor(step).num_bytes
     inputs = 2 * 4 * TINY.shape.num_layers * sum(TINY.shape.in_features(group[0]) for group in GROUPS)
     assert beside - alone == floors.shrink(*GROUPS)(step).num_bytes - inputs, "which the linear layers read anyway"
 
@@ -92,7 +94,7 @@ def test_kernels_that_run_beside_others_count_once() -> None:
     beside = [Kernel("_shrink", 5, 12), Kernel("_expand", 42, 48)]
     spent = spent_by_part(sorted(gemm + beside, key=lambda kernel: kernel.start), num_layers=1)
     found = {part.name: (own.busy, own.alone, own.count) for part, own in spent.items()}
-    assert found["LoRA shrink"] == (2, 7, 1)
+    assert found["o LoRA shrink"] == (2, 7, 1), "which is in front of o's product"
     assert found["LoRA expand"] == (0, 6, 1)
     assert sum(own.busy for own in spent.values()) == 52
 
