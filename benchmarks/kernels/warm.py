@@ -23,7 +23,7 @@ from benchmarks.kernels.lora_case import LoraCase, LoraPoint, layout_of
 from benchmarks.kernels.shapes import MODELS
 from benchmarks.kernels.step import StepPoint
 from kernels.lora.kernel.delta import EARLY_ROWS, most_rows
-from kernels.lora.kernel.hopper import pays_apart
+from kernels.lora.kernel.hopper import may_shrink_apart, pays_apart
 from kernels.lora.kernel.tiling import FEW_ROWS, SHRUNK_FEW
 
 WARM_UP_S = 80  # at most; what is not compiled by then is when it is measured
@@ -86,7 +86,8 @@ def _kernels_of(name: str, point: LoraPoint) -> tuple[object, ...]:
             numbers = (live == 1, live % 16 == 0, pages == 1, pages % 16 == 0)
             borders = tuple(rows > border for border in (FEW_ROWS, EARLY_ROWS, *SHRUNK_FEW, most_rows(rank)))
             apart = tuple(
-                pays_apart(rows, model.in_features(group), sum(model.widths(group)), len(group), PROCESSORS)
+                may_shrink_apart(rows, rank, is_decode=point.phase == "decode")
+                and pays_apart(rows, model.in_features(group), sum(model.widths(group)), len(group), PROCESSORS)
                 for group in model.groups
             )
             return point.model, rank, live > 64, live > 512, point.phase, borders, apart, numbers

@@ -34,7 +34,7 @@ class Part:
 
 
 SHRINK = "LoRA shrink"
-# The linear layers run one kind of kernel, in this order in every layer, and the head after the last: they are told
+# The linear layers run one kernel each, in this order in every layer, and the head after the last: they are told
 # apart by counting. What a split product is added up with belongs to the product before it, a shrink to the one after.
 _NAMES = dict(zip(("qkv", "o", "gate_up", "down"), GROUPS, strict=True))
 LINEARS = tuple(

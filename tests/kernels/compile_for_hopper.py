@@ -67,6 +67,7 @@ def compile_kernel(
         "has_cluster": ".reqnctapercluster" in ptx and "barrier.cluster" in ptx,
         "wide_loads": len(re.findall(r"ld\.global[\w.:]*\.v4", ptx)),
         "narrow_loads": len(re.findall(r"ld\.global[\w.:]*\.[bu]16", ptx)),
+        "narrow_copies": len(re.findall(r"cp\.async\.ca\.shared", ptx)),
         "waits": "griddepcontrol.wait" in ptx,
         "lets_next_begin": "griddepcontrol.launch_dependents" in ptx,
     }
@@ -150,7 +151,7 @@ def main() -> None:
                 "linear and shrink, 32 rows, narrow": compile_with_shrink(32, 1280, 14336),
                 "linear and shrink, 64 rows": compile_with_shrink(64, 4096, 14336),
                 "linear and shrink, 64 rows of q k v": compile_with_shrink(64, 6144, 4096, 3, 512),
-                "linear and shrink, apart": compile_with_shrink_apart(14336, 1, 64),
+                "linear and shrink, apart": compile_with_shrink_apart(14336, 1, 1024),
                 "linear and shrink, apart, q k v": compile_with_shrink_apart(4096, 3, 512),
             }
         )

@@ -134,18 +134,20 @@ def multiply() -> None:
 def multiply_adapted() -> None:
     """A linear layer with the shrink of its rows beside it: of an adapter one, some, and more than a tile has.
 
-    And of some hundred rows with the shrink on processors apart; of more with the expand of adapters that have many.
+    And of some hundred rows with the shrink on processors apart, and on the others what is too much for these; of more
+    with the expand of adapters that have many.
     """
     if not HAS_HOPPER:
         return
-    for counts in ([0, 1], [1, 3, 1, 20], [2, 17, 40, 5], [2, 17, 140, 5], [2, 70, 1980, 5]):
+    for counts in ([0, 1], [1, 3, 1, 20], [2, 17, 40, 5], [2, 17, 140, 5], [0, 700, 300], [2, 70, 1980, 5]):
         case = lora_cases.draw_case(random.Random(1), counts, (3, 40), WIDE[1], DEVICE, WIDE[0])
+        batch = replace(case.batch, is_decode=counts == [0, 700, 300])
         for modules in (QKV, GATE_UP):
             x, _, outputs = case.inputs(modules)
             out = torch.cat(outputs, 1)
             parts = out.split([output.shape[1] for output in outputs], 1)
             weight = torch.randn(out.shape[1], x.shape[1], device=DEVICE).to(x)
-            linear_and_shrink(x, weight, out, None, parts, case.pages[0], case.batch, layer=0, modules=modules)
+            linear_and_shrink(x, weight, out, None, parts, case.pages[0], batch, layer=0, modules=modules)
 
 
 def move() -> None:

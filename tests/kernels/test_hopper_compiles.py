@@ -66,6 +66,7 @@ def test_a_norm_of_a_cluster_compiles(kernel: str, compiled: Compiled) -> None:
 def test_what_is_beside_a_linear_layer_reads_two_elements_at_a_time(kernel: str, compiled: Compiled) -> None:
     """As many as a tensor core takes next to each other."""
     assert compiled[kernel]["narrow_loads"] == 0
+    assert compiled[kernel]["narrow_copies"] == 0
 
 
 SPLIT = ("shrink", "expand", "expand of rank 64")

@@ -128,7 +128,12 @@ def test_pieces_of_several_rounds(
 
 @pytest.mark.parametrize(("num_rows", "few"), [(64, 64), (65, 32), (512, 32), (513, 8), (2048, 8), (2049, 0)])
 def test_larger_batches_leave_more_adapters_to_mbgmm(num_rows: int, few: int) -> None:
-    assert tiling.Tiling.of(num_rows, 1, draw([1]).batch.directory).shrink_few == few
+    directory = draw([1]).batch.directory
+    assert tiling.Tiling.of(num_rows, 1, directory).shrink_few == few
+    if num_rows <= tiling.SPLIT_ROWS:
+        apart = [tiling.Tiling.of(rows, 1, directory, shrinks_apart=True) for rows in (num_rows, 100)]
+        assert apart[0] == apart[1], "or the plan would be compiled for every number of rows"
+        assert apart[0].shrink_few >= num_rows
 
 
 @pytest.mark.parametrize("most", [1, 8])

@@ -24,8 +24,8 @@ _TILES_RATE, _LIBRARY_RATE = 5.3e6, 5.0e6
 _ALONE_US, _INPUT_US = 9.0, 3.4e-6
 _EARLY_ROWS = 384  # with more, products of whole tiles take longer if they are launched early
 _ROUND_STEPS = 4  # of a product, in which a warpgroup shrinks a round
-# Rows by ranks of a batch with prompts, at most, whose shrinks processors apart take: of many rows of an adapter they
-# read its rank rows again for every 8.
+# Rows of a batch with prompts by the largest rank that an adapter may have, at most, for shrinks apart: of many rows of
+# an adapter they read its rank rows again for every 8.
 _MOST_ROW_RANKS = 16384
 
 
@@ -73,10 +73,8 @@ def launch_both(
 def shrinks_apart(x: Tensor, weight: Tensor, out: Tensor, pages: Tensor, batch: LoraBatch, num_modules: int) -> bool:
     """Whether the linear layer shrinks on processors apart: where it has these to spare, and takes such inputs."""
     (num_rows, in_features), out_features = x.shape, weight.shape[0]
-    has_few_each = batch.is_decode or num_rows * batch.directory.max_rank <= _MOST_ROW_RANKS
     return (
-        MAX_ROWS < num_rows <= SPLIT_ROWS
-        and has_few_each
+        may_shrink_apart(num_rows, batch.directory.max_rank, is_decode=batch.is_decode)
         and has_hopper_halves(x)
         and x.is_contiguous()
         and all(map(_has_aligned_rows, (x, weight, out, pages)))
@@ -85,6 +83,11 @@ def shrinks_apart(x: Tensor, weight: Tensor, out: Tensor, pages: Tensor, batch: 
         and in_features <= pages.shape[1]
         and pays_apart(num_rows, in_features, out_features, num_modules, num_processors(x.device))
     )
+
+
+def may_shrink_apart(num_rows: int, max_rank: int, *, is_decode: bool) -> bool:
+    """Whether MBGMV's tiles alone are for a batch of so many rows, whose adapters may have so large ranks."""
+    return MAX_ROWS < num_rows <= SPLIT_ROWS and (is_decode or num_rows * max_rank <= _MOST_ROW_RANKS)
 
 
 def pays_apart(num_rows: int, in_features: int, out_features: int, num_modules: int, processors: int) -> bool:

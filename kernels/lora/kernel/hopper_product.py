@@ -1,7 +1,8 @@
 """Many rows times a matrix on Hopper GPUs in Gluon: a warp streams both by TMA, and two warpgroups take turns.
 
 Each has a tile of its own, so that while one multiplies the other leaves what it has: tensor cores are never idle for
-that. Programs stay, one for each processor, and take tiles in an order that shares rows and columns in the L2.
+that. Programs stay, one for each processor that multiplies, and take tiles in an order that shares rows and columns in
+the L2.
 """
 
 from triton.experimental import gluon

@@ -14,7 +14,9 @@ from kernels.lora.kernel.hopper_shrink import A_LAYOUT, PRODUCTS, RANKS, ROWS_EA
 from kernels.lora.kernel.matrix import rank_rows
 from kernels.lora.kernel.tiling import adapter_of, few_tile_of, halves_of
 
-STAGES = 5  # of 32 KB for operands of a product: for rank rows of two rounds of both parts, and the inputs of one part
+# Of 32 KB for a product's operands, one fewer than without shrinks, which need 4 KB more. Rank rows of two rounds of
+# both parts lie there, and the inputs of one part.
+STAGES = 5
 _S = gl.constexpr(STAGES)
 _SHARED = gl.constexpr(gl.SwizzledSharedLayout(8, 1, 8, [2, 1, 0]))
 _COPIED = gl.constexpr(gl.BlockedLayout([1, 1, 8], [1, 4, 8], [tiling.SPANS, 1, 1], [2, 1, 0]))
@@ -67,9 +69,9 @@ def shrink_ahead(
         total_layout: gl.constexpr = gl.BlockedLayout([1, 1], [16, 2], [1, SPANS], [0, 1])
         total = gl.zeros([RANKS, ROWS_EACH], gl.float32, total_layout)
         for now in range(begin, stop):
-            last_row, last_num_rows, last_column, last_room = next_row, next_num_rows, next_column, next_room
+            asked_row, asked_num_rows, asked_column, asked_room = next_row, next_num_rows, next_column, next_room
             if ((now + 2) % ALL_ROUNDS == 0) & (now + 2 < stop):
-                live, last_row, last_num_rows, last_column, last_room, head, left, tail, is_rank = _block_of(
+                live, asked_row, asked_num_rows, asked_column, asked_room, head, left, tail, is_rank = _block_of(
                     (now + 2) // ALL_ROUNDS, live, starts, page_table, records, table_stride,
                     MODULES, IN, PAGE, PIECES, RECORD,
                 )  # fmt: skip
@@ -80,7 +82,7 @@ def shrink_ahead(
             products = mma_v2(a, rows, gl.zeros([SPANS, RANKS, ROWS_EACH], gl.float32, PRODUCTS))
             if now + 2 < stop:
                 _copy_ranks(ranks, pages, head, left, tail, is_rank, (now + 2) % ALL_ROUNDS, IN)
-                _copy_inputs(inputs, x, last_row, last_num_rows, (now + 2) % ALL_ROUNDS, IN)
+                _copy_inputs(inputs, x, asked_row, asked_num_rows, (now + 2) % ALL_ROUNDS, IN)
             async_copy.commit_group()
             total += round_of(products, total_layout)
             turn = now % ALL_ROUNDS
@@ -91,7 +93,7 @@ def shrink_ahead(
                 gl.store(at, total.to(bridge.dtype.element_ty), mask=(t < num_rows)[None, :] & (r < room)[:, None])
                 total = gl.zeros([RANKS, ROWS_EACH], gl.float32, total_layout)
             row, num_rows, column, room = next_row, next_num_rows, next_column, next_room
-            next_row, next_num_rows, next_column, next_room = last_row, last_num_rows, last_column, last_room
+            next_row, next_num_rows, next_column, next_room = asked_row, asked_num_rows, asked_column, asked_room
 
 
 @gluon.jit
@@ -101,7 +103,8 @@ def _block_of(
 ):  # fmt: skip
     """The tiles of all pieces of one block of rank rows and of rows, by its number among all of these.
 
-    `live` is an adapter that is not behind it. Returns the block's, its first row, its rows, its first column and the
+    `live` is an adapter that is not behind it, mostly the block's or the one before: to go on from there takes less
+    than to look for it among all. Returns the block's, its first row, its rows, its first column and the
     adapter's columns, and where its rank rows lie.
     """
     tile = block * PIECES

@@ -24,12 +24,12 @@ LARGE_SHRINK_ROWS = 64  # of a tile of a shrink in large batches, where what com
 EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand
 EXPAND_RUNS = 4  # of a tile of an expand of a split batch, one for each warp
 LARGE_ROWS = 256  # of such a tile in large batches, which takes 16 or 32 at a time
-ADDED_TILE_ROWS = 128  # of a tile of a linear layer that adds what adapters have, and as many columns
+ADDED_TILE_ROWS = 128  # of a tile of a linear layer that adds what adapters have or shrinks, and as many columns
 ADDED_ROWS = 64  # of an adapter that it does that for, at least: a tile then has rows of three of them at most
 _ROOM = tl.constexpr(4)  # columns of the bridge: a module begins at a multiple, where wide loads may begin
 SPLIT_ROWS = 2048  # with more rows MBGMM's tiles alone fill the GPU, without splitting the inputs; at least FEW_ROWS
-# Rows of a batch, and the most of an adapter that MBGMV shrinks in one of no more (by times on an H200): of a few dozen
-# rows MBGMM's tiles would be partly empty, and in small batches too few to fill the GPU.
+# Rows of a batch, and the most of an adapter that MBGMV shrinks in one of no more, unless it does so apart (by times on
+# an H200): of a few dozen rows MBGMM's tiles would be partly empty, and in small batches too few to fill the GPU.
 SHRUNK_FEW = {64: 64, 512: 32, SPLIT_ROWS: FEW_ROWS}
 
 
@@ -64,7 +64,7 @@ class Tiling:
             is_rowwise=directory.chunk_elements % span == 0,
             is_split=num_rows <= SPLIT_ROWS,
             has_many=num_rows > FEW_ROWS,
-            shrink_few=num_rows if shrinks_apart else _shrunk_few(num_rows),
+            shrink_few=SPLIT_ROWS if shrinks_apart else _shrunk_few(num_rows),
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
             expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
         )
