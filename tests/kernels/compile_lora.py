@@ -25,6 +25,7 @@ POINTERS = {
 }
 ALIGNED = ("x_stride", "row_stride", "hidden_stride", "update_stride", "stride0", "stride1", "stride2", "width")
 PAGE = {"PAGE": 2 * 16 * 8 * 128, "RECORD": 16, "CHAINED": True}
+LONG = {"PAGE": 2 * 16 * 128}  # with one KV head: some rows are longer than a page, none than two
 TILED = {**PAGE, "MODULES": 3, "WIDTH": 192, "PIECES": 4, "ROWWISE": True, "HAS_MANY": True, "FEW": 8}
 SPLIT = {
     "IN": 4096,
@@ -89,7 +90,11 @@ def main() -> None:
             {
                 "shrink": compile_kernel(_shrink, {**TILED, **SHRINK}, 4, 232),
                 "shrink of a large batch": compile_kernel(_shrink, large_shrink, 4, 232),
+                "shrink of long rows": compile_kernel(
+                    _shrink, {**TILED, **SHRINK, **LONG, "IN": 8192, "PIECES": 8}, 4, 232
+                ),
                 "expand": compile_kernel(_expand, {**expand, **RANKS[16]}, 4, 232),
+                "expand of long rows": compile_kernel(_expand, {**expand, **RANKS[16], **LONG, "OUT0": 8192}, 4, 232),
                 "expand of rank 64": compile_kernel(_expand, {**expand, **RANKS[64]}, 4, 232),
                 "expand of a large batch": compile_kernel(_expand, {**large_expand, **RANKS[16]}, 4, 168),
                 "expand of rank 64 of a large batch": compile_kernel(

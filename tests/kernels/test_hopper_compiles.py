@@ -69,7 +69,7 @@ def test_what_is_beside_a_linear_layer_reads_two_elements_at_a_time(kernel: str,
     assert compiled[kernel]["narrow_copies"] == 0
 
 
-SPLIT = ("shrink", "expand", "expand of rank 64")
+SPLIT = ("shrink", "shrink of long rows", "expand", "expand of long rows", "expand of rank 64")
 LARGE = [
     ("shrink of a large batch", 2),
     ("expand of a large batch", 3),
@@ -89,3 +89,8 @@ def test_lora_reads_in_wide_loads(kernel: str, programs: int, compiled_lora: Com
         assert compiled_lora[kernel]["wide_loads"] > compiled_lora[kernel]["word_loads"]
     assert compiled_lora[kernel]["is_chained"]
     assert programs * (compiled_lora[kernel]["shared_bytes"] + 1024) <= MULTIPROCESSOR_BYTES
+
+
+@pytest.mark.parametrize("kernel", ["shrink", "expand"])
+def test_rows_of_up_to_two_pages_are_read_ahead_like_those_of_one(kernel: str, compiled_lora: Compiled) -> None:
+    assert compiled_lora[f"{kernel} of long rows"]["shared_bytes"] == compiled_lora[kernel]["shared_bytes"]

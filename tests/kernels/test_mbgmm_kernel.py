@@ -29,9 +29,12 @@ DTYPES = [
     pytest.param(torch.bfloat16, id="bf16", marks=ON_GPU),
 ]
 RANKS = (0, 0, 1, 3, 8, 16, 33, 64, 100, 256) if DEVICE == "cuda" else (0, 0, 1, 3, 8, 16, 17, 40)
-# What no page border cuts: 64 elements, 16 and odd widths, 8, and none but an element.
+# What no page border cuts: 64 elements, 16 and odd widths, 8, and none but an element. Rows of "short" lie in up to
+# three pages, some of "shorter" in more.
 GEOMETRIES = {
     "wide": PageGeometry(ModelShape(2, 192, 3, 1, 64, 448), 16),
+    "short": PageGeometry(ModelShape(2, 192, 3, 1, 64, 448), 2),
+    "shorter": PageGeometry(ModelShape(2, 192, 3, 1, 64, 448), 1),
     "narrow": PageGeometry(ModelShape(2, 48, 4, 2, 8, 80), 4),
     "eight": PageGeometry(ModelShape(2, 40, 5, 1, 8, 72), 4),
     "odd": PageGeometry(ModelShape(2, 39, 3, 1, 13, 27), 3),

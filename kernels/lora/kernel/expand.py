@@ -233,6 +233,8 @@ def _in_turn(
     CHAINED: tl.constexpr,
 ):
     """What is from `place` to `end` in the sum of costs: neighbouring tiles, mostly of the same rows and matrix."""
+    LONGEST: tl.constexpr = max(OUT0, OUT1, OUT2)
+    NUM_PAGES: tl.constexpr = 2 if LONGEST <= PAGE else 3 if LONGEST <= 2 * PAGE else 0
     while place < end:
         output, stride, width, scale, parts, row, num_rows, table, matrix, rank, column, left, begin, cost = _tile_of(
             place, output0, output1, output2, page_table, starts, own_starts, records, bridge, stride0, stride1,
@@ -242,7 +244,7 @@ def _in_turn(
         if count > 0:
             add_in_turn(
                 output, stride, width, scale, parts, row, num_rows, pages, table, matrix, rank, column, count, PIECES,
-                WIDTH, PAGE, OUT0 <= PAGE and OUT1 <= PAGE and OUT2 <= PAGE, COLUMNS, RUNS, ROWWISE, ROWS, RANKS,
+                WIDTH, PAGE, NUM_PAGES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS,
                 BY_RANK, HAS_LATER, STAGES, PRECISION, CHAINED,
             )  # fmt: skip
         place = tl.where(count < left, end, begin + count * cost)  # the next tile of the module ends in another share

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from kernels.lora.kernel.delta import part_of, sum_of
 from kernels.lora.kernel.matrix import runs_of
-from kernels.lora.kernel.tiling import halves_of, room_of
+from kernels.lora.kernel.tiling import places_of, room_of
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def add_in_turn(
     PIECES: tl.constexpr,
     WIDTH: tl.constexpr,
     PAGE: tl.constexpr,
-    HAS_HALVES: tl.constexpr,
+    NUM_PAGES: tl.constexpr,
     COLUMNS: tl.constexpr,
     RUNS: tl.constexpr,
     ROWWISE: tl.constexpr,
@@ -45,7 +45,7 @@ def add_in_turn(
     if BY_RANK and RANKS > 16 and rank <= RANKS // 2:
         add_in_turn(
             output, stride, width, scale, bridge, row, num_rows, pages, table, place, rank, column, count, PIECES,
-            WIDTH, PAGE, HAS_HALVES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS // 2, True, False, STAGES, PRECISION, CHAINED,
+            WIDTH, PAGE, NUM_PAGES, COLUMNS, RUNS, ROWWISE, ROWS, RANKS // 2, True, False, STAGES, PRECISION, CHAINED,
         )  # fmt: skip
     else:
         PADDED: tl.constexpr = max(16, ROWS)  # as many rows as a tensor core takes
@@ -53,14 +53,14 @@ def add_in_turn(
         parts = bridge + row.to(tl.int64) * (PIECES * WIDTH)
         outs = output + row.to(tl.int64) * stride
         rows = place + r * width
-        halves = halves_of(table, rows, width, r < rank, PAGE)
+        places = places_of(table, rows, width, r < rank, PAGE, NUM_PAGES)
         if CHAINED:
             tl.extra.cuda.gdc_wait()
         part = _part_of(parts, num_rows, r, rank, pages.dtype.element_ty, PIECES, WIDTH, ROWS, PADDED, RUNS)
         num_fast = tl.where(rank > RANKS, 0, count) if HAS_LATER else count
         for now in tl.range(column, column + num_fast, num_stages=STAGES):
             start = (now * RUNS + tl.arange(0, RUNS)) * COLUMNS
-            b = runs_of(pages, table, rows, halves, start, r < rank, width, PAGE, HAS_HALVES, ROWWISE, COLUMNS)
+            b = runs_of(pages, table, rows, places, start, r < rank, width, PAGE, NUM_PAGES, ROWWISE, COLUMNS)
             total = tl.dot(part, b, input_precision=PRECISION)  # [RUNS, PADDED, COLUMNS]
             _add(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, ROWS)
         if HAS_LATER:
@@ -73,7 +73,7 @@ def add_in_turn(
                         parts, num_rows, later, rank, pages.dtype.element_ty, PIECES, WIDTH, ROWS, PADDED, RUNS
                     )
                     rows = place + later * width
-                    b = runs_of(pages, table, rows, halves, start, later < rank, width, PAGE, False, ROWWISE, COLUMNS)
+                    b = runs_of(pages, table, rows, places, start, later < rank, width, PAGE, 0, ROWWISE, COLUMNS)
                     total = tl.dot(part, b, total, input_precision=PRECISION)
                 _add(outs, stride, total, scale, start, num_rows, width, COLUMNS, RUNS, ROWWISE, ROWS)
 

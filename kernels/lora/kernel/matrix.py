@@ -33,29 +33,32 @@ def runs_of(
     pages,
     table,
     row,
-    halves,
+    places,
     start,
     is_row,
     length,
     PAGE: tl.constexpr,
-    HAS_HALVES: tl.constexpr,
+    NUM_PAGES: tl.constexpr,
     RUNWISE: tl.constexpr,
     RUN: tl.constexpr,
 ):
     """Runs of rows of `length` elements that begin at `row`, `[rows]`, in the adapter's stream, `[runs, rows, RUN]`.
 
     Each run begins at its `start`, `[runs]`, in the rows; zeros stand for what is past their end and for rows that are
-    none. `RUNWISE` is whether neither a page nor a row ends within a run. With `HAS_HALVES` no row is longer than a
-    page, and `halves` is where they lie, of `halves_of`.
+    none. `RUNWISE` is whether neither a page nor a row ends within a run. Rows lie in up to `NUM_PAGES` pages, two or
+    three, of which `places` are those of `places_of`; with 0 they are longer, and each run's page is looked up.
     """
     k = tl.arange(0, RUN)
     element = start[:, None] + row[None, :]  # [runs, rows]
     if RUNWISE:
         # Whole runs are there or not: a mask that is one for all elements of a load leaves them one load.
         there = is_row[None, :] & (start < length)[:, None]
-        if HAS_HALVES:
-            head, left, tail = halves
-            base = tl.where(start[:, None] < left[None, :], head[None, :], tail[None, :]) + start[:, None]
+        if NUM_PAGES > 0:
+            head, left, middle, tail = places
+            later = middle[None, :]
+            if NUM_PAGES > 2:
+                later = tl.where(start[:, None] < (left + PAGE)[None, :], later, tail[None, :])
+            base = tl.where(start[:, None] < left[None, :], head[None, :], later) + start[:, None]
         else:
             base = page_of(table, element, there, PAGE) + element % PAGE
         at = tl.multiple_of(pages + base[:, :, None] + k[None, None, :], [16, 16, 16])

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from kernels.lora.kernel.matrix import rank_rows, runs_of
-from kernels.lora.kernel.tiling import adapter_of, few_tile_of, halves_of
+from kernels.lora.kernel.tiling import adapter_of, few_tile_of, places_of
 
 
 @triton.jit
@@ -40,10 +40,11 @@ def one_tile(
     row, num_rows, table, room, piece, r, rank_row, is_rank = _few_of(
         tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, FEW, RANKS
     )
-    halves = halves_of(table, rank_row, IN, is_rank, PAGE)
+    NUM_PAGES: tl.constexpr = 2 if IN <= PAGE else 3 if IN <= 2 * PAGE else 0
+    places = places_of(table, rank_row, IN, is_rank, PAGE, NUM_PAGES)
     first = piece * ROUNDS
     start = (first * SPANS + tl.arange(0, SPANS)) * SPAN
-    a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
+    a = runs_of(pages, table, rank_row, places, start, is_rank, IN, PAGE, NUM_PAGES, ROWWISE, SPAN)
     if CHAINED:
         tl.extra.cuda.gdc_wait()
     rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
@@ -51,7 +52,7 @@ def one_tile(
     if ROUNDS > 1:
         for now in tl.range(first + 1, tl.minimum(first + ROUNDS, ALL_ROUNDS), num_stages=STAGES):
             start = (now * SPANS + tl.arange(0, SPANS)) * SPAN
-            a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
+            a = runs_of(pages, table, rank_row, places, start, is_rank, IN, PAGE, NUM_PAGES, ROWWISE, SPAN)
             rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
             total += _round_of(a, rows, PRECISION)
     t = tl.arange(0, FEW)
@@ -97,7 +98,8 @@ def neighbours(
     row, num_rows, table, room, _, r, rank_row, is_rank = _few_of(
         tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, FEW, RANKS
     )
-    head, left, tail = halves_of(table, rank_row, IN, is_rank, PAGE)
+    NUM_PAGES: tl.constexpr = 2 if IN <= PAGE else 3 if IN <= 2 * PAGE else 0
+    head, left, middle, tail = places_of(table, rank_row, IN, is_rank, PAGE, NUM_PAGES)
     if CHAINED:
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((RANKS, FEW), tl.float32)
@@ -109,10 +111,10 @@ def neighbours(
                 now // ALL_ROUNDS * PIECES, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES,
                 RECORD, FEW, RANKS,
             )  # fmt: skip
-            head, left, tail = halves_of(table, rank_row, IN, is_rank, PAGE)
+            head, left, middle, tail = places_of(table, rank_row, IN, is_rank, PAGE, NUM_PAGES)
         start = (turn * SPANS + tl.arange(0, SPANS)) * SPAN
-        halves = (head, left, tail)
-        a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, SPAN)
+        places = (head, left, middle, tail)
+        a = runs_of(pages, table, rank_row, places, start, is_rank, IN, PAGE, NUM_PAGES, ROWWISE, SPAN)
         rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
         total = tl.where(turn % ROUNDS == 0, 0.0, total) + _round_of(a, rows, PRECISION)
         at = bridge + ((row + t)[None, :].to(tl.int64) * PIECES + turn // ROUNDS) * WIDTH + r[:, None]

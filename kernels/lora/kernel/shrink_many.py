@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from kernels.lora.kernel.matrix import rank_rows, runs_of
-from kernels.lora.kernel.tiling import adapter_of, halves_of, room_of
+from kernels.lora.kernel.tiling import adapter_of, places_of, room_of
 
 
 @triton.jit
@@ -108,14 +108,15 @@ def _many_rows(
     """Consecutive pieces of many rows' product, added in the order in which few rows' are."""
     STEP: tl.constexpr = SPAN // STEPS
     k = tl.arange(0, STEP)
-    halves = halves_of(table, rank_row, IN, is_rank, PAGE)
+    NUM_PAGES: tl.constexpr = 2 if IN <= PAGE else 3 if IN <= 2 * PAGE else 0
+    places = places_of(table, rank_row, IN, is_rank, PAGE, NUM_PAGES)
     total = tl.zeros((ROWS, RANKS), tl.float32)
     piece = tl.zeros((ROWS, RANKS), tl.float32)
     part = tl.zeros((ROWS, RANKS), tl.float32)
     product = tl.zeros((ROWS, RANKS), tl.float32)
     for step in tl.range(first_span * STEPS, end * STEPS, num_stages=STAGES):
         start = step * STEP + tl.zeros((1,), tl.int32)
-        a = runs_of(pages, table, rank_row, halves, start, is_rank, IN, PAGE, IN <= PAGE, ROWWISE, STEP)
+        a = runs_of(pages, table, rank_row, places, start, is_rank, IN, PAGE, NUM_PAGES, ROWWISE, STEP)
         is_x = is_row[:, None] & (step * STEP < IN)
         if not ROWWISE:
             is_x = is_x & (step * STEP + k < IN)[None, :]

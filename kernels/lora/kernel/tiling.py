@@ -193,6 +193,21 @@ def halves_of(page_table, element, length, mask, PAGE: tl.constexpr):
 
 
 @triton.jit
+def places_of(page_table, element, length, mask, PAGE: tl.constexpr, NUM_PAGES: tl.constexpr):
+    """As `halves_of`, of runs that lie in up to `NUM_PAGES` pages, two or three.
+
+    Returns the place of the first element, how many elements its page still has, and what to add to the offset of an
+    element of the second page, and of the third.
+    """
+    head, left, tail = halves_of(page_table, element, length, mask, PAGE)
+    middle = tail
+    if NUM_PAGES > 2:
+        middle = page_of(page_table, element + tl.minimum(left, length - 1), mask, PAGE) - left
+        tail -= PAGE
+    return head, left, middle, tail
+
+
+@triton.jit
 def page_of(page_table, element, mask, PAGE: tl.constexpr):
     """Where in the pool the pages begin that hold elements of an adapter's stream."""
     return tl.load(page_table + element // PAGE, mask=mask, other=0).to(tl.int64) * PAGE
