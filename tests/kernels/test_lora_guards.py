@@ -63,7 +63,8 @@ class Group:
             assert delta is not None
             return delta
 
-        plan, key = begin().plan, (modules, case.num_rows, False)
+        plan = begin().plan
+        key = next(key for key, kept in batch.plans.items() if kept is plan)
         bridge = self.guards.put_around(torch.full_like(plan.bridge.flatten(1), torch.nan), margin=0)
         batch.plans[key] = replace(plan, bridge=bridge.view(plan.bridge.shape))
         self.delta = begin()
