@@ -64,6 +64,7 @@ def all_points() -> list[LoraPoint]:
         LoraPoint("llama-3-8b", MIXED, "decode", "uniform", 1000, 200),
         LoraPoint("llama-3-8b", MIXED, "mixed", "uniform", 900, 199, prompts=(500,)),
         LoraPoint("llama-3-8b", MIXED, "mixed", "uniform", 2000, 194, prompts=(250,) * 6),
+        LoraPoint("llama-3-8b", MIXED, "mixed", "uniform", 4084, 200, prompts=(256,) * 14),
         LoraPoint("llama-7b", (8,), "decode", "uniform", 510, 100),
         LoraPoint("llama-7b", (8,), "mixed", "distinct", 555, 255, prompts=(300,)),
     ]

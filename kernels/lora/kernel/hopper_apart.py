@@ -12,6 +12,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from kernels.gluon import BARRIER
 from kernels.lora.kernel.hopper_product import TILE, leave, memory_of, place_of, stream, sums_of, with_bias
 from kernels.lora.kernel.hopper_shrink_ahead import STAGES, shrink_ahead
+from kernels.lora.kernel.tiling import apart_share_of
 
 _T, _S = gl.constexpr(TILE), gl.constexpr(STAGES)
 
@@ -37,29 +38,13 @@ def _work(
         BARRIER()
         mbarrier.arrive(done, count=1)
         mbarrier.wait(done, 0)  # the other's operands lie where copies go
-    first, end = _share_of(program, PART, num_multiplying, rounds_meanwhile, gl.load(starts + LIVE), ROUNDS)
+    first, end = apart_share_of(
+        program, PART, gl.num_programs(0), num_multiplying, rounds_meanwhile, gl.load(starts + LIVE), ROUNDS
+    )  # fmt: skip
     shrink_ahead(
         first, end, x, pages, page_table, starts, records, bridge, table_stride, operands, leaving,
         MODULES, WIDTH, IN, PAGE, PIECES, ROUNDS, RECORD, LIVE, PART,
     )  # fmt: skip
-
-
-@gluon.jit
-def _share_of(program, part, num_multiplying, rounds_meanwhile, num_tiles, ROUNDS: gl.constexpr):
-    """The shrink's tiles of a warpgroup, from one on and up to another, so that all end at about the same time.
-
-    While one multiplies, another does `rounds_meanwhile`.
-    """
-    num_programs = gl.num_programs(0)
-    num_free = num_programs - num_multiplying
-    num_left = gl.maximum(num_tiles * ROUNDS - 2 * num_free * rounds_meanwhile, 0)
-    num_late = num_left * num_multiplying // (num_programs * ROUNDS)
-    is_free = program >= num_multiplying
-    begin = gl.where(is_free, 0, num_tiles - num_late)
-    count = gl.where(is_free, num_tiles - num_late, num_late)
-    share = 2 * gl.where(is_free, program - num_multiplying, program) + part
-    num_shares = 2 * gl.where(is_free, num_free, num_multiplying)
-    return begin + share * count // num_shares, begin + (share + 1) * count // num_shares
 
 
 @gluon.jit

@@ -162,6 +162,24 @@ def shares_of(program, step, few, many, many_cost):
 
 
 @triton.jit
+def apart_share_of(program, part, num_programs, num_multiplying, rounds_meanwhile, num_tiles, ROUNDS: tl.constexpr):
+    """The tiles of a shrink of one of a program's two parts, beside programs that multiply: all end at about one time.
+
+    While one of the first `num_multiplying` programs multiplies, a part of another does `rounds_meanwhile`, of which a
+    tile has `ROUNDS`. Returns the first tile of the share, and the first after it.
+    """
+    num_free = num_programs - num_multiplying
+    num_left = tl.maximum(num_tiles * ROUNDS - 2 * num_free * rounds_meanwhile, 0)
+    num_late = num_left * num_multiplying // (num_programs * ROUNDS)
+    is_free = program >= num_multiplying
+    begin = tl.where(is_free, 0, num_tiles - num_late)
+    count = tl.where(is_free, num_tiles - num_late, num_late)
+    share = 2 * tl.where(is_free, program - num_multiplying, program) + part
+    num_shares = 2 * tl.where(is_free, num_free, num_multiplying)
+    return begin + share * count // num_shares, begin + (share + 1) * count // num_shares
+
+
+@triton.jit
 def adapter_of(starts, tile):
     """The adapter that owns a tile: the last that starts no later."""
     return tl.sum((starts <= tile).to(tl.int32), 0) - 1
