@@ -29,6 +29,7 @@ from kernels.lora.kernel.tiling import (
     MANY_ROWS,
     adapter_of,
     cost_of,
+    num_pages_of,
     precision_of,
     room_of,
     shares_of,
@@ -233,8 +234,7 @@ def _in_turn(
     CHAINED: tl.constexpr,
 ):
     """What is from `place` to `end` in the sum of costs: neighbouring tiles, mostly of the same rows and matrix."""
-    LONGEST: tl.constexpr = max(OUT0, OUT1, OUT2)
-    NUM_PAGES: tl.constexpr = 2 if LONGEST <= PAGE else 3 if LONGEST <= 2 * PAGE else 0
+    NUM_PAGES: tl.constexpr = num_pages_of(max(OUT0, OUT1, OUT2), PAGE)
     while place < end:
         output, stride, width, scale, parts, row, num_rows, table, matrix, rank, column, left, begin, cost = _tile_of(
             place, output0, output1, output2, page_table, starts, own_starts, records, bridge, stride0, stride1,

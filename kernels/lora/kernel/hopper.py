@@ -1,6 +1,7 @@
 """Launches of a linear layer with the shrink of its rows, or the expand of many, and what they take."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -31,9 +32,8 @@ _MOST_ROW_RANKS = 16384
 
 def tiles_of(delta: LoraDelta, weight: Tensor) -> Tiles | None:
     """The tiles of the linear layer; None where the kernel does not take these."""
-    tiling, (num_rows, in_features) = delta.plan.tiling, delta.x.shape
-    has_whole_spans = tiling.span == MAX_SPAN and tiling.is_rowwise and in_features % MAX_SPAN == 0
-    if num_rows > tiling.shrink_few or not has_whole_spans or in_features > delta.pages.shape[1]:
+    num_rows = delta.x.shape[0]
+    if num_rows > delta.plan.tiling.shrink_few or not _has_whole_spans(delta.x, delta.pages, delta.batch):
         return None
     tiles = Tiles.of(num_rows, weight.shape[0])
     return tiles if tiles and suits(delta.x, weight, tiles) else None
@@ -43,12 +43,17 @@ def launch_both(
     delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | None, tiles: Tiles, *, chained: bool
 ) -> None:
     """Writes `out` and the bridge of the delta's plan."""
+    linear, linear_options = arguments(delta.x, weight, out, bias, tiles)
+    shrink, shrink_options = _shrink_arguments(delta)
+    processors = num_processors(delta.x.device)
+    options = {**linear_options, **shrink_options}
+    launch(kernel, (processors,), *linear, *shrink, **options, maxnreg=112, launch_pdl=chained)
+
+
+def _shrink_arguments(delta: LoraDelta) -> tuple[tuple[Any, ...], dict[str, int]]:
+    """What a kernel is told of a shrink: its arguments, and options."""
     plan, page_table, in_features = delta.plan, delta.batch.directory.page_table, delta.x.shape[1]
-    positional, options = arguments(delta.x, weight, out, bias, tiles)
-    launch(
-        kernel,
-        (num_processors(delta.x.device),),
-        *positional,
+    positional = (
         delta.x,
         delta.pages,
         page_table,
@@ -56,18 +61,18 @@ def launch_both(
         plan.records[delta.layer],
         plan.bridge,
         page_table.shape[1],
-        MODULES=len(delta.modules),
-        WIDTH=plan.bridge.shape[2],
-        IN=in_features,
-        PAGE=delta.pages.shape[1],
-        PIECES=plan.bridge.shape[1],
-        ROUNDS=plan.tiling.num_rounds(in_features),
-        RECORD=RECORD,
-        LIVE=plan.tiling.live,
-        **options,
-        maxnreg=112,
-        launch_pdl=chained,
     )
+    options = {
+        "MODULES": len(delta.modules),
+        "WIDTH": plan.bridge.shape[2],
+        "IN": in_features,
+        "PAGE": delta.pages.shape[1],
+        "PIECES": plan.bridge.shape[1],
+        "ROUNDS": plan.tiling.num_rounds(in_features),
+        "RECORD": RECORD,
+        "LIVE": plan.tiling.live,
+    }
+    return positional, options
 
 
 def shrinks_apart(x: Tensor, weight: Tensor, out: Tensor, pages: Tensor, batch: LoraBatch, num_modules: int) -> bool:
@@ -78,11 +83,16 @@ def shrinks_apart(x: Tensor, weight: Tensor, out: Tensor, pages: Tensor, batch: 
         and has_hopper_halves(x)
         and x.is_contiguous()
         and all(map(_has_aligned_rows, (x, weight, out, pages)))
-        and batch.directory.chunk_elements % MAX_SPAN == 0
-        and in_features % MAX_SPAN == 0
-        and in_features <= pages.shape[1]
+        and _has_whole_spans(x, pages, batch)
         and pays_apart(num_rows, in_features, out_features, num_modules, num_processors(x.device))
     )
+
+
+def _has_whole_spans(x: Tensor, pages: Tensor, batch: LoraBatch) -> bool:
+    """Whether neither a page nor a row ends within a span, and no rank row is longer than a page."""
+    in_features = x.shape[1]
+    has_whole_runs = batch.directory.chunk_elements % MAX_SPAN == 0
+    return has_whole_runs and in_features % MAX_SPAN == 0 and in_features <= pages.shape[1]
 
 
 def may_shrink_apart(num_rows: int, max_rank: int, *, is_decode: bool) -> bool:
@@ -92,10 +102,9 @@ def may_shrink_apart(num_rows: int, max_rank: int, *, is_decode: bool) -> bool:
 
 def pays_apart(num_rows: int, in_features: int, out_features: int, num_modules: int, processors: int) -> bool:
     """Whether a product in whole tiles loses less time than it takes to shrink before the library's product."""
-    row_operations = 2.0 * in_features * out_features
     tile_us = 2.0 * TILE * TILE * in_features / _TILES_RATE
     apart = _num_turns(num_rows, out_features, processors) * tile_us
-    library = num_rows * row_operations / (_LIBRARY_RATE * processors)
+    library = 2.0 * num_rows * in_features * out_features / (_LIBRARY_RATE * processors)
     return apart - library <= _ALONE_US + _INPUT_US * num_rows * in_features * num_modules
 
 
@@ -108,46 +117,47 @@ def _num_tiles(num_rows: int, out_features: int) -> int:
     return -(-num_rows // TILE) * -(-out_features // TILE)
 
 
+def _num_steps(in_features: int) -> int:
+    return -(-in_features // STEP)
+
+
 def launch_apart(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | None, *, chained: bool) -> None:
     """Writes `out` and the bridge of the delta's plan."""
-    plan, page_table = delta.plan, delta.batch.directory.page_table
     (num_rows, in_features), out_features = delta.x.shape, weight.shape[0]
-    processors, num_steps = num_processors(delta.x.device), -(-in_features // STEP)
+    processors = num_processors(delta.x.device)
     num_turns = _num_turns(num_rows, out_features, processors)
+    product, product_options = _product_arguments(delta.x, weight, out, bias)
+    shrink, shrink_options = _shrink_arguments(delta)
     launch(
         linear_and_shrink_apart,
         (processors,),
-        describe(out, TILE),
-        describe(weight, TILE),
-        describe(delta.x, TILE),
-        out if bias is None else bias,
-        -(-num_rows // TILE),
-        -(-out_features // TILE),
-        num_steps,
-        out_features,
+        *product,
         max(0, num_rows - TILE),
         -(-_num_tiles(num_rows, out_features) // num_turns),
-        num_turns * num_steps // _ROUND_STEPS,
-        delta.x,
-        delta.pages,
-        page_table,
-        plan.starts[delta.layer],
-        plan.records[delta.layer],
-        plan.bridge,
-        page_table.shape[1],
-        HAS_BIAS=bias is not None,
-        MODULES=len(delta.modules),
-        WIDTH=plan.bridge.shape[2],
-        IN=in_features,
-        PAGE=delta.pages.shape[1],
-        PIECES=plan.bridge.shape[1],
-        ROUNDS=plan.tiling.num_rounds(in_features),
-        RECORD=RECORD,
-        LIVE=plan.tiling.live,
-        num_warps=4,
-        maxnreg=168,
+        num_turns * _num_steps(in_features) // _ROUND_STEPS,
+        *shrink,
+        **product_options,
+        **shrink_options,
         launch_pdl=chained and num_rows <= _EARLY_ROWS,
     )
+
+
+def _product_arguments(
+    x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None
+) -> tuple[tuple[Any, ...], dict[str, int | bool]]:
+    """What a kernel is told of a product of many rows: its first arguments, and options."""
+    out_features, in_features = weight.shape
+    positional = (
+        describe(out, TILE),
+        describe(weight, TILE),
+        describe(x, TILE),
+        out if bias is None else bias,
+        -(-x.shape[0] // TILE),
+        -(-out_features // TILE),
+        _num_steps(in_features),
+        out_features,
+    )
+    return positional, {"HAS_BIAS": bias is not None, "num_warps": 4, "maxnreg": 168}
 
 
 def adds_shares(
@@ -178,30 +188,21 @@ def launch_with_shares(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tens
     who adds, and reads the bridge, waits for the kernel in front.
     """
     plan, page_table = delta.plan, delta.batch.directory.page_table
-    (num_rows, in_features), out_features = delta.x.shape, weight.shape[0]
+    product, product_options = _product_arguments(delta.x, weight, out, bias)
     widths = [output.shape[1] for output in delta.outputs]
     launch(
         linear_and_expand,
         (num_processors(delta.x.device),),
-        describe(out, TILE),
-        describe(weight, TILE),
-        describe(delta.x, TILE),
-        out if bias is None else bias,
-        -(-num_rows // TILE),
-        -(-out_features // TILE),
-        -(-in_features // STEP),
-        out_features,
+        *product,
         delta.pages,
         page_table,
         plan.tile_owners,
         plan.records[delta.layer],
         plan.bridge,
         page_table.shape[1],
-        HAS_BIAS=bias is not None,
+        **product_options,
         **{f"OUT{i}": width for i, width in enumerate([*widths, 0, 0][:3])},
         WIDTH=plan.bridge.shape[2],
         PAGE=delta.pages.shape[1],
         RECORD=RECORD,
-        num_warps=4,
-        maxnreg=168,
     )

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from kernels.lora.kernel.matrix import rank_rows, runs_of
-from kernels.lora.kernel.tiling import adapter_of, few_tile_of, places_of
+from kernels.lora.kernel.tiling import adapter_of, few_tile_of, num_pages_of, places_of
 
 
 @triton.jit
@@ -40,7 +40,7 @@ def one_tile(
     row, num_rows, table, room, piece, r, rank_row, is_rank = _few_of(
         tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, FEW, RANKS
     )
-    NUM_PAGES: tl.constexpr = 2 if IN <= PAGE else 3 if IN <= 2 * PAGE else 0
+    NUM_PAGES: tl.constexpr = num_pages_of(IN, PAGE)
     places = places_of(table, rank_row, IN, is_rank, PAGE, NUM_PAGES)
     first = piece * ROUNDS
     start = (first * SPANS + tl.arange(0, SPANS)) * SPAN
@@ -98,7 +98,7 @@ def neighbours(
     row, num_rows, table, room, _, r, rank_row, is_rank = _few_of(
         tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, FEW, RANKS
     )
-    NUM_PAGES: tl.constexpr = 2 if IN <= PAGE else 3 if IN <= 2 * PAGE else 0
+    NUM_PAGES: tl.constexpr = num_pages_of(IN, PAGE)
     head, left, middle, tail = places_of(table, rank_row, IN, is_rank, PAGE, NUM_PAGES)
     if CHAINED:
         tl.extra.cuda.gdc_wait()

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from kernels.lora.kernel.matrix import rank_rows, runs_of
-from kernels.lora.kernel.tiling import adapter_of, places_of, room_of
+from kernels.lora.kernel.tiling import adapter_of, num_pages_of, places_of, room_of
 
 
 @triton.jit
@@ -108,7 +108,7 @@ def _many_rows(
     """Consecutive pieces of many rows' product, added in the order in which few rows' are."""
     STEP: tl.constexpr = SPAN // STEPS
     k = tl.arange(0, STEP)
-    NUM_PAGES: tl.constexpr = 2 if IN <= PAGE else 3 if IN <= 2 * PAGE else 0
+    NUM_PAGES: tl.constexpr = num_pages_of(IN, PAGE)
     places = places_of(table, rank_row, IN, is_rank, PAGE, NUM_PAGES)
     total = tl.zeros((ROWS, RANKS), tl.float32)
     piece = tl.zeros((ROWS, RANKS), tl.float32)

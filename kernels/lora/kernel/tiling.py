@@ -210,6 +210,12 @@ def halves_of(page_table, element, length, mask, PAGE: tl.constexpr):
     return head, left, page_of(page_table, element + length - 1, mask, PAGE) - left
 
 
+@triton.constexpr_function
+def num_pages_of(length, page):
+    """In how many pages runs of a length lie at most, two or three; 0 if they may lie in more."""
+    return 2 if length <= page else 3 if length <= 2 * page else 0
+
+
 @triton.jit
 def places_of(page_table, element, length, mask, PAGE: tl.constexpr, NUM_PAGES: tl.constexpr):
     """As `halves_of`, of runs that lie in up to `NUM_PAGES` pages, two or three.
