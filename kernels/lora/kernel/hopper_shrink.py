@@ -10,8 +10,8 @@ from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.language.extra.cuda import gdc_wait
 
 from kernels.lora.kernel import tiling
-from kernels.lora.kernel.matrix import rank_rows
-from kernels.lora.kernel.tiling import adapter_of, few_tile_of, halves_of
+from kernels.lora.kernel.matrix import few_of
+from kernels.lora.kernel.tiling import adapter_of, halves_of
 
 RANKS, ROWS_EACH = gl.constexpr(tiling.FEW_RANKS), gl.constexpr(tiling.FEW_ROWS)
 SPAN, SPANS = gl.constexpr(tiling.MAX_SPAN), gl.constexpr(tiling.SPANS)
@@ -75,14 +75,12 @@ def _tile_of(
 ):  # fmt: skip
     """A tile's first row, rows, piece, first column and columns of its adapter, and where its rank rows lie."""
     live = adapter_of(all_starts, tile)
-    record = records + live * RECORD
-    piece, column, first, room = few_tile_of(tile - gl.load(starts + live), record, PIECES, ROWS_EACH, RANKS)
-    table = page_table + gl.load(record + 2).to(gl.int64) * table_stride
-    r = column + gl.arange(0, RANKS, gl.SliceLayout(0, gl.SliceLayout(2, A_LAYOUT)))
-    rank_row, is_rank = rank_rows(record, r, MODULES, IN)
+    ranks = gl.arange(0, RANKS, gl.SliceLayout(0, gl.SliceLayout(2, A_LAYOUT)))
+    row, num_rows, table, piece, column, room, rank_row, is_rank = few_of(
+        live, tile, ranks, starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, ROWS_EACH, RANKS
+    )
     head, left, tail = halves_of(table, rank_row, IN, is_rank, PAGE)
-    num_rows = gl.minimum(gl.load(record + 1) - first, ROWS_EACH)
-    return gl.load(record) + first, num_rows, piece, column, room, head, left, tail, is_rank
+    return row, num_rows, piece, column, room, head, left, tail, is_rank
 
 
 @gluon.jit

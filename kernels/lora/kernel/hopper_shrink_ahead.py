@@ -11,8 +11,8 @@ from triton.language.extra.cuda import gdc_wait
 from kernels.gluon import ASYNC_COPY, REINTERPRET
 from kernels.lora.kernel import tiling
 from kernels.lora.kernel.hopper_shrink import A_LAYOUT, PRODUCTS, RANKS, ROWS_EACH, SPAN, SPANS, X_LAYOUT, round_of
-from kernels.lora.kernel.matrix import rank_rows
-from kernels.lora.kernel.tiling import adapter_of, few_tile_of, halves_of
+from kernels.lora.kernel.matrix import few_of
+from kernels.lora.kernel.tiling import adapter_of, halves_of
 
 # Of 32 KB for a product's operands, one fewer than without shrinks, which need 4 KB more. Rank rows of two rounds of
 # both parts lie there, and the inputs of one part.
@@ -110,14 +110,12 @@ def _block_of(
     tile = block * PIECES
     while tile >= gl.load(starts + live + 1):
         live += 1
-    record = records + live * RECORD
-    _, column, first, room = few_tile_of(tile - gl.load(starts + live), record, PIECES, ROWS_EACH, RANKS)
-    table = page_table + gl.load(record + 2).to(gl.int64) * table_stride
-    r = column + gl.arange(0, RANKS, gl.SliceLayout(0, gl.SliceLayout(2, _COPIED)))
-    rank_row, is_rank = rank_rows(record, r, MODULES, IN)
+    ranks = gl.arange(0, RANKS, gl.SliceLayout(0, gl.SliceLayout(2, _COPIED)))
+    row, num_rows, table, _, column, room, rank_row, is_rank = few_of(
+        live, tile, ranks, starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, ROWS_EACH, RANKS
+    )
     head, left, tail = halves_of(table, rank_row, IN, is_rank, PAGE)
-    num_rows = gl.minimum(gl.load(record + 1) - first, ROWS_EACH)
-    return live, gl.load(record) + first, num_rows, column, room, head, left, tail, is_rank
+    return live, row, num_rows, column, room, head, left, tail, is_rank
 
 
 @gluon.jit

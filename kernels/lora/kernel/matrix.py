@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernels.lora.kernel.tiling import page_of, room_of
+from kernels.lora.kernel.tiling import few_tile_of, page_of, room_of
 
 
 @triton.jit
@@ -26,6 +26,25 @@ def rank_rows(record, r, MODULES: tl.constexpr, IN: tl.constexpr):
         element = tl.where(r >= begin, tl.load(record + 13) + (r - begin) * IN, element)
         is_row = tl.where(r >= begin, r < begin + rank, is_row)
     return element, is_row
+
+
+@triton.jit
+def few_of(
+    live, tile, ranks, starts, records, page_table, table_stride,
+    MODULES: tl.constexpr, IN: tl.constexpr, PIECES: tl.constexpr, RECORD: tl.constexpr, FEW: tl.constexpr,
+    RANKS: tl.constexpr,
+):  # fmt: skip
+    """What a tile of MBGMV's shrink is, of adapter `live`; `ranks` are 0 up to `RANKS`.
+
+    Returns its first row and rows, its adapter's pages, which piece of the inputs and which first column of the bridge
+    it has, and the adapter's columns; of its own columns, too, what `rank_rows` tells.
+    """
+    record = records + live * RECORD
+    piece, column, first, room = few_tile_of(tile - tl.load(starts + live), record, PIECES, FEW, RANKS)
+    table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
+    rank_row, is_rank = rank_rows(record, column + ranks, MODULES, IN)
+    num_rows = tl.minimum(tl.load(record + 1) - first, FEW)
+    return tl.load(record) + first, num_rows, table, piece, column, room, rank_row, is_rank
 
 
 @triton.jit

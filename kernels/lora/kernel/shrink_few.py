@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from kernels.lora.kernel.matrix import rank_rows, runs_of
-from kernels.lora.kernel.tiling import adapter_of, few_tile_of, num_pages_of, places_of
+from kernels.lora.kernel.matrix import few_of, runs_of
+from kernels.lora.kernel.tiling import adapter_of, num_pages_of, places_of
 
 
 @triton.jit
@@ -141,14 +141,11 @@ def _few_of(
 
     Of these columns, too, what `rank_rows` tells.
     """
-    live = adapter_of(few_starts, tile)
-    record = records + live * RECORD
-    table = page_table + tl.load(record + 2).to(tl.int64) * table_stride
-    piece, column, t, room = few_tile_of(tile - tl.load(starts + live), record, PIECES, FEW, RANKS)
-    r = column + tl.arange(0, RANKS)
-    rank_row, is_rank = rank_rows(record, r, MODULES, IN)
-    num_rows = tl.minimum(tl.load(record + 1) - t, FEW)
-    return tl.load(record) + t, num_rows, table, room, piece, r, rank_row, is_rank
+    live, ranks = adapter_of(few_starts, tile), tl.arange(0, RANKS)
+    row, num_rows, table, piece, column, room, rank_row, is_rank = few_of(
+        live, tile, ranks, starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, FEW, RANKS
+    )
+    return row, num_rows, table, room, piece, column + ranks, rank_row, is_rank
 
 
 @triton.jit
