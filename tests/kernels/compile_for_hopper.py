@@ -93,7 +93,14 @@ def compile_with_shrink_apart(in_features: int, num_modules: int, num_live: int)
 
 def _shrink_constants(in_features: int, num_modules: int, num_live: int) -> dict[str, int | bool]:
     tiling = Tiling(
-        span=256, is_rowwise=True, is_split=True, has_many=True, shrink_few=64, live=num_live, expand_ranks=16
+        span=256,
+        is_rowwise=True,
+        is_split=True,
+        has_few=True,
+        has_many=True,
+        shrink_few=64,
+        live=num_live,
+        expand_ranks=16,
     )
     return {
         "HAS_BIAS": False,

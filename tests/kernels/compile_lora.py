@@ -30,6 +30,7 @@ TILED = {**PAGE, "MODULES": 3, "WIDTH": 192, "PIECES": 4, "ROWWISE": True, "HAS_
 SPLIT = {
     "IN": 4096,
     "SPLIT": True,
+    "HAS_FEW": True,
     "SPAN": 256,
     "SPANS": 4,
     "FEW_RANKS": 16,
@@ -47,7 +48,7 @@ WIDTHS = {
     "FEW_ROWWISE": True,
     "UNLESS_BY_ROW": True,
 }
-EXPAND = {**WIDTHS, "SPLIT": True, "ROWS": 32, "LARGE_ROWS": 256, "HAS_LATER": False, "LIVE": 512, "PRECISION": None}
+EXPAND = {**WIDTHS, "HAS_FEW": True, "ROWS": 32, "LARGE_ROWS": 256, "HAS_LATER": False, "LIVE": 512, "PRECISION": None}
 RANKS = {  # of an expand: of the largest rank an adapter has
     16: {"RANKS": 16, "FEW_COLUMNS": 128, "STAGES": 3},
     64: {"RANKS": 64, "FEW_COLUMNS": 64, "STAGES": 3},
@@ -83,7 +84,7 @@ def compile_kernel(kernel, constants: dict[str, int | bool | None], num_warps: i
 def main() -> None:
     expand = {**TILED, **EXPAND}
     large_shrink = {**TILED, **SHRINK, "SPLIT": False, "PIECES": 1, "ROWS": 64, "STEPS": 2, "MANY_STAGES": 4}
-    large_expand = {**expand, "SPLIT": False, "PIECES": 1}
+    large_expand = {**expand, "HAS_FEW": False, "PIECES": 1}
     norm = {**BY_ROW, "ADDS": True, "GATHERS": False, "RUNS": 4, "RUN": 1024}
     print(
         json.dumps(

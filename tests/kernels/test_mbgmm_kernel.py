@@ -107,19 +107,38 @@ def test_modules_need_not_be_a_whole_group(modules: tuple[int, ...], both_shrink
     run(draw([1, 2, 10], ranks=(4, 20)), modules)
 
 
+def add_in_linears(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of large batches as they are where the linear layer adds what adapters of many rows have."""
+    tiles_of = tiling.Tiling.of
+    monkeypatch.setattr(
+        tiling.Tiling, "of", lambda *given, **options: tiles_of(*given, **{**options, "linear_adds": True})
+    )
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_prompts_fill_the_gpu_without_splitting_the_inputs(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("linear_adds", [False, True])
+def test_prompts_fill_the_gpu_without_splitting_the_inputs(
+    linear_adds: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiling, "SPLIT_ROWS", 100)
+    if linear_adds:
+        add_in_linears(monkeypatch)
     for group in (*GROUPS[:2], GROUPS[3]):
         run(draw([3, 130, 5, 0, 8, 9], dtype), group)
 
 
-@pytest.mark.parametrize(("shrunk_few", "split_rows"), [(8, 8), (8, 100), (64, 100)], ids=["whole", "split", "small"])
+@pytest.mark.parametrize(
+    ("shrunk_few", "split_rows", "linear_adds"),
+    [(8, 8, False), (8, 8, True), (8, 100, False), (64, 100, False)],
+    ids=["whole", "whole, few", "split", "small"],
+)
 @pytest.mark.parametrize("counts", [[1, 2, 1], [0, 3, 12, 1], [0, *[1] * 9]], ids=str)
 def test_pieces_of_several_rounds(
-    counts: list[int], shrunk_few: int, split_rows: int, monkeypatch: pytest.MonkeyPatch
+    counts: list[int], shrunk_few: int, split_rows: int, linear_adds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with inputs that are longer than the interpreter has the patience for."""
+    if linear_adds:
+        add_in_linears(monkeypatch)
     monkeypatch.setattr(tiling, "SHRUNK_FEW", {100: shrunk_few})
     monkeypatch.setattr(tiling, "SPLIT_ROWS", split_rows)
     for most in (1, 2):
@@ -171,7 +190,7 @@ def test_every_tile_has_one_program(
     case = draw(counts, dtype, PageGeometry(ModelShape(2, 1104, 3, 1, 64, 448), 16), (3, 16, 17, 40, 70, 0))
     x, _, outputs = case.inputs(group)
     shares = []
-    _, expand_options = expand_kernel._options(x.device, is_split=True, ranks=64)
+    _, expand_options = expand_kernel._options(x.device, has_few=True, ranks=64)
     for num in (1, 3, 50, 400):
         monkeypatch.setattr(lora_kernel, "resident", lambda *a, num=num, **b: (num, resident(*a, **b)[1]))
         monkeypatch.setattr(expand_kernel, "_options", lambda *_, num=num, **__: (num, expand_options))

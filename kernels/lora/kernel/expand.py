@@ -1,8 +1,8 @@
 """`outputs[m][t] += scale * bridge[t, m] @ B[m]`: every row's ranks up to its outputs.
 
-In a batch that is split a program keeps some rows of an adapter, up to `FEW_ROWS` (MBGMV) or `MANY_ROWS` (MBGMM), and
-reads ahead the runs of columns of its matrix and outputs that it adds to one after the other. In a large one it keeps a
-run of columns of the matrix, and reads ahead tiles of rows.
+A program keeps some rows of an adapter, up to `FEW_ROWS` (MBGMV) or `MANY_ROWS` (MBGMM), and reads ahead the runs of
+columns of its matrix and outputs that it adds to one after the other. In a large batch whose adapters of many rows are
+not the linear layer's it keeps a run of columns of the matrix, and reads ahead tiles of rows.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from kernels.lora.kernel.tiling import (
     shares_of,
 )
 
-STAGES = 3  # tiles that a program of a split batch has in work or on their way
+STAGES = 3  # tiles of runs of columns that a program has in work or on their way
 
 
 def expand(delta: LoraDelta, *, unless_by_row: bool = False) -> None:
@@ -43,7 +43,7 @@ def expand(delta: LoraDelta, *, unless_by_row: bool = False) -> None:
     plan, pages, page_table = delta.plan, delta.pages, delta.batch.directory.page_table
     three = [*delta.outputs, delta.outputs[0], delta.outputs[0]][:3]
     chunk, few_columns = delta.batch.directory.chunk_elements, plan.tiling.few_columns
-    num_programs, options = _options(pages.device, is_split=plan.tiling.is_split, ranks=plan.tiling.expand_ranks)
+    num_programs, options = _options(pages.device, has_few=plan.tiling.has_few, ranks=plan.tiling.expand_ranks)
     launch(
         _expand,
         (num_programs,),
@@ -65,7 +65,7 @@ def expand(delta: LoraDelta, *, unless_by_row: bool = False) -> None:
         OUT2=three[2].shape[1],
         PAGE=pages.shape[1],
         RECORD=RECORD,
-        SPLIT=plan.tiling.is_split,
+        HAS_FEW=plan.tiling.has_few,
         LARGE_ROWS=LARGE_ROWS,
         RANKS=plan.tiling.expand_ranks,
         HAS_LATER=delta.batch.directory.max_rank > plan.tiling.expand_ranks,
@@ -104,9 +104,9 @@ def expand_unless_by_row(
     return delta
 
 
-def _options(device: torch.device, *, is_split: bool, ranks: int) -> tuple[int, dict[str, Any]]:
+def _options(device: torch.device, *, has_few: bool, ranks: int) -> tuple[int, dict[str, Any]]:
     """How many programs are launched, and how: with how many rows at a time, too."""
-    each, rows, registers = (2, MANY_ROWS, 232) if is_split else (3, 32, 168) if ranks <= 32 else (4, 16, 128)
+    each, rows, registers = (2, MANY_ROWS, 232) if has_few else (3, 32, 168) if ranks <= 32 else (4, 16, 128)
     num_programs, options = resident(device, each, registers=registers)
     return num_programs, {"ROWS": rows, **options}
 
@@ -134,7 +134,7 @@ def _expand(
     OUT2: tl.constexpr,
     PAGE: tl.constexpr,
     RECORD: tl.constexpr,
-    SPLIT: tl.constexpr,
+    HAS_FEW: tl.constexpr,
     ROWS: tl.constexpr,
     LARGE_ROWS: tl.constexpr,
     RANKS: tl.constexpr,
@@ -161,7 +161,7 @@ def _expand(
     many = starts + 3 * (LIVE + 1)
     many_starts = tl.load(many + adapters)
     num_many = tl.load(many + LIVE)
-    if SPLIT:
+    if HAS_FEW:
         few_starts = tl.load(few + adapters)
         few_costs = tl.load(few + LIVE)
         if UNLESS_BY_ROW:

@@ -78,7 +78,7 @@ class Plan:
         directory, device = batch.directory, batch.slots.device
         num_rows, in_features = x.shape
         num_live, num_layers = batch.slots.shape[0], directory.places.shape[1]
-        tiling = Tiling.of(num_rows, num_live, directory, shrinks_apart=shrinks_apart)
+        tiling = Tiling.of(num_rows, num_live, directory, linear_adds=linear_adds, shrinks_apart=shrinks_apart)
         width, num_pieces = bridge_width(len(modules), directory.max_rank), tiling.num_pieces(in_features)
         plan = cls(
             tiling,
@@ -113,7 +113,7 @@ class Plan:
             int(batch.is_decode or not tiling.has_many),
             MODULES=len(modules),
             PIECES=num_pieces,
-            FEW=FEW_ROWS if tiling.is_split else 0,
+            FEW=FEW_ROWS if tiling.has_few else 0,
             SHRINK_FEW=tiling.shrink_few,
             FEW_TILE_ROWS=FEW_ROWS,
             FEW_RANKS=FEW_RANKS,

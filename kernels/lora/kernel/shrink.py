@@ -51,6 +51,7 @@ def shrink(delta: LoraDelta, num_programs: int, **options: Any) -> None:
         RECORD=RECORD,
         ROWWISE=plan.tiling.is_rowwise,
         SPLIT=plan.tiling.is_split,
+        HAS_FEW=plan.tiling.has_few,
         HAS_MANY=x.shape[0] > plan.tiling.shrink_few,
         SPAN=plan.tiling.span,
         SPANS=SPANS,
@@ -87,6 +88,7 @@ def _shrink(
     RECORD: tl.constexpr,
     ROWWISE: tl.constexpr,
     SPLIT: tl.constexpr,
+    HAS_FEW: tl.constexpr,
     HAS_MANY: tl.constexpr,
     SPAN: tl.constexpr,
     SPANS: tl.constexpr,
@@ -111,17 +113,18 @@ def _shrink(
     few_starts = tl.load(starts + adapters)
     num_few = tl.load(starts + LIVE)
     num_many = tl.load(starts + LIVE + 1 + LIVE)
-    is_one_each = num_few + num_many <= step
+    is_one_each = SPLIT & (num_few + num_many <= step)
     first, end, first_many, end_many = shares_of(program, step, num_few, num_many, MANY_COST)
     if is_one_each:
         first, end = program, tl.minimum(program + 1, num_few)
         first_many, end_many = step - 1 - program, tl.minimum(step - program, num_many)
     many_step = 1
     if not SPLIT:
+        first, end = program * num_few // step, (program + 1) * num_few // step
         first_many, end_many, many_step = program, num_many, step
     # Who has nothing to do makes room for the next kernel. One stays, so that this kernel ends after the one before.
     if (program == 0) | (first < end) | (first_many < end_many):
-        if SPLIT and first < end:
+        if HAS_FEW and first < end:
             if is_one_each:
                 one_tile(
                     first, x, pages, page_table, starts, few_starts, records, bridge, x_stride, table_stride, MODULES,

@@ -103,6 +103,7 @@ def neighbours(
     if CHAINED:
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((RANKS, FEW), tl.float32)
+    pieces = tl.zeros((RANKS, FEW), tl.float32)
     begin = tile // PIECES * ALL_ROUNDS + tile % PIECES * ROUNDS
     for now in tl.range(begin, end // PIECES * ALL_ROUNDS + end % PIECES * ROUNDS, num_stages=STAGES):
         turn = now % ALL_ROUNDS
@@ -117,9 +118,16 @@ def neighbours(
         a = runs_of(pages, table, rank_row, places, start, is_rank, IN, PAGE, NUM_PAGES, ROWWISE, SPAN)
         rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
         total = tl.where(turn % ROUNDS == 0, 0.0, total) + _round_of(a, rows, PRECISION)
-        at = bridge + ((row + t)[None, :].to(tl.int64) * PIECES + turn // ROUNDS) * WIDTH + r[:, None]
         is_whole = (turn % ROUNDS == ROUNDS - 1) | (turn == ALL_ROUNDS - 1)
-        tl.store(at, total, mask=(t < tl.where(is_whole, num_rows, 0))[None, :] & (r < room)[:, None])
+        if PIECES > 1 or ROUNDS == ALL_ROUNDS:
+            at = bridge + ((row + t)[None, :].to(tl.int64) * PIECES + turn // ROUNDS) * WIDTH + r[:, None]
+            tl.store(at, total, mask=(t < tl.where(is_whole, num_rows, 0))[None, :] & (r < room)[:, None])
+        else:  # what is read has one piece: those that sums are made of are added here, in their order
+            pieces = tl.where(turn == 0, 0.0, pieces)
+            pieces = tl.where(is_whole, pieces + total, pieces)
+            at = bridge + (row + t)[None, :].to(tl.int64) * WIDTH + r[:, None]
+            is_last = turn == ALL_ROUNDS - 1
+            tl.store(at, pieces, mask=(t < tl.where(is_last, num_rows, 0))[None, :] & (r < room)[:, None])
 
 
 @triton.jit

@@ -40,7 +40,8 @@ class Tiling:
     Attributes:
         span: Elements of a span; in one page for each rank row if `is_rowwise`.
         is_rowwise: Whether page borders cut no span.
-        is_split: Whether a tile reads one piece of the input, not all; if not, all adapters are MBGMM's.
+        is_split: Whether a tile reads one piece of the input, not all.
+        has_few: Whether adapters of few rows are MBGMV's; if not, all are MBGMM's.
         has_many: Whether MBGMM could expand any adapter.
         shrink_few: The most rows of an adapter that MBGMV shrinks.
         live: Adapters that a batch could have, a power of two; in few sizes, as each is compiled.
@@ -50,21 +51,35 @@ class Tiling:
     span: int
     is_rowwise: bool
     is_split: bool
+    has_few: bool
     has_many: bool
     shrink_few: int
     live: int
     expand_ranks: int
 
     @classmethod
-    def of(cls, num_rows: int, num_live: int, directory: LoraDirectory, *, shrinks_apart: bool = False) -> "Tiling":
-        """The tiles for a batch; `shrinks_apart` is whether `hopper_apart` shrinks, which only has MBGMV's."""
+    def of(
+        cls,
+        num_rows: int,
+        num_live: int,
+        directory: LoraDirectory,
+        *,
+        linear_adds: bool = False,
+        shrinks_apart: bool = False,
+    ) -> "Tiling":
+        """The tiles for a batch.
+
+        `linear_adds` is whether linear layers add shares of adapters of many rows, and leave to expands only others;
+        `shrinks_apart` whether `hopper_apart` shrinks, which only has MBGMV's tiles.
+        """
         span = run_of(directory, MAX_SPAN)
         return cls(
             span=span,
             is_rowwise=directory.chunk_elements % span == 0,
             is_split=num_rows <= SPLIT_ROWS,
+            has_few=num_rows <= SPLIT_ROWS or linear_adds,
             has_many=num_rows > FEW_ROWS,
-            shrink_few=SPLIT_ROWS if shrinks_apart else _shrunk_few(num_rows),
+            shrink_few=SPLIT_ROWS if shrinks_apart else FEW_ROWS if linear_adds else _shrunk_few(num_rows),
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
             expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
         )
@@ -87,12 +102,12 @@ class Tiling:
     @property
     def expand_rows(self) -> int:
         """Rows of a tile of MBGMM's expand."""
-        return MANY_ROWS if self.is_split else LARGE_ROWS
+        return MANY_ROWS if self.has_few else LARGE_ROWS
 
     @property
     def expand_run(self) -> int:
         """Columns of one of its runs: in a split batch each warp has its own."""
-        return EXPAND_COLUMNS // EXPAND_RUNS if self.is_split else EXPAND_COLUMNS
+        return EXPAND_COLUMNS // EXPAND_RUNS if self.has_few else EXPAND_COLUMNS
 
     def num_rounds(self, in_features: int) -> int:
         """Rounds of a piece, but for the last piece of an input, which may have fewer."""
