@@ -20,11 +20,13 @@ from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")]
 HALVES = [pytest.param(DTYPES[name], marks=ON_GPU) for name in ("bf16", "fp16")]
-# Inputs of a round and of two and a half; of four rounds and of fourteen, which are two to a piece; of half a round.
+# Inputs of a round and of two and a half; of four rounds and of fourteen, which are two to a piece; of half a round; of
+# more than a page.
 GEOMETRIES = {
     "small": PageGeometry(ModelShape(2, 1024, 8, 4, 128, 2560), 16),
     "llama-3-8b": PageGeometry(ModelShape(1, 4096, 32, 8, 128, 14336), 16),
     "short": PageGeometry(ModelShape(1, 512, 4, 2, 128, 768), 16),
+    "long": PageGeometry(ModelShape(1, 1024, 8, 2, 128, 2560), 4),
 }
 RANKS = (0, 0, 1, 3, 8, 16, 33, 64, 100)
 # Rows of the base model, then of each adapter.

@@ -17,7 +17,7 @@ from kernels.lora.kernel.hopper_expand import linear_and_expand
 from kernels.lora.kernel.hopper_linear import linear_and_shrink as kernel
 from kernels.lora.kernel.hopper_product import STEP, TILE
 from kernels.lora.kernel.plan import RECORD
-from kernels.lora.kernel.tiling import MAX_SPAN, SPLIT_ROWS
+from kernels.lora.kernel.tiling import MAX_SPAN, SPLIT_ROWS, num_pages_of
 
 # Measured on an H200. Operations a us of a processor, in tiles here and in the library; what it takes in us to launch a
 # shrink alone, and to shrink one of a row's inputs with adapters as they usually are.
@@ -89,10 +89,10 @@ def shrinks_apart(x: Tensor, weight: Tensor, out: Tensor, pages: Tensor, batch: 
 
 
 def _has_whole_spans(x: Tensor, pages: Tensor, batch: LoraBatch) -> bool:
-    """Whether neither a page nor a row ends within a span, and no rank row is longer than a page."""
+    """Whether neither a page nor a row ends within a span, and rank rows lie in few pages."""
     in_features = x.shape[1]
     has_whole_runs = batch.directory.chunk_elements % MAX_SPAN == 0
-    return has_whole_runs and in_features % MAX_SPAN == 0 and in_features <= pages.shape[1]
+    return has_whole_runs and in_features % MAX_SPAN == 0 and num_pages_of(in_features, pages.shape[1]) > 0
 
 
 def may_shrink_apart(num_rows: int, max_rank: int, *, is_decode: bool) -> bool:

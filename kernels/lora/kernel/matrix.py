@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernels.lora.kernel.tiling import few_tile_of, page_of, room_of
+from kernels.lora.kernel.tiling import few_tile_of, page_of, place_in, room_of
 
 
 @triton.jit
@@ -74,10 +74,9 @@ def runs_of(
         there = is_row[None, :] & (start < length)[:, None]
         if NUM_PAGES > 0:
             head, left, middle, tail = places
-            later = middle[None, :]
-            if NUM_PAGES > 2:
-                later = tl.where(start[:, None] < (left + PAGE)[None, :], later, tail[None, :])
-            base = tl.where(start[:, None] < left[None, :], head[None, :], later) + start[:, None]
+            base = place_in(
+                start[:, None], head[None, :], left[None, :], middle[None, :], tail[None, :], PAGE, NUM_PAGES
+            )
         else:
             base = page_of(table, element, there, PAGE) + element % PAGE
         at = tl.multiple_of(pages + base[:, :, None] + k[None, None, :], [16, 16, 16])

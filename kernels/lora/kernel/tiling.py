@@ -213,18 +213,6 @@ def few_tile_of(local, record, PIECES: tl.constexpr, FEW: tl.constexpr, RANKS: t
     return local % PIECES, block % num_blocks * RANKS, block // num_blocks * FEW, room
 
 
-@triton.jit
-def halves_of(page_table, element, length, mask, PAGE: tl.constexpr):
-    """Where runs of up to a page, from `element` on in an adapter's stream, lie in the pool: in two pages at most.
-
-    Returns the place of the first element, how many elements its page still has, and what to add to the offset of an
-    element that comes after those.
-    """
-    left = PAGE - element % PAGE
-    head = page_of(page_table, element, mask, PAGE) + element % PAGE
-    return head, left, page_of(page_table, element + length - 1, mask, PAGE) - left
-
-
 @triton.constexpr_function
 def num_pages_of(length, page):
     """In how many pages runs of a length lie at most, two or three; 0 if they may lie in more."""
@@ -233,17 +221,28 @@ def num_pages_of(length, page):
 
 @triton.jit
 def places_of(page_table, element, length, mask, PAGE: tl.constexpr, NUM_PAGES: tl.constexpr):
-    """As `halves_of`, of runs that lie in up to `NUM_PAGES` pages, two or three.
+    """Where runs, from `element` on in an adapter's stream, lie in the pool: in up to `NUM_PAGES` pages, two or three.
 
     Returns the place of the first element, how many elements its page still has, and what to add to the offset of an
     element of the second page, and of the third.
     """
-    head, left, tail = halves_of(page_table, element, length, mask, PAGE)
+    left = PAGE - element % PAGE
+    head = page_of(page_table, element, mask, PAGE) + element % PAGE
+    tail = page_of(page_table, element + length - 1, mask, PAGE) - left
     middle = tail
     if NUM_PAGES > 2:
         middle = page_of(page_table, element + tl.minimum(left, length - 1), mask, PAGE) - left
         tail -= PAGE
     return head, left, middle, tail
+
+
+@triton.jit
+def place_in(start, head, left, middle, tail, PAGE: tl.constexpr, NUM_PAGES: tl.constexpr):
+    """Where what begins at `start` in runs lies, of which `places_of` tells."""
+    later = middle
+    if NUM_PAGES > 2:
+        later = tl.where(start < left + PAGE, middle, tail)
+    return tl.where(start < left, head, later) + start
 
 
 @triton.jit
