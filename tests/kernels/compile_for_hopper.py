@@ -28,8 +28,8 @@ POINTERS = {
     **dict.fromkeys(("output", "query", "out", "bias", "x", "pages", "lora_pages"), "*bf16"),
     **dict.fromkeys(("hidden", "update", "weight"), "*bf16"),
     **dict.fromkeys(("query_start", "context_lens", "block_table", "counts"), "*i32"),
-    **dict.fromkeys(("page_table", "starts", "records", "owners"), "*i32"),
-    **dict.fromkeys(("partial", "stats", "bridge", "squares"), "*fp32"),
+    **dict.fromkeys(("page_table", "starts", "records", "owners", "flags"), "*i32"),
+    **dict.fromkeys(("partial", "stats", "bridge", "squares", "parts"), "*fp32"),
 }
 STRIDES = ("output_stride", "query_stride", "query_head_stride", "out_stride", "out_features")
 STRIDES += ("hidden_stride", "update_stride", "width")

@@ -207,10 +207,12 @@ def test_with_some_hundred_rows_processors_apart_shrink(
 
 
 PAYS = [  # rows, inputs, outputs and modules of a layer of Llama-3-8B or Llama-7B, and what was faster on an H200
-    (128, 4096, 6144, 3, False),
+    (96, 4096, 6144, 3, True),
+    (128, 4096, 6144, 3, True),
     (256, 4096, 6144, 3, True),
     (1000, 4096, 6144, 3, True),
-    (128, 4096, 4096, 1, False),
+    (96, 4096, 4096, 1, True),
+    (128, 4096, 4096, 1, True),
     (384, 4096, 4096, 1, True),
     (96, 4096, 28672, 2, False),
     (128, 4096, 28672, 2, True),
@@ -218,7 +220,9 @@ PAYS = [  # rows, inputs, outputs and modules of a layer of Llama-3-8B or Llama-
     (256, 4096, 28672, 2, True),
     (320, 4096, 28672, 2, False),
     (1000, 4096, 28672, 2, True),
-    (256, 14336, 4096, 1, False),
+    (192, 14336, 4096, 1, True),
+    (256, 14336, 4096, 1, True),
+    (384, 14336, 4096, 1, True),
     (512, 14336, 4096, 1, True),
     (640, 14336, 4096, 1, False),
     (896, 14336, 4096, 1, True),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kernels.device import ALIGNMENT, has_hopper_halves, is_aligned, num_processors
@@ -15,7 +16,7 @@ from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.hopper_apart import linear_and_shrink_apart
 from kernels.lora.kernel.hopper_expand import linear_and_expand
 from kernels.lora.kernel.hopper_linear import linear_and_shrink as kernel
-from kernels.lora.kernel.hopper_product import STEP, TILE
+from kernels.lora.kernel.hopper_product import HALF, STEP, TILE
 from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import MAX_SPAN, SPLIT_ROWS, num_pages_of
 
@@ -24,6 +25,7 @@ from kernels.lora.kernel.tiling import MAX_SPAN, SPLIT_ROWS, num_pages_of
 _TILES_RATE, _LIBRARY_RATE = 5.3e6, 5.0e6
 _ALONE_US, _INPUT_US = 9.0, 3.4e-6
 _EARLY_ROWS = 384  # with more, products of whole tiles take longer if they are launched early
+_MEET_US = 2.0  # that two programs take to add what each has of a tile
 _ROUND_STEPS = 4  # of a product, in which a warpgroup shrinks a round
 # Rows of a batch with prompts by the largest rank that an adapter may have, at most, for shrinks apart: of many rows of
 # an adapter they read its rank rows again for every 8.
@@ -103,14 +105,16 @@ def may_shrink_apart(num_rows: int, max_rank: int, *, is_decode: bool) -> bool:
 def pays_apart(num_rows: int, in_features: int, out_features: int, num_modules: int, processors: int) -> bool:
     """Whether a product in whole tiles loses less time than it takes to shrink before the library's product."""
     tile_us = 2.0 * TILE * TILE * in_features / _TILES_RATE
-    apart = _num_turns(num_rows, out_features, processors) * tile_us
+    num_turns, num_shares = _num_turns(num_rows, out_features, processors)
+    apart = num_turns * tile_us / num_shares + _MEET_US * (num_shares - 1)
     library = 2.0 * num_rows * in_features * out_features / (_LIBRARY_RATE * processors)
     return apart - library <= _ALONE_US + _INPUT_US * num_rows * in_features * num_modules
 
 
-def _num_turns(num_rows: int, out_features: int, processors: int) -> int:
-    """The tiles that a program has, at most."""
-    return -(-_num_tiles(num_rows, out_features) // processors)
+def _num_turns(num_rows: int, out_features: int, processors: int) -> tuple[int, int]:
+    """The tiles that a program has, at most, and how many programs share one: two where they are that few."""
+    num_tiles = _num_tiles(num_rows, out_features)
+    return -(-num_tiles // processors), 2 if 2 * num_tiles <= processors else 1
 
 
 def _num_tiles(num_rows: int, out_features: int) -> int:
@@ -125,7 +129,7 @@ def launch_apart(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | N
     """Writes `out` and the bridge of the delta's plan."""
     (num_rows, in_features), out_features = delta.x.shape, weight.shape[0]
     processors = num_processors(delta.x.device)
-    num_turns = _num_turns(num_rows, out_features, processors)
+    num_turns, num_shares = _num_turns(num_rows, out_features, processors)
     product, product_options = _product_arguments(delta.x, weight, out, bias)
     shrink, shrink_options = _shrink_arguments(delta)
     launch(
@@ -133,8 +137,11 @@ def launch_apart(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | N
         (processors,),
         *product,
         max(0, num_rows - TILE),
-        -(-_num_tiles(num_rows, out_features) // num_turns),
-        num_turns * _num_steps(in_features) // _ROUND_STEPS,
+        -(-_num_tiles(num_rows, out_features) * num_shares // num_turns),
+        num_shares,
+        num_turns * _num_steps(in_features) // (num_shares * _ROUND_STEPS),
+        torch.empty(processors * (num_shares - 1), TILE, HALF, dtype=torch.float32, device=delta.x.device),
+        delta.plan.flags,
         *shrink,
         **product_options,
         **shrink_options,

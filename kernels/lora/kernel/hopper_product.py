@@ -25,6 +25,7 @@ STAGES = 6  # of 32 KB, as many as there is memory for; 32 more for what leaves
 GROUP = 8  # tiles of rows that are taken with the same columns
 T, K, H, G = gl.constexpr(TILE), gl.constexpr(STEP), gl.constexpr(HALF), gl.constexpr(GROUP)
 SUMS = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16]))
+_THREADS = gl.constexpr(gl.BlockedLayout([1], [32], [4], [0]))
 _LEAVING = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 16]))
 
 
@@ -59,13 +60,23 @@ def place_of(tile, row_tiles, column_tiles):
 
 
 @gluon.jit
-def stream(x_desc, weight_desc, operands, full, empty, row_tiles, column_tiles, num_steps, last_row, num_programs):
+def steps_of(share, num_shares, num_steps):
+    """Which steps are of one of a tile's shares: the first, and the first after it."""
+    return share * num_steps // num_shares, (share + 1) * num_steps // num_shares
+
+
+@gluon.jit
+def stream(
+    x_desc, weight_desc, operands, full, empty, row_tiles, column_tiles, num_steps, last_row, num_programs,
+    num_shares=1,
+):  # fmt: skip
     """The producer of one of the programs that multiply. No tile begins behind `last_row`."""
     S: gl.constexpr = full.shape[0]
     used = 0
-    for tile in range(gl.program_id(0), row_tiles * column_tiles, num_programs):
-        row_tile, column_tile = place_of(tile, row_tiles, column_tiles)
-        for step in range(num_steps):
+    for share in range(gl.program_id(0), row_tiles * column_tiles * num_shares, num_programs):
+        row_tile, column_tile = place_of(share // num_shares, row_tiles, column_tiles)
+        first, end = steps_of(share % num_shares, num_shares, num_steps)
+        for step in range(first, end):
             stage = used % S
             mbarrier.wait(empty.index(stage), ((used // S) & 1) ^ 1)
             mbarrier.expect(full.index(stage), 2 * T * K * 2)
@@ -114,6 +125,64 @@ def leave(out_desc, sums, leaving, row, column):
     left, right = sums.to(out_desc.dtype).reshape([T, 2, H]).permute((0, 2, 1)).split()
     _leave_half(out_desc, left, leaving, row, column)
     _leave_half(out_desc, right, leaving, row, column + H)
+
+
+@gluon.jit
+def leave_half(out_desc, sums, leaving, row, column, parts, flags, share):
+    """Stores a half of a tile whose inputs two programs share, the halves being of neighbouring shares.
+
+    Each leaves its sums of the other's half in memory. Both run at once: a launch has no more programs than processors.
+    """
+    left, right = sums.reshape([T, 2, H]).permute((0, 2, 1)).split()
+    is_left = share % 2 == 0
+    own = gl.convert_layout(gl.where(is_left, left, right), _LEAVING)
+    gl.store(_part_at(parts, share), gl.convert_layout(gl.where(is_left, right, left), _LEAVING))
+    BARRIER()
+    _set(flags + share, 1)
+    other = share ^ 1
+    _wait_for(flags + other)
+    BARRIER()
+    _set(flags + other, 0)
+    own += gl.load(_part_at(parts, other))
+    _leave_half(out_desc, own.to(out_desc.dtype), leaving, row, column + gl.where(is_left, 0, H))
+
+
+@gluon.jit
+def _part_at(parts, share):
+    """Where a share's sums of the other's half lie, `[TILE, HALF]`."""
+    r = gl.arange(0, T, gl.SliceLayout(1, _LEAVING))
+    n = gl.arange(0, H, gl.SliceLayout(0, _LEAVING))
+    return parts + share * (T * H) + (r * H)[:, None] + n[None, :]
+
+
+@gluon.jit
+def _set(flag, value):
+    """By one thread. Who sees it sees what this warpgroup stored before a barrier."""
+    thread = gl.arange(0, 128, _THREADS)
+    gl.inline_asm_elementwise(
+        """{
+        .reg .pred is_first;
+        setp.eq.s32 is_first, $2, 0;
+        @is_first st.release.gpu.global.b32 [$1], $3;
+        mov.b32 $0, 0;
+        }""",
+        "=r,l,r,r", [(flag + thread * 0).to(gl.int64), thread, thread * 0 + value], gl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
+def _wait_for(flag):
+    """Until it is set."""
+    thread = gl.arange(0, 128, _THREADS)
+    gl.inline_asm_elementwise(
+        """{
+        .reg .pred is_unset;
+        again: ld.acquire.gpu.global.b32 $0, [$1];
+        setp.eq.s32 is_unset, $0, 0;
+        @is_unset bra again;
+        }""",
+        "=r,l", [(flag + thread * 0).to(gl.int64)], gl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
 
 
 @gluon.jit

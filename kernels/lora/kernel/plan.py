@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.device import num_processors
 from kernels.launch import launch
 from kernels.lora.batch import LoraBatch
 from kernels.lora.kernel.tiling import (
@@ -49,6 +50,8 @@ class Plan:
         bridge: `[num_rows, num_pieces, width]`; what shrinks leave to expands, an adapter's ranks of one module after
             those of the other, each with room for a multiple of 4: the sums of pieces of the inputs in float32, still
             to be added, or, of one, rounded.
+        flags: `[num_processors]` int32, zeros between launches; by which programs tell each other what they left.
+            Empty if linear layers do not shrink on processors apart.
     """
 
     tiling: Tiling
@@ -58,6 +61,7 @@ class Plan:
     owners: Tensor
     is_by_row: Tensor
     bridge: Tensor
+    flags: Tensor
 
     @classmethod
     def make(
@@ -92,6 +96,7 @@ class Plan:
             bridge=torch.empty(
                 (num_rows, num_pieces, width), dtype=torch.float32 if num_pieces > 1 else x.dtype, device=device
             ),
+            flags=torch.zeros(num_processors(device) if shrinks_apart else 0, dtype=torch.int32, device=device),
         )
         launch(
             _plan,
