@@ -80,9 +80,9 @@ def linear_and_shrink(
 
     With the bits of both, but on a Hopper GPU for more than 64 rows, where the linear layer may have those of another
     kernel. There both are one launch for up to 64 rows, where `linear` has a kernel for these, rows of A and B are
-    multiples of 256 long, and those of A not longer than two pages: matrices A then come beside the weights. They are for
-    up to 2,048 rows, too, where that pays, if rows of A are like this and rows of `weight`, `out` and pages begin at
-    multiples of 16 bytes; of a batch that is not of decodes, only if rows times the directory's `max_rank` are few.
+    multiples of 256 long, and those of A not longer than two pages: matrices A then come beside the weights. They are
+    for up to 2,048 rows, too, where that pays, if rows of A are like this and rows of `weight`, `out` and pages begin
+    at multiples of 16 bytes; of a batch that is not of decodes, only if rows times the directory's `max_rank` are few.
     With more than 2,048 rows, where pages cut no run of 128 elements, modules' outputs are multiples of 128 and all
     rows begin at multiples of 16 bytes, the linear layer adds what adapters of 64 rows or more have, and an expand the
     rest; the scale is then rounded into what lies between A and B, and a matrix B that is not finite makes others' rows

@@ -31,8 +31,8 @@ _T, _S = gl.constexpr(TILE), gl.constexpr(STAGES)
 @gluon.jit
 def _work(
     out_desc, bias, operands, leaving, full, empty, turns, done, row_tiles, column_tiles, num_steps, out_features,
-    last_row, num_multiplying, num_shares, rounds_meanwhile, parts, flags, x, pages, page_table, starts, records, bridge,
-    table_stride, HAS_BIAS: gl.constexpr, MODULES: gl.constexpr, WIDTH: gl.constexpr, IN: gl.constexpr,
+    last_row, num_multiplying, num_shares, rounds_meanwhile, parts, flags, x, pages, page_table, starts, records,
+    bridge, table_stride, HAS_BIAS: gl.constexpr, MODULES: gl.constexpr, WIDTH: gl.constexpr, IN: gl.constexpr,
     PAGE: gl.constexpr, PIECES: gl.constexpr, ROUNDS: gl.constexpr, RECORD: gl.constexpr, LIVE: gl.constexpr,
     PART: gl.constexpr,
 ):  # fmt: skip
@@ -66,7 +66,8 @@ def _work(
 
 @gluon.jit
 def _stream(
-    x_desc, weight_desc, operands, full, empty, row_tiles, column_tiles, num_steps, last_row, num_multiplying, num_shares
+    x_desc, weight_desc, operands, full, empty, row_tiles, column_tiles, num_steps, last_row, num_multiplying,
+    num_shares,
 ):  # fmt: skip
     if gl.program_id(0) < num_multiplying:
         gdc_wait()
@@ -93,8 +94,8 @@ def linear_and_shrink_apart(
     The last tile of rows begins where it ends with them, at `last_row`, and does some of the one before again: to bring
     rows that are not there takes longer.
 
-    Where tiles are few, two programs share one (`num_shares`): each has one share, of half of the inputs, and leaves half
-    of the sum.
+    Where tiles are few, two programs share one (`num_shares`): each has one share, of half of the inputs, and leaves
+    half of the sum.
     """
     operands, leaving, full, empty, turns = memory_of(x_desc.dtype, _S)
     done = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
