@@ -78,20 +78,27 @@ def compile_linear(num_rows: int, out_features: int) -> dict[str, int | bool]:
 
 
 def compile_with_shrink(
-    num_rows: int, out_features: int, in_features: int, num_modules: int = 1, num_live: int = 64
+    num_rows: int,
+    out_features: int,
+    in_features: int,
+    num_modules: int = 1,
+    num_live: int = 64,
+    page_elements: int = PAGE_ELEMENTS,
 ) -> dict[str, int | bool]:
     """A linear layer and its shrink."""
-    constants = _shrink_constants(in_features, num_modules, num_live)
+    constants = _shrink_constants(in_features, num_modules, num_live, page_elements)
     return _compile_tiles(linear_and_shrink, num_rows, out_features, constants, 112)
 
 
-def compile_with_shrink_apart(in_features: int, num_modules: int, num_live: int) -> dict[str, int | bool]:
+def compile_with_shrink_apart(
+    in_features: int, num_modules: int, num_live: int, page_elements: int = PAGE_ELEMENTS
+) -> dict[str, int | bool]:
     """A linear layer of some hundred rows and its shrink."""
-    constants = _shrink_constants(in_features, num_modules, num_live)
+    constants = _shrink_constants(in_features, num_modules, num_live, page_elements)
     return compile_kernel(linear_and_shrink_apart, constants, {"maxnreg": 168}, MANY_ROWS)
 
 
-def _shrink_constants(in_features: int, num_modules: int, num_live: int) -> dict[str, int | bool]:
+def _shrink_constants(in_features: int, num_modules: int, num_live: int, page_elements: int) -> dict[str, int | bool]:
     tiling = Tiling(
         span=256,
         is_rowwise=True,
@@ -107,7 +114,7 @@ def _shrink_constants(in_features: int, num_modules: int, num_live: int) -> dict
         "MODULES": num_modules,
         "WIDTH": 64 * num_modules,
         "IN": in_features,
-        "PAGE": PAGE_ELEMENTS,
+        "PAGE": page_elements,
         "PIECES": tiling.num_pieces(in_features),
         "ROUNDS": tiling.num_rounds(in_features),
         "RECORD": RECORD,
@@ -158,6 +165,8 @@ def main() -> None:
                 "linear and shrink, 32 rows, narrow": compile_with_shrink(32, 1280, 14336),
                 "linear and shrink, 64 rows": compile_with_shrink(64, 4096, 14336),
                 "linear and shrink, 64 rows of q k v": compile_with_shrink(64, 6144, 4096, 3, 512),
+                "linear and shrink, 1 row, long rows": compile_with_shrink(1, 6144, 8192, page_elements=4096),
+                "linear and shrink, apart, long rows": compile_with_shrink_apart(8192, 3, 512, page_elements=4096),
                 "linear and shrink, apart": compile_with_shrink_apart(14336, 1, 1024),
                 "linear and shrink, apart, q k v": compile_with_shrink_apart(4096, 3, 512),
             }

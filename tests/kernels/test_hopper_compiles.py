@@ -41,6 +41,7 @@ def compile_all(module: str, cache: Path) -> Compiled:
 LINEARS = [f"linear, {rows}" for rows in ("1 row", "32 rows", "32 rows, narrow", "64 rows")]
 ADAPTED_LINEARS = [f"linear and shrink, {rows}" for rows in ("1 row", "32 rows, narrow", "64 rows", "64 rows of q k v")]
 ADAPTED_LINEARS += ["linear and shrink, apart", "linear and shrink, apart, q k v"]
+ADAPTED_LINEARS += ["linear and shrink, 1 row, long rows", "linear and shrink, apart, long rows"]
 LINEARS += [*ADAPTED_LINEARS, "linear and expand"]
 
 

@@ -10,9 +10,11 @@ import torch
 
 from kernels.launch import launch
 from kernels.linear import linear
+from kernels.linear.kernel.tiles import MAX_ROWS
 from kernels.lora import LoraDelta, expand, kernel, linear_and_shrink, mbgmm
 from kernels.lora.kernel import hopper
 from kernels.lora.kernel.plan import Plan
+from kernels.lora.kernel.tiling import ADDED_ROWS
 from tests.kernels.buffers import DEVICE, DTYPES, same_bits
 from tests.kernels.lora_cases import Case, draw_case
 from tests.kernels.tolerances import assert_close
@@ -66,9 +68,8 @@ class Layer:
 
     def forget(self) -> None:
         """What was left for an expand."""
-        for plan in self.case.batch.plans.values():
-            if isinstance(plan, Plan):
-                plan.bridge.fill_(torch.nan)
+        for plan in plans(self.case):
+            plan.bridge.fill_(torch.nan)
 
     def run(self, op: Callable[..., LoraDelta | None] = linear_and_shrink) -> None:
         arguments = (self.x, self.weight, self.out, self.bias, self.outputs, self.case.pages[self.layer])
@@ -84,6 +85,10 @@ class Layer:
     def is_taken(self) -> bool:
         """Whether the kernel is for it."""
         return self.out.shape[1] >= (LEAST if self.x.shape[0] <= 32 else 4 * LEAST)
+
+
+def plans(case: Case) -> list[Plan]:
+    return [plan for plan in case.batch.plans.values() if isinstance(plan, Plan)]
 
 
 def note_launches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -140,6 +145,8 @@ def test_with_many_rows_the_linear_layer_adds_what_adapters_of_many_have(
 ) -> None:
     case = draw_case(random.Random(f"{counts}"), counts, RANKS, dtype, DEVICE, GEOMETRIES[geometry])
     before = case.guarded.clone()
+    is_left = torch.tensor([i == 0 or count < ADDED_ROWS for i, count in enumerate(counts)], device=DEVICE)
+    is_left = is_left.repeat_interleave(torch.tensor(counts, device=DEVICE))
     for group in GROUPS:
         layer = Layer(case, group, has_bias=geometry == "small")
         layer.align()
@@ -154,6 +161,11 @@ def test_with_many_rows_the_linear_layer_adds_what_adapters_of_many_have(
         assert_close(found, layer.out.double())
         layer.run()
         assert same_bits(layer.out, found)
+        layer.weight.zero_()
+        layer.run()
+        found = layer.out.clone()
+        layer.run_in_turn()
+        assert same_bits(layer.out[is_left], found[is_left]), "what expands add"
     assert same_bits(case.guarded, before), "the pages changed"
 
 
@@ -170,7 +182,11 @@ SOME_HUNDRED = [  # rows of the base model, then of each adapter
 
 @pytest.mark.parametrize(
     ("geometry", "dtype"),
-    [pytest.param("small", torch.float16, marks=ON_GPU), pytest.param("llama-3-8b", torch.bfloat16, marks=ON_GPU)],
+    [
+        pytest.param("small", torch.float16, marks=ON_GPU),
+        pytest.param("llama-3-8b", torch.bfloat16, marks=ON_GPU),
+        pytest.param("long", torch.bfloat16, marks=ON_GPU),
+    ],
 )
 @pytest.mark.parametrize("processors", [None, 9])
 @pytest.mark.parametrize("counts", SOME_HUNDRED, ids=lambda counts: str(counts[:8]))
@@ -188,21 +204,24 @@ def test_with_some_hundred_rows_processors_apart_shrink(
     for group in GROUPS:
         layer = Layer(case, group, has_bias=geometry == "small")
         layer.align()
-        layer.run()
-        found = layer.out.clone()
-        assert layer.around[:, -8:].isnan().all()
-        layer.run_in_turn()
-        assert_close(found, layer.out.double())
-        layer.forget()
-        layer.run()
-        assert same_bits(layer.out, found)
+        for _ in range(3):  # with the same plan, whose flags are as before
+            layer.x.normal_()
+            layer.run()
+            found = layer.out.clone()
+            assert layer.around[:, -8:].isnan().all()
+            layer.run_in_turn()
+            assert_close(found, layer.out.double())
+            layer.forget()
+            layer.run()
+            assert same_bits(layer.out, found)
         layer.weight.zero_()
         layer.run()
         found = layer.out.clone()
         layer.run_in_turn()
         assert same_bits(layer.out, found), "what the shrinks leave"
-    assert len(launched) == 3 * len(GROUPS)
+    assert len(launched) == 7 * len(GROUPS)
     assert set(launched) == {hopper.linear_and_shrink_apart}
+    assert not any(plan.flags.any() for plan in plans(case)), "set between launches"
     assert same_bits(case.guarded, before), "the pages changed"
 
 
@@ -256,20 +275,38 @@ def test_prompts_of_many_ranks_do_not_shrink_apart(
     assert not hopper.shrinks_apart(apart, layer.weight[:, :-8], layer.out, case.pages[0], batch, 3)
 
 
+def test_programs_that_share_a_tile_are_all_there() -> None:
+    """They wait for each other, so there is a processor for each."""
+    for processors in (1, 2, 7, 78, 132):
+        for num_rows in range(65, 2049, 31):
+            for out_features in (64, 192, 576, 1000, 4096, 6144, 28672):
+                num_turns, num_shares = hopper.turns_and_shares(num_rows, out_features, processors)
+                num_tiles = -(-num_rows // 128) * -(-out_features // 128)
+                assert num_shares in (1, 2)
+                assert num_turns * processors >= num_tiles
+                if num_shares == 2:
+                    assert num_turns == 1
+                    assert 2 * num_tiles <= processors
+
+
 OTHER_OWNERS = {
     "linear_and_expand": [[2000, 70, 70, 4], [0, 100, 1974, 70], [70, 1, 2072, 1], [2144, 0, 0, 0], [0, 700, 722, 722]],
     "linear_and_shrink_apart": [[200, 40, 9, 7], [0, 1, 254, 1], [256, 0, 0, 0], [0, 85, 86, 85]],
 }
+REPLAYED = [("linear_and_expand", 2), ("linear_and_shrink_apart", 2), ("linear_and_shrink_apart", 3)]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("launches", OTHER_OWNERS)
-def test_a_graph_of_many_rows_replays_with_other_owners(launches: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("launches", "group"), REPLAYED)
+def test_a_graph_of_many_rows_replays_with_other_owners(
+    launches: str, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs have a tile or more each of gate and up, and share those of down."""
     others = OTHER_OWNERS[launches]
     case = draw_case(random.Random(3), others[0], RANKS, torch.bfloat16, DEVICE, GEOMETRIES["small"])
     case = replace(case, batch=replace(case.batch, is_decode=launches == "linear_and_shrink_apart"))
-    layer = Layer(case, GROUPS[2], has_bias=False)
+    layer = Layer(case, GROUPS[group], has_bias=False)
     layer.align()
     launched = note_launches(monkeypatch)
     layer.run()
@@ -287,20 +324,28 @@ def test_a_graph_of_many_rows_replays_with_other_owners(launches: str, monkeypat
             starts = torch.tensor([sum(counts[: i + 1]) for i in range(4)], dtype=torch.int32, device=DEVICE)
             case.batch.row_start.copy_(starts)
             layer.out.fill_(torch.nan)
+            layer.x.normal_()
             graph.replay()
             replayed = layer.out.clone()
+            assert not any(plan.flags.any() for plan in plans(case)), "set between launches"
             case.batch.plans.clear()
             layer.run()
             assert same_bits(layer.out, replayed), counts
             case.batch.plans.update(kept)
 
 
-@pytest.mark.parametrize("num_rows", [pytest.param(rows, marks=ON_GPU) for rows in (5, 40)])
-def test_a_chain_in_a_graph_replays_with_other_inputs(num_rows: int) -> None:
+@pytest.mark.parametrize("num_rows", [pytest.param(rows, marks=ON_GPU) for rows in (5, 40, 100)])
+def test_a_chain_in_a_graph_replays_with_other_inputs(num_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hopper, "pays_apart", lambda *_: True)
     case = draw_case(
         random.Random(2), [1, *[1] * (num_rows - 1)], RANKS, torch.bfloat16, DEVICE, GEOMETRIES["llama-3-8b"]
     )
+    case = replace(case, batch=replace(case.batch, is_decode=True))
     layers = [Layer(case, group, has_bias=False) for group in GROUPS]
+    is_apart = num_rows > MAX_ROWS
+    if is_apart:
+        for layer in layers:
+            layer.align()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -320,7 +365,10 @@ def test_a_chain_in_a_graph_replays_with_other_inputs(num_rows: int) -> None:
             for layer in layers:
                 layer.forget()
             for layer, out in zip(layers, replayed, strict=True):
-                layer.run_in_turn()
+                if is_apart:  # with other bits than in turn
+                    layer.run()
+                else:
+                    layer.run_in_turn()
                 assert same_bits(layer.out, out)
 
 

@@ -111,7 +111,7 @@ def add_in_linears(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of large batches as they are where the linear layer adds what adapters of many rows have."""
     tiles_of = tiling.Tiling.of
     monkeypatch.setattr(
-        tiling.Tiling, "of", lambda *given, **options: tiles_of(*given, **{**options, "linear_adds": True})
+        tiling.Tiling, "of", lambda *given, **options: tiles_of(*given, **{**options, "beside": tiling.Beside.ADDS})
     )
 
 
@@ -148,12 +148,37 @@ def test_pieces_of_several_rounds(
             run(draw(counts, geometry=geometry), GROUPS[0])
 
 
+@pytest.mark.parametrize("most", [1, 3, 8])
+@pytest.mark.parametrize("dtype", [DTYPES[0], DTYPES[2]])
+def test_rows_of_few_have_the_same_bits_where_the_linear_layer_adds(
+    dtype: torch.dtype, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though in large batches a program of a shrink adds its pieces itself."""
+    monkeypatch.setattr(tiling, "MAX_PIECES", most)
+    geometry = PageGeometry(ModelShape(2, 272, 3, 1, 16, 1336), 16)
+    for group in (GROUPS[0], GROUPS[3]):
+        case = draw([2, 3, 1, 8, 5, 30], dtype, geometry, (1, 3, 16, 17, 40, 0))
+        x, _, outputs = case.inputs(group)
+        found = []
+        for is_large in (False, True):
+            with monkeypatch.context() as patch:
+                if is_large:
+                    patch.setattr(tiling, "SPLIT_ROWS", 8)
+                    add_in_linears(patch)
+                case.batch.plans.clear()
+                found.append([torch.zeros_like(output) for output in outputs])
+                mbgmm(found[-1], x, case.pages[1], case.batch, layer=1, modules=group)
+                assert [plan.tiling.is_split for plan in plans(case.batch)] == [not is_large]
+        for small, large in zip(*found, strict=True):
+            assert torch.equal(bits(small), bits(large))
+
+
 @pytest.mark.parametrize(("num_rows", "few"), [(64, 64), (65, 32), (512, 32), (513, 8), (2048, 8), (2049, 0)])
 def test_larger_batches_leave_more_adapters_to_mbgmm(num_rows: int, few: int) -> None:
     directory = draw([1]).batch.directory
     assert tiling.Tiling.of(num_rows, 1, directory).shrink_few == few
     if num_rows <= tiling.SPLIT_ROWS:
-        apart = [tiling.Tiling.of(rows, 1, directory, shrinks_apart=True) for rows in (num_rows, 100)]
+        apart = [tiling.Tiling.of(rows, 1, directory, beside=tiling.Beside.SHRINKS) for rows in (num_rows, 100)]
         assert apart[0] == apart[1], "or the plan would be compiled for every number of rows"
         assert apart[0].shrink_few >= num_rows
 

@@ -14,6 +14,7 @@ from kernels.lora.kernel import hopper
 from kernels.lora.kernel.expand import expand
 from kernels.lora.kernel.plan import Plan
 from kernels.lora.kernel.shrink import shrink as _launch_shrink
+from kernels.lora.kernel.tiling import Beside
 
 __all__ = ["expand", "linear_and_shrink", "mbgmm", "shrink"]
 
@@ -53,13 +54,10 @@ def linear_and_shrink(
     """As `kernels.lora.linear_and_shrink`."""
     check_linear(x, weight, out, bias)
     check(outputs, x, pages, batch, layer=layer, modules=modules)
-    linear_adds = hopper.adds_shares(x, weight, out, outputs, pages, batch)
-    shrinks_apart = hopper.shrinks_apart(x, weight, out, pages, batch, len(modules))
-    delta, is_new = _planned(
-        outputs, x, pages, batch, layer, modules, linear_adds=linear_adds, shrinks_apart=shrinks_apart
-    )
+    beside = hopper.beside(x, weight, out, outputs, pages, batch)
+    delta, is_new = _planned(outputs, x, pages, batch, layer, modules, beside)
     if delta is not None:
-        if shrinks_apart:
+        if beside is Beside.SHRINKS:
             hopper.launch_apart(delta, weight, out, bias, chained=not is_new)
             return delta
         tiles = hopper.tiles_of(delta, weight)
@@ -67,7 +65,7 @@ def linear_and_shrink(
             hopper.launch_both(delta, weight, out, bias, tiles, chained=not is_new)
             return delta
         _fill_bridge(delta, is_new=is_new)
-        if linear_adds:
+        if beside is Beside.ADDS:
             hopper.launch_with_shares(delta, weight, out, bias)
             return delta
     multiply(x, weight, out, bias, chained=True)
@@ -81,9 +79,7 @@ def _planned(
     batch: LoraBatch,
     layer: int,
     modules: Sequence[int],
-    *,
-    linear_adds: bool = False,
-    shrinks_apart: bool = False,
+    beside: Beside = Beside.NOTHING,
 ) -> tuple[LoraDelta | None, bool]:
     """A delta whose shrink is to follow, and whether its plan is new; None if there is nothing to add.
 
@@ -92,14 +88,12 @@ def _planned(
     if not x.shape[0] or not batch.slots.shape[0] or batch.modules.isdisjoint(modules):
         return None, False
     group = tuple(modules)
-    key = (group, x.shape[0], linear_adds, shrinks_apart)
+    key = (group, x.shape[0], beside)
     plan = batch.plans.get(key)
     is_new = plan is None
     if plan is None:
         widths = [output.shape[1] for output in outputs]
-        plan = batch.plans[key] = Plan.make(
-            batch, group, x, widths, linear_adds=linear_adds, shrinks_apart=shrinks_apart
-        )
+        plan = batch.plans[key] = Plan.make(batch, group, x, widths, beside=beside)
     return LoraDelta(outputs, x, pages, batch, layer, group, plan), is_new
 
 

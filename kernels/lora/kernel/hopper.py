@@ -18,7 +18,7 @@ from kernels.lora.kernel.hopper_expand import linear_and_expand
 from kernels.lora.kernel.hopper_linear import linear_and_shrink as kernel
 from kernels.lora.kernel.hopper_product import HALF, STEP, TILE
 from kernels.lora.kernel.plan import RECORD
-from kernels.lora.kernel.tiling import MAX_SPAN, SPLIT_ROWS, num_pages_of
+from kernels.lora.kernel.tiling import MAX_SPAN, SPLIT_ROWS, Beside, num_pages_of
 
 # Measured on an H200. Operations a us of a processor, in tiles here and in the library; what it takes in us to launch a
 # shrink alone, and to shrink one of a row's inputs with adapters as they usually are.
@@ -77,6 +77,17 @@ def _shrink_arguments(delta: LoraDelta) -> tuple[tuple[Any, ...], dict[str, int]
     return positional, options
 
 
+def beside(
+    x: Tensor, weight: Tensor, out: Tensor, outputs: Sequence[Tensor], pages: Tensor, batch: LoraBatch
+) -> Beside:
+    """What the linear layer of these does beside its product."""
+    if adds_shares(x, weight, out, outputs, pages, batch):
+        return Beside.ADDS
+    if shrinks_apart(x, weight, out, pages, batch, len(outputs)):
+        return Beside.SHRINKS
+    return Beside.NOTHING
+
+
 def shrinks_apart(x: Tensor, weight: Tensor, out: Tensor, pages: Tensor, batch: LoraBatch, num_modules: int) -> bool:
     """Whether the linear layer shrinks on processors apart: where it has these to spare, and takes such inputs."""
     (num_rows, in_features), out_features = x.shape, weight.shape[0]
@@ -105,14 +116,17 @@ def may_shrink_apart(num_rows: int, max_rank: int, *, is_decode: bool) -> bool:
 def pays_apart(num_rows: int, in_features: int, out_features: int, num_modules: int, processors: int) -> bool:
     """Whether a product in whole tiles loses less time than it takes to shrink before the library's product."""
     tile_us = 2.0 * TILE * TILE * in_features / _TILES_RATE
-    num_turns, num_shares = _num_turns(num_rows, out_features, processors)
+    num_turns, num_shares = turns_and_shares(num_rows, out_features, processors)
     apart = num_turns * tile_us / num_shares + _MEET_US * (num_shares - 1)
     library = 2.0 * num_rows * in_features * out_features / (_LIBRARY_RATE * processors)
     return apart - library <= _ALONE_US + _INPUT_US * num_rows * in_features * num_modules
 
 
-def _num_turns(num_rows: int, out_features: int, processors: int) -> tuple[int, int]:
-    """The tiles that a program has, at most, and how many programs share one: two where they are that few."""
+def turns_and_shares(num_rows: int, out_features: int, processors: int) -> tuple[int, int]:
+    """The tiles that a program has, at most, and how many programs share one, one or two.
+
+    Two where there is a processor for each: they wait for each other.
+    """
     num_tiles = _num_tiles(num_rows, out_features)
     return -(-num_tiles // processors), 2 if 2 * num_tiles <= processors else 1
 
@@ -129,7 +143,7 @@ def launch_apart(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | N
     """Writes `out` and the bridge of the delta's plan."""
     (num_rows, in_features), out_features = delta.x.shape, weight.shape[0]
     processors = num_processors(delta.x.device)
-    num_turns, num_shares = _num_turns(num_rows, out_features, processors)
+    num_turns, num_shares = turns_and_shares(num_rows, out_features, processors)
     product, product_options = _product_arguments(delta.x, weight, out, bias)
     shrink, shrink_options = _shrink_arguments(delta)
     launch(

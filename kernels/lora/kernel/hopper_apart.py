@@ -2,7 +2,7 @@
 
 A product in whole tiles leaves some processors idle, at least at its end. So as few programs multiply as take no longer
 than all would, and the others shrink; of more than these can, those that multiplied do the rest after it. Where tiles
-are so few that less than half of the processors would multiply, two share one.
+are so few that no more than half of the processors would multiply, two share one.
 """
 
 from triton.experimental import gluon
@@ -94,8 +94,8 @@ def linear_and_shrink_apart(
     The last tile of rows begins where it ends with them, at `last_row`, and does some of the one before again: to bring
     rows that are not there takes longer.
 
-    Where tiles are few, two programs share one (`num_shares`): each has one share, of half of the inputs, and leaves
-    half of the sum.
+    Where tiles are few, two programs share one (`num_shares`, 1 or 2): each has one share, of half of the inputs, and
+    leaves half of the sum.
     """
     operands, leaving, full, empty, turns = memory_of(x_desc.dtype, _S)
     done = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())

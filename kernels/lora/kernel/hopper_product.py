@@ -90,7 +90,8 @@ def stream(
 def sums_of(own, operands, full, empty, turns, num_steps, PART: gl.constexpr):
     """This program's tile number `own`, `[TILE, TILE]`, of which each of two warpgroups takes every other.
 
-    The stages of a tile are used in one go: a stage's phase is told by its parity, so nobody may look far ahead.
+    The stages of a tile are used in one go: a stage's phase is told by its parity, so nobody may look far ahead. All of
+    a program's tiles have as many steps, at least one.
     """
     S: gl.constexpr = full.shape[0]
     sums = gl.zeros([T, T], gl.float32, SUMS)
@@ -131,7 +132,8 @@ def leave(out_desc, sums, leaving, row, column):
 def leave_half(out_desc, sums, leaving, row, column, parts, flags, share):
     """Stores a half of a tile whose inputs two programs share, the halves being of neighbouring shares.
 
-    Each leaves its sums of the other's half in memory. Both run at once: a launch has no more programs than processors.
+    Each leaves its sums of the other's half in memory, and waits for it. Both run at once: there are no more programs
+    than processors, each of which holds one, and the next kernel finds no place before all of these have begun.
     """
     left, right = sums.reshape([T, 2, H]).permute((0, 2, 1)).split()
     is_left = share % 2 == 0

@@ -18,6 +18,7 @@ from kernels.lora.kernel.tiling import (
     FEW_RANKS,
     FEW_ROWS,
     MANY_RANKS,
+    Beside,
     Tiling,
     bridge_width,
     cost_of,
@@ -71,24 +72,19 @@ class Plan:
         x: Tensor,
         widths: list[int],
         *,
-        linear_adds: bool,
-        shrinks_apart: bool,
+        beside: Beside,
     ) -> "Plan":
-        """Launches what makes the plan.
-
-        `linear_adds` is whether linear layers add shares of adapters of many rows, `shrinks_apart` whether they shrink
-        on processors apart.
-        """
+        """Launches what makes the plan; `beside` is what the batch's linear layers do."""
         directory, device = batch.directory, batch.slots.device
         num_rows, in_features = x.shape
         num_live, num_layers = batch.slots.shape[0], directory.places.shape[1]
-        tiling = Tiling.of(num_rows, num_live, directory, linear_adds=linear_adds, shrinks_apart=shrinks_apart)
+        tiling = Tiling.of(num_rows, num_live, directory, beside=beside)
         width, num_pieces = bridge_width(len(modules), directory.max_rank), tiling.num_pieces(in_features)
         plan = cls(
             tiling,
             starts=_layers_of(num_layers, 4, tiling.live + 1, device),
             tile_owners=torch.empty(
-                (-(-num_rows // ADDED_TILE_ROWS) if linear_adds else 0, 4), dtype=torch.int32, device=device
+                (-(-num_rows // ADDED_TILE_ROWS) if beside is Beside.ADDS else 0, 4), dtype=torch.int32, device=device
             ),
             records=torch.empty((num_layers, num_live, RECORD), dtype=torch.int32, device=device),
             owners=torch.empty(num_rows, dtype=torch.int32, device=device),
@@ -96,7 +92,9 @@ class Plan:
             bridge=torch.empty(
                 (num_rows, num_pieces, width), dtype=torch.float32 if num_pieces > 1 else x.dtype, device=device
             ),
-            flags=torch.zeros(num_processors(device) if shrinks_apart else 0, dtype=torch.int32, device=device),
+            flags=torch.zeros(
+                num_processors(device) if beside is Beside.SHRINKS else 0, dtype=torch.int32, device=device
+            ),
         )
         launch(
             _plan,
@@ -132,7 +130,7 @@ class Plan:
             FEW_TILE=EXPAND_RUNS * tiling.few_columns,
             MANY_TILE=EXPAND_COLUMNS,
             SHARED_ROWS=SHARED_ROWS,
-            ADDED_ROWS=ADDED_ROWS if linear_adds else 0,
+            ADDED_ROWS=ADDED_ROWS if beside is Beside.ADDS else 0,
             ADDED_TILE_ROWS=ADDED_TILE_ROWS,
         )
         return plan

@@ -7,6 +7,7 @@ a row's bits depend neither on the regime nor on how the work is split.
 """
 
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 import triton
@@ -22,15 +23,23 @@ FEW_RANKS = 16  # of a tile of MBGMV's shrink: the least a tensor core takes
 MANY_ROWS, MANY_RANKS = 32, 32  # of a tile of MBGMM's shrink; as many rows of one of its expand
 LARGE_SHRINK_ROWS = 64  # of a tile of a shrink in large batches, where what comes from the L2 is what takes time
 EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand
-EXPAND_RUNS = 4  # of a tile of an expand of a split batch, one for each warp
-LARGE_ROWS = 256  # of such a tile in large batches, which takes 16 or 32 at a time
+EXPAND_RUNS = 4  # of a tile of few rows of an expand, one for each warp
+LARGE_ROWS = 256  # of a tile of MBGMM's expand where MBGMV has none: 16 or 32 at a time
 ADDED_TILE_ROWS = 128  # of a tile of a linear layer that adds what adapters have or shrinks, and as many columns
 ADDED_ROWS = 64  # of an adapter that it does that for, at least: a tile then has rows of three of them at most
 _ROOM = tl.constexpr(4)  # columns of the bridge: a module begins at a multiple, where wide loads may begin
-SPLIT_ROWS = 2048  # with more rows MBGMM's tiles alone fill the GPU, without splitting the inputs; at least FEW_ROWS
+SPLIT_ROWS = 2048  # with more rows tiles fill the GPU without splitting the inputs; at least FEW_ROWS
 # Rows of a batch, and the most of an adapter that MBGMV shrinks in one of no more, unless it does so apart (by times on
 # an H200): of a few dozen rows MBGMM's tiles would be partly empty, and in small batches too few to fill the GPU.
 SHRUNK_FEW = {64: 64, 512: 32, SPLIT_ROWS: FEW_ROWS}
+
+
+class Beside(Enum):
+    """What a linear layer of more than 64 rows does for adapters beside its product, in one launch."""
+
+    NOTHING = "nothing"
+    SHRINKS = "shrinks"  # all rows, in MBGMV's tiles
+    ADDS = "adds"  # what adapters of many rows have; only others are left to an expand
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ class Tiling:
         span: Elements of a span; in one page for each rank row if `is_rowwise`.
         is_rowwise: Whether page borders cut no span.
         is_split: Whether a tile reads one piece of the input, not all.
-        has_few: Whether adapters of few rows are MBGMV's; if not, all are MBGMM's.
+        has_few: Whether adapters of few rows are MBGMV's; if not, all are MBGMM's, whose expand then has large tiles.
         has_many: Whether MBGMM could expand any adapter.
         shrink_few: The most rows of an adapter that MBGMV shrinks.
         live: Adapters that a batch could have, a power of two; in few sizes, as each is compiled.
@@ -64,22 +73,17 @@ class Tiling:
         num_live: int,
         directory: LoraDirectory,
         *,
-        linear_adds: bool = False,
-        shrinks_apart: bool = False,
+        beside: Beside = Beside.NOTHING,
     ) -> "Tiling":
-        """The tiles for a batch.
-
-        `linear_adds` is whether linear layers add shares of adapters of many rows, and leave to expands only others;
-        `shrinks_apart` whether `hopper_apart` shrinks, which only has MBGMV's tiles.
-        """
+        """The tiles for a batch; `beside` is what its linear layers do."""
         span = run_of(directory, MAX_SPAN)
         return cls(
             span=span,
             is_rowwise=directory.chunk_elements % span == 0,
             is_split=num_rows <= SPLIT_ROWS,
-            has_few=num_rows <= SPLIT_ROWS or linear_adds,
+            has_few=num_rows <= SPLIT_ROWS or beside is Beside.ADDS,
             has_many=num_rows > FEW_ROWS,
-            shrink_few=SPLIT_ROWS if shrinks_apart else FEW_ROWS if linear_adds else _shrunk_few(num_rows),
+            shrink_few=_shrunk_few(num_rows, beside),
             live=64 if num_live <= 64 else max(512, triton.next_power_of_2(num_live)),
             expand_ranks=max(16, min(64, triton.next_power_of_2(directory.max_rank))),
         )
@@ -106,7 +110,7 @@ class Tiling:
 
     @property
     def expand_run(self) -> int:
-        """Columns of one of its runs: in a split batch each warp has its own."""
+        """Columns of one of its runs: of a tile of few rows each warp has its own."""
         return EXPAND_COLUMNS // EXPAND_RUNS if self.has_few else EXPAND_COLUMNS
 
     def num_rounds(self, in_features: int) -> int:
@@ -121,7 +125,11 @@ class Tiling:
         return -(-in_features // (SPANS * self.span * self.num_rounds(in_features)))
 
 
-def _shrunk_few(num_rows: int) -> int:
+def _shrunk_few(num_rows: int, beside: Beside) -> int:
+    if beside is Beside.SHRINKS:
+        return SPLIT_ROWS
+    if beside is Beside.ADDS:
+        return FEW_ROWS
     return next((few for most_rows, few in SHRUNK_FEW.items() if num_rows <= min(most_rows, SPLIT_ROWS)), 0)
 
 
