@@ -139,9 +139,10 @@ def multiply_adapted() -> None:
     """
     if not HAS_HOPPER:
         return
-    for counts in ([0, 1], [1, 3, 1, 20], [2, 17, 40, 5], [2, 17, 140, 5], [0, 700, 300], [2, 70, 1980, 5]):
+    decodes = [0, 700, 300]
+    for counts in ([0, 1], [1, 3, 1, 20], [2, 17, 40, 5], [2, 17, 140, 5], decodes, [2, 70, 1980, 5]):
         case = lora_cases.draw_case(random.Random(1), counts, (3, 40), WIDE[1], DEVICE, WIDE[0])
-        batch = replace(case.batch, is_decode=counts == [0, 700, 300])
+        batch = replace(case.batch, is_decode=counts is decodes)
         for modules in (QKV, GATE_UP):
             x, _, outputs = case.inputs(modules)
             out = torch.cat(outputs, 1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.lora import LoraBatch
+from kernels.lora.kernel.plan import Plan
 from tests.kernels.pages import Matrices, lora_batch, write_adapter
 from worker.memory.layout import MODULES, AdapterLayout, ModelShape, PageGeometry
 
@@ -96,5 +97,5 @@ def draw_counts(rng: random.Random, popularity: str, num_rows: int) -> list[int]
     return [rows.count(place) for place in range(len(weights))]
 
 
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.uint8)
+def plans(batch: LoraBatch) -> list[Plan]:
+    return [plan for plan in batch.plans.values() if isinstance(plan, Plan)]

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from kernels.launch import launch
 from kernels.linear import linear
 from kernels.linear.kernel.tiles import MAX_ROWS
 from kernels.lora import LoraDelta, expand, kernel, linear_and_shrink, mbgmm
 from kernels.lora.kernel import hopper
-from kernels.lora.kernel.plan import Plan
 from kernels.lora.kernel.tiling import ADDED_ROWS
 from tests.kernels.buffers import DEVICE, DTYPES, same_bits
-from tests.kernels.lora_cases import Case, draw_case
+from tests.kernels.lora_cases import Case, draw_case, plans
 from tests.kernels.tolerances import assert_close
 from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
@@ -68,7 +68,7 @@ class Layer:
 
     def forget(self) -> None:
         """What was left for an expand."""
-        for plan in plans(self.case):
+        for plan in plans(self.case.batch):
             plan.bridge.fill_(torch.nan)
 
     def run(self, op: Callable[..., LoraDelta | None] = linear_and_shrink) -> None:
@@ -81,14 +81,17 @@ class Layer:
         linear(self.x, self.weight, self.out, self.bias)
         op(self.outputs, self.x, self.case.pages[self.layer], self.case.batch, layer=self.layer, modules=self.group)
 
+    def run_both(self) -> tuple[Tensor, Tensor]:
+        """What the outputs become, and become in turn."""
+        self.run()
+        found = self.out.clone()
+        self.run_in_turn()
+        return found, self.out.clone()
+
     @property
     def is_taken(self) -> bool:
         """Whether the kernel is for it."""
         return self.out.shape[1] >= (LEAST if self.x.shape[0] <= 32 else 4 * LEAST)
-
-
-def plans(case: Case) -> list[Plan]:
-    return [plan for plan in case.batch.plans.values() if isinstance(plan, Plan)]
 
 
 def note_launches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -154,18 +157,14 @@ def test_with_many_rows_the_linear_layer_adds_what_adapters_of_many_have(
         assert hopper.adds_shares(*given, layer.outputs, case.pages[layer.layer], case.batch)
         if len(group) > 1:
             assert not hopper.adds_shares(*given, layer.outputs[1:], case.pages[layer.layer], case.batch)
-        layer.run()
-        found = layer.out.clone()
+        found, in_turn = layer.run_both()
         assert layer.around[:, -8:].isnan().all()
-        layer.run_in_turn()
-        assert_close(found, layer.out.double())
+        assert_close(found, in_turn.double())
         layer.run()
         assert same_bits(layer.out, found)
         layer.weight.zero_()
-        layer.run()
-        found = layer.out.clone()
-        layer.run_in_turn()
-        assert same_bits(layer.out[is_left], found[is_left]), "what expands add"
+        found, in_turn = layer.run_both()
+        assert same_bits(in_turn[is_left], found[is_left]), "what expands add"
     assert same_bits(case.guarded, before), "the pages changed"
 
 
@@ -206,22 +205,18 @@ def test_with_some_hundred_rows_processors_apart_shrink(
         layer.align()
         for _ in range(3):  # with the same plan, whose flags are as before
             layer.x.normal_()
-            layer.run()
-            found = layer.out.clone()
+            found, in_turn = layer.run_both()
             assert layer.around[:, -8:].isnan().all()
-            layer.run_in_turn()
-            assert_close(found, layer.out.double())
+            assert_close(found, in_turn.double())
             layer.forget()
             layer.run()
             assert same_bits(layer.out, found)
         layer.weight.zero_()
-        layer.run()
-        found = layer.out.clone()
-        layer.run_in_turn()
-        assert same_bits(layer.out, found), "what the shrinks leave"
+        found, in_turn = layer.run_both()
+        assert same_bits(in_turn, found), "what the shrinks leave"
     assert len(launched) == 7 * len(GROUPS)
     assert set(launched) == {hopper.linear_and_shrink_apart}
-    assert not any(plan.flags.any() for plan in plans(case)), "set between launches"
+    assert not any(plan.flags.any() for plan in plans(case.batch)), "set between launches"
     assert same_bits(case.guarded, before), "the pages changed"
 
 
@@ -327,7 +322,7 @@ def test_a_graph_of_many_rows_replays_with_other_owners(
             layer.x.normal_()
             graph.replay()
             replayed = layer.out.clone()
-            assert not any(plan.flags.any() for plan in plans(case)), "set between launches"
+            assert not any(plan.flags.any() for plan in plans(case.batch)), "set between launches"
             case.batch.plans.clear()
             layer.run()
             assert same_bits(layer.out, replayed), counts

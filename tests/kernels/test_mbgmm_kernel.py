@@ -13,8 +13,8 @@ from torch import Tensor
 from kernels.chain import resident
 from kernels.lora import LoraBatch, naive
 from kernels.lora.kernel import mbgmm, shrink, tiling
-from kernels.lora.kernel.plan import Plan
-from tests.kernels.lora_cases import Case, bits, draw_case, draw_counts
+from tests.kernels.buffers import same_bits
+from tests.kernels.lora_cases import Case, draw_case, draw_counts, plans
 from tests.kernels.tolerances import assert_close
 from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
@@ -63,9 +63,9 @@ def run(case: Case, group: Sequence[int], layer: int = 1) -> list[Tensor]:
         assert_close(output, right)
     first, last = int(case.batch.row_start[0]), int(case.batch.row_start[-1])
     for rows in (slice(0, first), slice(last, None)):
-        assert torch.equal(bits(fused[rows]), bits(original[rows])), "rows without an adapter changed"
+        assert same_bits(fused[rows], original[rows]), "rows without an adapter changed"
     assert fused[:, -3:].isnan().all(), "written outside the outputs"
-    assert torch.equal(bits(case.guarded), bits(before)), "the pages changed"
+    assert same_bits(case.guarded, before), "the pages changed"
     return outputs
 
 
@@ -73,10 +73,6 @@ def run(case: Case, group: Sequence[int], layer: int = 1) -> list[Tensor]:
 def both_shrinks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of how many rows an adapter is that MBGMV shrinks, at most: with eight MBGMM shrinks in small batches, too."""
     monkeypatch.setattr(tiling, "SHRUNK_FEW", {tiling.SPLIT_ROWS: request.param})
-
-
-def plans(batch: LoraBatch) -> list[Plan]:
-    return [plan for plan in batch.plans.values() if isinstance(plan, Plan)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -170,7 +166,7 @@ def test_rows_of_few_have_the_same_bits_where_the_linear_layer_adds(
                 mbgmm(found[-1], x, case.pages[1], case.batch, layer=1, modules=group)
                 assert [plan.tiling.is_split for plan in plans(case.batch)] == [not is_large]
         for small, large in zip(*found, strict=True):
-            assert torch.equal(bits(small), bits(large))
+            assert same_bits(small, large)
 
 
 @pytest.mark.parametrize(("num_rows", "few"), [(64, 64), (65, 32), (512, 32), (513, 8), (2048, 8), (2049, 0)])
@@ -392,4 +388,4 @@ def test_a_bad_argument_is_named(name: str) -> None:
     }
     with pytest.raises(ValueError, match=name.replace("[", r"\[").replace("]", r"\]")):
         mbgmm(**(good | bad_arguments()[name]))
-    assert torch.equal(bits(fused), bits(before))
+    assert same_bits(fused, before)

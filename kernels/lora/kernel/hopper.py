@@ -144,6 +144,7 @@ def launch_apart(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | N
     (num_rows, in_features), out_features = delta.x.shape, weight.shape[0]
     processors = num_processors(delta.x.device)
     num_turns, num_shares = turns_and_shares(num_rows, out_features, processors)
+    num_multiplying = -(-_num_tiles(num_rows, out_features) * num_shares // num_turns)
     product, product_options = _product_arguments(delta.x, weight, out, bias)
     shrink, shrink_options = _shrink_arguments(delta)
     launch(
@@ -151,10 +152,10 @@ def launch_apart(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | N
         (processors,),
         *product,
         max(0, num_rows - TILE),
-        -(-_num_tiles(num_rows, out_features) * num_shares // num_turns),
+        num_multiplying,
         num_shares,
         num_turns * _num_steps(in_features) // (num_shares * _ROUND_STEPS),
-        torch.empty(processors * (num_shares - 1), TILE, HALF, dtype=torch.float32, device=delta.x.device),
+        torch.empty(num_multiplying * (num_shares - 1), TILE, HALF, dtype=torch.float32, device=delta.x.device),
         delta.plan.flags,
         *shrink,
         **product_options,

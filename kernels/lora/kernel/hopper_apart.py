@@ -14,7 +14,7 @@ from kernels.gluon import BARRIER
 from kernels.lora.kernel.hopper_product import (
     TILE,
     leave,
-    leave_half,
+    leave_own_half,
     memory_of,
     place_of,
     steps_of,
@@ -50,7 +50,7 @@ def _work(
             if num_shares == 1:
                 leave(out_desc, sums, leaving.index(PART), row, column)
             else:
-                leave_half(out_desc, sums, leaving.index(PART), row, column, parts, flags, share)
+                leave_own_half(out_desc, sums, leaving.index(PART), row, column, parts, flags, share)
         tma.store_wait(0)
         BARRIER()
         mbarrier.arrive(done, count=1)

@@ -129,7 +129,7 @@ def leave(out_desc, sums, leaving, row, column):
 
 
 @gluon.jit
-def leave_half(out_desc, sums, leaving, row, column, parts, flags, share):
+def leave_own_half(out_desc, sums, leaving, row, column, parts, flags, share):
     """Stores a half of a tile whose inputs two programs share, the halves being of neighbouring shares.
 
     Each leaves its sums of the other's half in memory, and waits for it. Both run at once: there are no more programs

@@ -37,11 +37,11 @@ def shrink(
     tile = gl.program_id(0) * num_tiles // gl.num_programs(0)
     end = (gl.program_id(0) + 1) * num_tiles // gl.num_programs(0)
     if tile < end:
-        row, num_rows, piece, column, room, head, left, middle, tail, is_rank = _tile_of(
+        row, num_rows, piece, column, room, places, is_rank = _tile_of(
             tile, starts, all_starts, page_table, records, table_stride, MODULES, IN, PAGE, PIECES, RECORD
         )
         now = piece * ROUNDS
-        a = _rank_rows(pages, head, left, middle, tail, is_rank, now, IN, PAGE)
+        a = _rank_rows(pages, places, is_rank, now, IN, PAGE)
         gdc_wait()
         total_layout: gl.constexpr = gl.BlockedLayout([1, 1], [16, 2], [1, SPANS], [0, 1])
         total = gl.zeros([RANKS, ROWS_EACH], gl.float32, total_layout)
@@ -56,12 +56,12 @@ def shrink(
             if is_whole:
                 tile += 1
                 if tile < end:
-                    row, num_rows, piece, column, room, head, left, middle, tail, is_rank = _tile_of(
+                    row, num_rows, piece, column, room, places, is_rank = _tile_of(
                         tile, starts, all_starts, page_table, records, table_stride, MODULES, IN, PAGE, PIECES, RECORD
                     )
                     now = piece * ROUNDS
             products = mma_v2(a, rows, gl.zeros([SPANS, RANKS, ROWS_EACH], gl.float32, PRODUCTS))
-            a = _rank_rows(pages, head, left, middle, tail, is_rank & (tile < end), now, IN, PAGE)
+            a = _rank_rows(pages, places, is_rank & (tile < end), now, IN, PAGE)
             total += round_of(products, total_layout)
             if is_whole:
                 gl.store(at, total.to(bridge.dtype.element_ty), mask=is_there)
@@ -79,18 +79,17 @@ def _tile_of(
     row, num_rows, table, piece, column, room, rank_row, is_rank = few_of(
         live, tile, ranks, starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, ROWS_EACH, RANKS
     )
-    head, left, middle, tail = places_of(table, rank_row, IN, is_rank, PAGE, num_pages_of(IN, PAGE))
-    return row, num_rows, piece, column, room, head, left, middle, tail, is_rank
+    places = places_of(table, rank_row, IN, is_rank, PAGE, num_pages_of(IN, PAGE))
+    return row, num_rows, piece, column, room, places, is_rank
 
 
 @gluon.jit
-def _rank_rows(pages, head, left, middle, tail, is_rank, turn, IN: gl.constexpr, PAGE: gl.constexpr):
+def _rank_rows(pages, places, is_rank, turn, IN: gl.constexpr, PAGE: gl.constexpr):
     """A round of rank rows, `[SPANS, RANKS, SPAN]`."""
     span = gl.arange(0, SPANS, gl.SliceLayout(1, gl.SliceLayout(2, A_LAYOUT)))
     start = ((turn * SPANS + span) * SPAN)[:, None]
     k = gl.arange(0, SPAN, gl.SliceLayout(0, gl.SliceLayout(1, A_LAYOUT)))
-    NUM_PAGES: gl.constexpr = num_pages_of(IN, PAGE)
-    base = place_in(start, head[None, :], left[None, :], middle[None, :], tail[None, :], PAGE, NUM_PAGES)
+    base = place_in(start, places, PAGE, num_pages_of(IN, PAGE))
     at = gl.multiple_of(pages + base[:, :, None] + k[None, None, :], [16, 16, 16])
     return gl.load(at, mask=(is_rank[None, :] & (start < IN))[:, :, None], other=0.0)
 

@@ -46,24 +46,24 @@ def shrink_ahead(
         all_starts = gl.load(starts + gl.arange(0, LIVE, gl.BlockedLayout([LIVE // 32], [32], [SPANS], [0])))
         begin = first // PIECES * ALL_ROUNDS + first % PIECES * ROUNDS
         stop = end // PIECES * ALL_ROUNDS + end % PIECES * ROUNDS
-        live, row, num_rows, column, room, head, left, middle, tail, is_rank = _block_of(
+        live, row, num_rows, column, room, places, is_rank = _block_of(
             begin // ALL_ROUNDS, adapter_of(all_starts, first), starts, page_table, records, table_stride,
             MODULES, IN, PAGE, PIECES, RECORD,
         )  # fmt: skip
-        _copy_ranks(all_ranks.index(RANKS_AT), pages, head, left, middle, tail, is_rank, begin % ALL_ROUNDS, IN, PAGE)
+        _copy_ranks(all_ranks.index(RANKS_AT), pages, places, is_rank, begin % ALL_ROUNDS, IN, PAGE)
         gdc_wait()
         _copy_inputs(all_inputs.index(INPUTS_AT), x, row, num_rows, begin % ALL_ROUNDS, IN)
         async_copy.commit_group()
         # What the round after this one is of, and the last that was asked for.
         next_row, next_num_rows, next_column, next_room = row, num_rows, column, room
         if ((begin + 1) % ALL_ROUNDS == 0) & (begin + 1 < stop):
-            live, next_row, next_num_rows, next_column, next_room, head, left, middle, tail, is_rank = _block_of(
+            live, next_row, next_num_rows, next_column, next_room, places, is_rank = _block_of(
                 (begin + 1) // ALL_ROUNDS, live, starts, page_table, records, table_stride,
                 MODULES, IN, PAGE, PIECES, RECORD,
             )  # fmt: skip
         if begin + 1 < stop:
             turn = (begin + 1) % ALL_ROUNDS
-            _copy_ranks(all_ranks.index(RANKS_AT + 1), pages, head, left, middle, tail, is_rank, turn, IN, PAGE)
+            _copy_ranks(all_ranks.index(RANKS_AT + 1), pages, places, is_rank, turn, IN, PAGE)
             _copy_inputs(all_inputs.index(INPUTS_AT + 1), x, next_row, next_num_rows, turn, IN)
         async_copy.commit_group()
         total_layout: gl.constexpr = gl.BlockedLayout([1, 1], [16, 2], [1, SPANS], [0, 1])
@@ -71,7 +71,7 @@ def shrink_ahead(
         for now in range(begin, stop):
             asked_row, asked_rows, asked_column, asked_room = next_row, next_num_rows, next_column, next_room
             if ((now + 2) % ALL_ROUNDS == 0) & (now + 2 < stop):
-                live, asked_row, asked_rows, asked_column, asked_room, head, left, middle, tail, is_rank = _block_of(
+                live, asked_row, asked_rows, asked_column, asked_room, places, is_rank = _block_of(
                     (now + 2) // ALL_ROUNDS, live, starts, page_table, records, table_stride,
                     MODULES, IN, PAGE, PIECES, RECORD,
                 )  # fmt: skip
@@ -81,7 +81,7 @@ def shrink_ahead(
             a, rows = ranks.load(A_LAYOUT), inputs.permute((0, 2, 1)).load(X_LAYOUT)
             products = mma_v2(a, rows, gl.zeros([SPANS, RANKS, ROWS_EACH], gl.float32, PRODUCTS))
             if now + 2 < stop:
-                _copy_ranks(ranks, pages, head, left, middle, tail, is_rank, (now + 2) % ALL_ROUNDS, IN, PAGE)
+                _copy_ranks(ranks, pages, places, is_rank, (now + 2) % ALL_ROUNDS, IN, PAGE)
                 _copy_inputs(inputs, x, asked_row, asked_rows, (now + 2) % ALL_ROUNDS, IN)
             async_copy.commit_group()
             total += round_of(products, total_layout)
@@ -114,16 +114,15 @@ def _block_of(
     row, num_rows, table, _, column, room, rank_row, is_rank = few_of(
         live, tile, ranks, starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, ROWS_EACH, RANKS
     )
-    head, left, middle, tail = places_of(table, rank_row, IN, is_rank, PAGE, num_pages_of(IN, PAGE))
-    return live, row, num_rows, column, room, head, left, middle, tail, is_rank
+    places = places_of(table, rank_row, IN, is_rank, PAGE, num_pages_of(IN, PAGE))
+    return live, row, num_rows, column, room, places, is_rank
 
 
 @gluon.jit
-def _copy_ranks(ranks, pages, head, left, middle, tail, is_rank, turn, IN: gl.constexpr, PAGE: gl.constexpr):
+def _copy_ranks(ranks, pages, places, is_rank, turn, IN: gl.constexpr, PAGE: gl.constexpr):
     """Asks for a round of rank rows, `[SPANS, RANKS, SPAN]`."""
     start = _starts_of(turn)
-    NUM_PAGES: gl.constexpr = num_pages_of(IN, PAGE)
-    base = place_in(start, head[None, :], left[None, :], middle[None, :], tail[None, :], PAGE, NUM_PAGES)
+    base = place_in(start, places, PAGE, num_pages_of(IN, PAGE))
     at = gl.multiple_of(pages + base[:, :, None] + _in_span(), [1, 1, 16])
     ASYNC_COPY(ranks, at, mask=(is_rank[None, :] & (start < IN))[:, :, None])
 

@@ -73,10 +73,7 @@ def runs_of(
         # Whole runs are there or not: a mask that is one for all elements of a load leaves them one load.
         there = is_row[None, :] & (start < length)[:, None]
         if NUM_PAGES > 0:
-            head, left, middle, tail = places
-            base = place_in(
-                start[:, None], head[None, :], left[None, :], middle[None, :], tail[None, :], PAGE, NUM_PAGES
-            )
+            base = place_in(start[:, None], places, PAGE, NUM_PAGES)
         else:
             base = page_of(table, element, there, PAGE) + element % PAGE
         at = tl.multiple_of(pages + base[:, :, None] + k[None, None, :], [16, 16, 16])

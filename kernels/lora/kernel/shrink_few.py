@@ -99,7 +99,7 @@ def neighbours(
         tile, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES, RECORD, FEW, RANKS
     )
     NUM_PAGES: tl.constexpr = num_pages_of(IN, PAGE)
-    head, left, middle, tail = places_of(table, rank_row, IN, is_rank, PAGE, NUM_PAGES)
+    places = places_of(table, rank_row, IN, is_rank, PAGE, NUM_PAGES)
     if CHAINED:
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((RANKS, FEW), tl.float32)
@@ -112,22 +112,19 @@ def neighbours(
                 now // ALL_ROUNDS * PIECES, starts, few_starts, records, page_table, table_stride, MODULES, IN, PIECES,
                 RECORD, FEW, RANKS,
             )  # fmt: skip
-            head, left, middle, tail = places_of(table, rank_row, IN, is_rank, PAGE, NUM_PAGES)
+            places = places_of(table, rank_row, IN, is_rank, PAGE, NUM_PAGES)
         start = (turn * SPANS + tl.arange(0, SPANS)) * SPAN
-        places = (head, left, middle, tail)
         a = runs_of(pages, table, rank_row, places, start, is_rank, IN, PAGE, NUM_PAGES, ROWWISE, SPAN)
         rows = _few_x(x, x_stride, row, num_rows, start, IN, ROWWISE, SPAN, FEW)
         total = tl.where(turn % ROUNDS == 0, 0.0, total) + _round_of(a, rows, PRECISION)
         is_whole = (turn % ROUNDS == ROUNDS - 1) | (turn == ALL_ROUNDS - 1)
-        if PIECES > 1 or ROUNDS == ALL_ROUNDS:
-            at = bridge + ((row + t)[None, :].to(tl.int64) * PIECES + turn // ROUNDS) * WIDTH + r[:, None]
-            tl.store(at, total, mask=(t < tl.where(is_whole, num_rows, 0))[None, :] & (r < room)[:, None])
-        else:  # what is read has one piece: those that sums are made of are added here, in their order
+        piece, sums = turn // ROUNDS, total
+        if PIECES == 1 and ROUNDS < ALL_ROUNDS:  # the sum leaves in one piece: its own are added here, in their order
             pieces = tl.where(turn == 0, 0.0, pieces)
             pieces = tl.where(is_whole, pieces + total, pieces)
-            at = bridge + (row + t)[None, :].to(tl.int64) * WIDTH + r[:, None]
-            is_last = turn == ALL_ROUNDS - 1
-            tl.store(at, pieces, mask=(t < tl.where(is_last, num_rows, 0))[None, :] & (r < room)[:, None])
+            is_whole, piece, sums = turn == ALL_ROUNDS - 1, 0, pieces
+        at = bridge + ((row + t)[None, :].to(tl.int64) * PIECES + piece) * WIDTH + r[:, None]
+        tl.store(at, sums, mask=(t < tl.where(is_whole, num_rows, 0))[None, :] & (r < room)[:, None])
 
 
 @triton.jit

@@ -67,14 +67,7 @@ class Tiling:
     expand_ranks: int
 
     @classmethod
-    def of(
-        cls,
-        num_rows: int,
-        num_live: int,
-        directory: LoraDirectory,
-        *,
-        beside: Beside = Beside.NOTHING,
-    ) -> "Tiling":
+    def of(cls, num_rows: int, num_live: int, directory: LoraDirectory, *, beside: Beside = Beside.NOTHING) -> "Tiling":
         """The tiles for a batch; `beside` is what its linear layers do."""
         span = run_of(directory, MAX_SPAN)
         return cls(
@@ -245,12 +238,13 @@ def places_of(page_table, element, length, mask, PAGE: tl.constexpr, NUM_PAGES: 
 
 
 @triton.jit
-def place_in(start, head, left, middle, tail, PAGE: tl.constexpr, NUM_PAGES: tl.constexpr):
-    """Where what begins at `start` in runs lies, of which `places_of` tells."""
-    later = middle
+def place_in(start, places, PAGE: tl.constexpr, NUM_PAGES: tl.constexpr):
+    """Where what begins at each `start`, `[starts, 1]`, in each run of `places_of` lies, `[starts, runs]`."""
+    head, left, middle, tail = places
+    later = middle[None, :]
     if NUM_PAGES > 2:
-        later = tl.where(start < left + PAGE, middle, tail)
-    return tl.where(start < left, head, later) + start
+        later = tl.where(start < (left + PAGE)[None, :], later, tail[None, :])
+    return tl.where(start < left[None, :], head[None, :], later) + start
 
 
 @triton.jit
