@@ -23,7 +23,8 @@ from kernels.lora.kernel.tiling import (
 )
 
 STAGES = 3  # rounds of MBGMV that a program has in work or on their way
-MANY_COST = 6  # tiles of MBGMV that take as long as one of MBGMM (measured on an H200)
+# Tiles of MBGMV that take as long as one of MBGMM, in split batches and in larger (measured on an H200).
+MANY_COST, LARGE_COST = 6, 4
 
 
 def shrink(delta: LoraDelta, num_programs: int, **options: Any) -> None:
@@ -63,7 +64,7 @@ def shrink(delta: LoraDelta, num_programs: int, **options: Any) -> None:
         STAGES=STAGES,
         MANY_STAGES=3 if plan.tiling.is_split else 4,
         STEPS=plan.tiling.shrink_steps,
-        MANY_COST=MANY_COST,
+        MANY_COST=MANY_COST if plan.tiling.is_split else LARGE_COST,
         ON_GPU=x.is_cuda,
         **options,
     )
@@ -119,8 +120,7 @@ def _shrink(
         first, end = program, tl.minimum(program + 1, num_few)
         first_many, end_many = step - 1 - program, tl.minimum(step - program, num_many)
     many_step = 1
-    if not SPLIT:
-        first, end = program * num_few // step, (program + 1) * num_few // step
+    if not SPLIT and num_few == 0:  # programs that run at a time have neighbours, which share rows
         first_many, end_many, many_step = program, num_many, step
     # Who has nothing to do makes room for the next kernel. One stays, so that this kernel ends after the one before.
     if (program == 0) | (first < end) | (first_many < end_many):
