@@ -1,7 +1,8 @@
 """The step that is looked at, and the least that each of its parts has to move and compute."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 from benchmarks.kernels.floors import ELEMENT, Work, attention_work
@@ -56,6 +57,11 @@ class Case:
         """Rows of logits."""
         return self.rows + bool(self.chunk)
 
+    @property
+    def narrow(self) -> Self:
+        """The last layer past its attention: with the rows alone of which logits are wanted."""
+        return replace(self, chunk=min(self.chunk, 1))
+
     def adapter_of(self, row: int) -> int | None:
         """The adapter of a decode, by number; the prompt has that of decode 0."""
         return row % self.adapters if self.adapters else None
@@ -75,12 +81,14 @@ class Case:
 def linear(group: Sequence[int]) -> Callable[[Case], Work]:
     """A projection group's base weights, over all layers, and B of the adapters whose shares it adds."""
 
-    def work(case: Case) -> Work:
+    def layer(case: Case) -> Work:
         shape = case.setup.shape
         width_in, width_out = shape.in_features(group[0]), sum(map(shape.out_features, group))
         num_bytes = ELEMENT * (width_in * width_out + case.num_rows * (width_in + width_out))
-        base = _times(Work(num_bytes, 2 * case.num_rows * width_in * width_out), shape.num_layers)
-        return base + _matrices(ModelShape.out_features, [group], _added)(case)
+        return Work(num_bytes, 2 * case.num_rows * width_in * width_out)
+
+    def work(case: Case) -> Work:
+        return _over_layers(case, group, layer) + _matrices(ModelShape.out_features, [group], _added)(case)
 
     return work
 
@@ -113,24 +121,28 @@ def rope(case: Case) -> Work:
 
 def norm(case: Case) -> Work:
     """Residual and update read, residual and input of the next linear written, twice a layer."""
-    shape = case.setup.shape
-    return _rows(case, 4 * shape.hidden_size * 2 * shape.num_layers)
+
+    def layer(case: Case) -> Work:
+        return _rows(case, 4 * case.setup.shape.hidden_size)
+
+    return _over_layers(case, QKV, layer) + _over_layers(case, GATE_UP, layer)
 
 
 def silu(case: Case) -> Work:
     """Gate and up read, their product written."""
-    shape = case.setup.shape
-    return _rows(case, 3 * shape.intermediate_size * shape.num_layers)
+    return _over_layers(case, GATE_UP, lambda case: _rows(case, 3 * case.setup.shape.intermediate_size))
 
 
 def shrink(*groups: Sequence[int]) -> Callable[[Case], Work]:
     """Live adapters' A of some groups read at their true rank, and a group's input once."""
 
     def work(case: Case) -> Work:
+        def inputs(group: Sequence[int], case: Case) -> Work:
+            return Work(ELEMENT * sum(count for _, count in _live(case)) * case.setup.shape.in_features(group[0]))
+
         targeted = [group for group in groups if _targeted(case, group)]
-        width = sum(case.setup.shape.in_features(group[0]) for group in targeted)
-        inputs = sum(count * width for _, count in _live(case))
-        return begun(*groups)(case) + _times(Work(ELEMENT * inputs), case.setup.shape.num_layers)
+        read = (_over_layers(case, group, partial(inputs, group)) for group in targeted)
+        return sum(read, begun(*groups)(case))
 
     return work
 
@@ -145,12 +157,14 @@ def _matrices(
     groups: Sequence[Sequence[int]],
     adapters: Callable[[Case], list[tuple[int, int]]],
 ) -> Callable[[Case], Work]:
-    def work(case: Case) -> Work:
-        width = sum(width_of(case.setup.shape, module) for group in groups for module in _targeted(case, group))
+    def layer(group: Sequence[int], case: Case) -> Work:
+        width = sum(width_of(case.setup.shape, module) for module in _targeted(case, group))
         wanted = adapters(case)
         elements = sum(rank * width for rank, _ in wanted)
-        flops = sum(2 * count * rank * width for rank, count in wanted)
-        return _times(Work(ELEMENT * elements, flops), case.setup.shape.num_layers)
+        return Work(ELEMENT * elements, sum(2 * count * rank * width for rank, count in wanted))
+
+    def work(case: Case) -> Work:
+        return sum((_over_layers(case, group, partial(layer, group)) for group in groups), Work(0))
 
     return work
 
@@ -158,16 +172,13 @@ def _matrices(
 def expand(*groups: Sequence[int]) -> Callable[[Case], Work]:
     """Live adapters' B of some groups read at their true rank, and outputs added to, but for what linear layers add."""
 
+    def added(group: Sequence[int], case: Case) -> Work:
+        width = sum(map(case.setup.shape.out_features, _targeted(case, group)))
+        return Work(2 * ELEMENT * width * sum(count for _, count in _rest(case)))
+
     def work(case: Case) -> Work:
-        rest = _rest(case)
-        outputs = sum(
-            count * case.setup.shape.out_features(module)
-            for group in groups
-            for module in _targeted(case, group)
-            for _, count in rest
-        )
         matrices = _matrices(ModelShape.out_features, groups, _rest)
-        return matrices(case) + _times(Work(2 * ELEMENT * outputs), case.setup.shape.num_layers)
+        return sum((_over_layers(case, group, partial(added, group)) for group in groups), matrices(case))
 
     return work
 
@@ -219,6 +230,12 @@ def _is_added(case: Case, count: int) -> bool:
 
 def _rows(case: Case, elements: int) -> Work:
     return Work(ELEMENT * case.num_rows * elements)
+
+
+def _over_layers(case: Case, group: Sequence[int], layer: Callable[[Case], Work]) -> Work:
+    """Work of a group's layers, of which the last has fewer rows, but for q k v: past its attention."""
+    last = case if group == QKV else case.narrow
+    return _times(layer(case), case.setup.shape.num_layers - 1) + layer(last)
 
 
 def _times(work: Work, count: int) -> Work:

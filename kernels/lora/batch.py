@@ -59,3 +59,7 @@ class LoraBatch:
     def with_rows(self, row_start: Tensor) -> "LoraBatch":
         """The same adapters in the same pages over other rows; what ops made of those on the host stays."""
         return replace(self, row_start=row_start)
+
+    def with_last_rows(self, row_start: Tensor) -> "LoraBatch":
+        """The same adapters over rows of which each sequence has one."""
+        return replace(self, row_start=row_start, is_decode=True)

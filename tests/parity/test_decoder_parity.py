@@ -115,3 +115,27 @@ def test_only_wanted_rows_have_logits(zoo: Zoo, device: torch.device) -> None:
     wanted = model.decoder.forward(replace(batch, logit_rows=rows), harness.pages)
     assert wanted.dtype == torch.float32
     torch.testing.assert_close(wanted, everything[rows], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wanted", [[0], [3, 11], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]], ids=len)
+def test_past_the_last_attention_wanted_rows_suffice(wanted: list[int], zoo: Zoo, device: torch.device) -> None:
+    """Of a batch whose other rows are of the same sequences, of others and of other adapters."""
+    model = load_model(zoo.model_directory, torch.float32, device)
+    harness = Harness(model, zoo.adapters)
+    batch = harness.batch([(run, len(run.token_ids)) for run in draw_runs(seed=4)])
+    assert batch.lora is not None
+    everything = model.decoder.forward(batch, harness.pages)
+    ends = batch.attention.query_start[1:].long() - 1
+    assert len(ends) > max(wanted)
+    rows = ends[wanted]
+    first_logits = torch.searchsorted(rows, batch.lora.row_start.long()).int()
+    fillers = torch.zeros(3, dtype=torch.int64, device=device) if device.type == "cuda" else rows[:0]
+    narrow = replace(
+        batch,
+        logit_rows=torch.cat((rows, fillers)),
+        is_narrow=True,
+        logit_lora=batch.lora.with_last_rows(first_logits),
+    )
+    logits = model.decoder.forward(narrow, harness.pages)
+    assert logits.shape == (len(rows) + len(fillers), everything.shape[1])
+    torch.testing.assert_close(logits[: len(rows)], everything[rows], atol=1e-5, rtol=1e-5)

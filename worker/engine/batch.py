@@ -68,16 +68,17 @@ class BatchBuilder:
         is_fed = sources >= 0
         tables, is_sampled = self._tables_of(plan, is_fed)
         live, row_start = _live_adapters(sequences, tables.query_start)
-        tables = replace(tables, row_start=row_start, lora_slots=self._lora.slots(live))
+        logit_start = np.searchsorted(tables.logit_rows, row_start).astype(np.int32)
+        tables = replace(tables, row_start=row_start, logit_start=logit_start, lora_slots=self._lora.slots(live))
         assert is_sampled[is_fed].all(), "a pending token is its sequence's last"
         sources, targets = sources[is_fed], (tables.query_start[1:] - 1)[is_fed].astype(np.int64)
         size = self._size(plan, len(tables.token_ids), all_sampled=bool(is_sampled.all()))
         if size is None:
-            *tensors, first_rows, slots, block_table, source, target = to_device(
+            *tensors, first_rows, first_logits, slots, block_table, source, target = to_device(
                 [*tables.of_fixed_size(), tables.block_table, sources, targets], self._device
             )
             lora = self._lora.batch(live, slots, first_rows) if live else None
-            forward = _batch(tensors, block_table, lora, max(plan.num_tokens))
+            forward = _batch(tensors, first_logits, block_table, lora, max(plan.num_tokens))
         else:
             assert self._fixed is not None, "there are sizes"
             sent = self._fixed.send(size, tables, sources, targets)
@@ -103,11 +104,11 @@ class BatchBuilder:
 
     def _forward(self, sent: FixedTables, size: BatchSize, targets: frozenset[int] | None) -> ForwardBatch:
         """The batch of a fixed size whose tables these are, with adapters that target so much, or with none."""
-        *tensors, first_rows, slots = sent.tensors
+        *tensors, first_rows, first_logits, slots = sent.tensors
         lora = None
         if targets is not None:
             lora = self._lora.fixed(slots, first_rows, targets, is_decode=size.is_decode)
-        return _batch(tensors, sent.block_table, lora, 1 if size.is_decode else None, size)
+        return _batch(tensors, first_logits, sent.block_table, lora, 1 if size.is_decode else None, size)
 
     def _size(self, plan: Plan, num_rows: int, *, all_sampled: bool) -> BatchSize | None:
         """The fixed size for a plan, if one is large enough."""
@@ -139,7 +140,8 @@ class BatchBuilder:
             context_lens=context_lens.astype(np.int32),
             kv_slots=pages * self._block_size + positions % self._block_size,
             logit_rows=(query_start[1:] - 1)[is_sampled].astype(np.int64),
-            row_start=query_start[-1:],
+            row_start=np.zeros(0, dtype=np.int32),
+            logit_start=np.zeros(0, dtype=np.int32),
             lora_slots=np.zeros(0, dtype=np.int32),
             block_table=block_table,
         )
@@ -152,6 +154,7 @@ class BatchBuilder:
 
 def _batch(
     tensors: list[Tensor],
+    first_logits: Tensor,
     block_table: Tensor,
     lora: LoraBatch | None,
     max_query_len: int | None,
@@ -159,7 +162,9 @@ def _batch(
 ) -> ForwardBatch:
     token_ids, positions, query_start, context_lens, kv_slots, logit_rows = tensors
     attention = AttentionBatch(query_start, context_lens, block_table, kv_slots, max_query_len)
-    return ForwardBatch(token_ids, positions, attention, lora, logit_rows, size)
+    is_narrow = 0 < logit_rows.shape[0] < token_ids.shape[0]
+    logit_lora = lora.with_last_rows(first_logits) if lora is not None and is_narrow else None
+    return ForwardBatch(token_ids, positions, attention, lora, logit_rows, is_narrow, logit_lora, size)
 
 
 def _feed(token_ids: Tensor, pending: Tensor, source: Tensor, target: Tensor, *, in_order: bool) -> None:

@@ -83,4 +83,4 @@ class EngineConfig:
         """Of the other batches that are recorded, those with prompts in them."""
         most = min(self.max_graph_rows, self.max_step_tokens)
         rows = [*range(_CHUNK_ROWS, most, _CHUNK_ROWS), *([most] if most else [])]
-        return tuple(BatchSize(size, self.max_running, is_decode=False) for size in rows)
+        return tuple(BatchSize(size, min(size, self.max_running), is_decode=False) for size in rows)

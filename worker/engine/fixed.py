@@ -76,8 +76,7 @@ class FixedMemory:
         turn, arrays = self._turns[number], self._arrays[size][number]
         if turn.read is not None:
             turn.read.synchronize()
-        last_row = tables.query_start[-1]
-        for array, values, filler in zip(arrays, tables.of_fixed_size(), tables.fillers(last_row), strict=True):
+        for array, values, filler in zip(arrays, tables.of_fixed_size(), tables.fillers(), strict=True):
             count = len(values)
             array[:count] = values
             array[count:] = filler

@@ -20,6 +20,7 @@ class Tables:
     kv_slots: NDArray[np.int64]
     logit_rows: NDArray[np.int64]
     row_start: NDArray[np.int32]
+    logit_start: NDArray[np.int32]  # `[num_live + 1]`; as `row_start`, of the logit rows
     lora_slots: NDArray[np.int32]
     block_table: NDArray[np.int32]
 
@@ -29,7 +30,8 @@ class Tables:
         rows, seqs = np.zeros(size.num_rows, dtype=np.int64), np.zeros(size.num_seqs, dtype=np.int32)
         starts = np.zeros(size.num_seqs + 1, dtype=np.int32)
         no_blocks = np.zeros((0, 0), dtype=np.int32)
-        return cls(rows, rows, starts, seqs, rows - 1, np.zeros(size.num_seqs, dtype=np.int64), starts, seqs, no_blocks)
+        logit_rows = np.zeros(size.num_seqs, dtype=np.int64)
+        return cls(rows, rows, starts, seqs, rows - 1, logit_rows, starts, starts, seqs, no_blocks)
 
     def of_fixed_size(self) -> tuple[NDArray[Any], ...]:
         """Those whose sizes a batch of fixed size fixes: all but the block table."""
@@ -41,10 +43,11 @@ class Tables:
             self.kv_slots,
             self.logit_rows,
             self.row_start,
+            self.logit_start,
             self.lora_slots,
         )
 
-    @staticmethod
-    def fillers(last_row: int) -> tuple[int, ...]:
+    def fillers(self) -> tuple[int, ...]:
         """What fills each of them up, so that the sequences and adapters that are added own no row and no token."""
-        return 0, 0, last_row, 0, -1, 0, last_row, 0
+        last_row, last_logit = int(self.query_start[-1]), int(self.logit_start[-1])
+        return 0, 0, last_row, 0, -1, 0, last_row, last_logit, 0

@@ -19,6 +19,9 @@ class ForwardBatch:
         attention: The sequences.
         lora: The live adapters; None if all rows use the base model alone.
         logit_rows: `[num_logit_rows]` int64; the rows whose next token is wanted.
+        is_narrow: Whether only these rows are computed past the last layer's attention. They then ascend, but for some
+            behind all that `logit_lora` names, whose logits nobody wants.
+        logit_lora: As `lora`, of the logit rows in their order; None if the batch is not narrow.
         size: If set, the batch was filled up to it, and its tensors lie where those of every batch of this size lie.
     """
 
@@ -27,4 +30,6 @@ class ForwardBatch:
     attention: AttentionBatch
     lora: LoraBatch | None
     logit_rows: Tensor
+    is_narrow: bool = False
+    logit_lora: LoraBatch | None = None
     size: BatchSize | None = None

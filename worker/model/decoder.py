@@ -9,7 +9,7 @@ from torch.nn.functional import embedding
 from kernels.activation import silu_mul
 from kernels.attention import paged_attention
 from kernels.linear import linear
-from kernels.lora import LoraDelta
+from kernels.lora import LoraBatch, LoraDelta
 from kernels.norm import add_rms_norm, gather_rms_norm, rms_norm
 from kernels.rope import rotate_and_write
 from worker.memory.layout import GROUPS
@@ -74,13 +74,21 @@ class Decoder:
             turns = self._rotation.angles(batch.positions)
             buffers = self._workspace.buffers(hidden.shape[0])
             x = rms_norm(hidden, layers[0].input_norm, epsilon, buffers.x)
+            lora = batch.lora
             for layer, weights in enumerate(layers):
-                update, delta = self._attention(layer, x, turns, batch, pages[layer], buffers)
+                attended = self._attention(layer, x, turns, batch, pages[layer], buffers)
+                if batch.is_narrow and layer + 1 == len(layers):
+                    attended, hidden = attended[batch.logit_rows], hidden[batch.logit_rows]
+                    lora, buffers = batch.logit_lora, buffers.first(hidden.shape[0])
+                update, delta = self._output(layer, attended, lora, pages[layer], buffers)
                 x = add_rms_norm(hidden, update, weights.post_attention_norm, epsilon, buffers.x, delta)
-                update, delta = self._mlp(layer, x, batch, pages[layer], buffers)
+                update, delta = self._mlp(layer, x, lora, pages[layer], buffers)
                 if layer + 1 < len(layers):
                     x = add_rms_norm(hidden, update, layers[layer + 1].input_norm, epsilon, buffers.x, delta)
-            wanted = gather_rms_norm(hidden, update, batch.logit_rows, self._weights.norm, epsilon, delta)
+            if batch.is_narrow:
+                wanted = add_rms_norm(hidden, update, self._weights.norm, epsilon, buffers.x, delta)
+            else:
+                wanted = gather_rms_norm(hidden, update, batch.logit_rows, self._weights.norm, epsilon, delta)
             logits = self.new_logits(wanted.shape[0]) if logits is None else logits
             return linear(wanted, self._weights.output, logits, chained=True)
 
@@ -92,8 +100,8 @@ class Decoder:
         batch: ForwardBatch,
         pages: Tensor,
         buffers: Buffers,
-    ) -> tuple[Tensor, LoraDelta | None]:
-        """What attention adds to the hidden state, and what adapters have yet to add to that."""
+    ) -> Tensor:
+        """Each row's values, of all heads, as it attends to them; `[num_rows, num_heads * head_dim]`."""
         shape, weights = self._config.shape, self._weights.layers[layer]
         qkv = buffers.qkv
         delta = weights.qkv.with_adapters(x, qkv, buffers.qkv_columns, pages, batch.lora, layer, _QKV)
@@ -110,7 +118,7 @@ class Decoder:
             epsilon=self._config.norm_epsilon,
             delta=delta,
         )
-        attended = paged_attention(
+        return paged_attention(
             query,
             pages,
             batch.attention,
@@ -119,16 +127,21 @@ class Decoder:
             scale=shape.head_dim**-0.5,
             window=self._config.traits.windows[layer],
         ).flatten(1)
-        output = buffers.output
-        return output, weights.o.with_adapters(attended, output, (output,), pages, batch.lora, layer, _O)
+
+    def _output(
+        self, layer: int, attended: Tensor, lora: LoraBatch | None, pages: Tensor, buffers: Buffers
+    ) -> tuple[Tensor, LoraDelta | None]:
+        """What attention adds to the hidden state, and what adapters have yet to add to that."""
+        projection, output = self._weights.layers[layer].o, buffers.output
+        return output, projection.with_adapters(attended, output, (output,), pages, lora, layer, _O)
 
     def _mlp(
-        self, layer: int, x: Tensor, batch: ForwardBatch, pages: Tensor, buffers: Buffers
+        self, layer: int, x: Tensor, lora: LoraBatch | None, pages: Tensor, buffers: Buffers
     ) -> tuple[Tensor, LoraDelta | None]:
-        """As `_attention`, of the gated layers."""
+        """As `_output`, of the gated layers."""
         weights = self._weights.layers[layer]
         gate_up, output = buffers.gate_up, buffers.output
         columns = buffers.gate_up_columns
-        delta = weights.gate_up.with_adapters(x, gate_up, columns, pages, batch.lora, layer, _GATE_UP)
+        delta = weights.gate_up.with_adapters(x, gate_up, columns, pages, lora, layer, _GATE_UP)
         inner = silu_mul(gate_up, buffers.inner, delta)
-        return output, weights.down.with_adapters(inner, output, (output,), pages, batch.lora, layer, _DOWN)
+        return output, weights.down.with_adapters(inner, output, (output,), pages, lora, layer, _DOWN)

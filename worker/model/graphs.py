@@ -57,6 +57,7 @@ class GraphedDecoder:
             batch,
             attention=replace(batch.attention, derived={}),
             lora=None if batch.lora is None else replace(batch.lora),
+            logit_lora=None if batch.logit_lora is None else replace(batch.logit_lora),
         )
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             self._decoder.forward(fresh, pages, self._logits[: size.num_seqs])

@@ -135,7 +135,7 @@ class BmmDecoder(Decoder):
         """As `Decoder.forward`."""
         with torch.inference_mode():
             self._lora.begin(batch.lora, pages)
-        return super().forward(replace(batch, lora=None), pages, logits)
+        return super().forward(replace(batch, lora=None, is_narrow=False), pages, logits)
 
     def _with_lora(self, layer: int, weights: LayerWeights, shape: ModelShape) -> LayerWeights:
         def add_to(linear: Projection, group: tuple[int, ...]) -> BmmProjection:

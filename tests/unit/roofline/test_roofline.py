@@ -112,7 +112,8 @@ def test_floors_are_those_of_the_shapes() -> None:
     assert read == pytest.approx(256 * 16.8e6 + 2 * 32 * 256 * (2 * 4096 + 2 * 4 * 4096), rel=0.01)
     assert floors.attention(s1).num_bytes == pytest.approx(256 * 512 * 0.524e6, rel=0.01)
     assert ceilings.floor_us(shrink(replace(s1, adapters=0))) == 0
-    assert shrink(replace(s1, chunk=512)).flops == 3 * shrink(s1).flops, "the chunk has an adapter"
+    left = 511 * 2 * 8 * 4096  # of the chunk the last layer's o takes one row
+    assert shrink(replace(s1, chunk=512)).flops == 3 * shrink(s1).flops - left, "the chunk has an adapter"
 
 
 @pytest.mark.parametrize("words", ["5", "1,2", "0,0,8", "1,1,1,1,1", "a,b,c", "1,-1,8"])
@@ -162,10 +163,24 @@ def test_what_linear_layers_add_in_large_steps_is_no_work_of_an_expand() -> None
     small, large = (Case(SETUPS["M2"], rows=1000, adapters=200, context=512, chunk=chunk) for chunk in (1000, 1500))
     (linear, expand), shape = (floors.linear(floors.O), floors.expand(floors.O)), SETUPS["M2"].shape
     added = linear(large).num_bytes - linear(replace(large, adapters=0)).num_bytes
-    assert added == 2 * SETUPS["M2"].ranks[0] * shape.hidden_size * shape.num_layers
+    num_layers = shape.num_layers - 1  # past the last one's attention the step is small
+    assert added == 2 * SETUPS["M2"].ranks[0] * shape.hidden_size * num_layers
     assert linear(small).num_bytes == linear(replace(small, adapters=0)).num_bytes
-    outputs = 2 * 2 * shape.hidden_size * shape.num_layers
+    outputs = 2 * 2 * shape.hidden_size * num_layers
     assert expand(small).num_bytes - expand(large).num_bytes == added + outputs * (2000 - 995), "rows"
+
+
+def test_past_the_last_attention_a_prompt_has_one_row() -> None:
+    step = Case(SETUPS["M2"], rows=8, adapters=8, context=64, chunk=1000)
+    shape = step.setup.shape
+    linears = (floors.linear(group)(step) for group in (floors.QKV, floors.O))
+    (qkv, o), silu, norm = linears, floors.silu(step), floors.norm(step)
+    qkv_width = sum(map(shape.out_features, floors.QKV))
+    assert qkv.flops == 2 * 1008 * 32 * shape.hidden_size * qkv_width
+    rows = 1008 * 31 + 9
+    assert o.flops == 2 * rows * shape.hidden_size**2
+    assert silu.num_bytes == 2 * rows * 3 * shape.intermediate_size
+    assert norm.num_bytes == 2 * (1008 * 32 + rows) * 4 * shape.hidden_size
 
 
 def test_every_part_has_a_floor_or_should_not_be() -> None:

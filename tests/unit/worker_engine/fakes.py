@@ -85,6 +85,11 @@ class FakeModel:
             assert min(context) >= 0, "a token of the context was never written"
             assert batch.positions[start:stop].tolist() == list(range(length - (stop - start), length))
             logits[stop - 1] = next_logits(context, self._marker(batch, held, start, stop))
+        if batch.is_narrow and batch.lora is not None:
+            assert batch.logit_lora is not None
+            places = torch.arange(len(batch.logit_rows))
+            owners = torch.bucketize(batch.logit_rows, batch.lora.row_start.long(), right=True)
+            assert torch.equal(torch.bucketize(places, batch.logit_lora.row_start.long(), right=True), owners)
         return torch.tensor([logits[row] for row in batch.logit_rows.tolist()]).view(-1, VOCAB)
 
     def _marker(self, batch: ForwardBatch, held: Tensor, start: int, stop: int) -> int:

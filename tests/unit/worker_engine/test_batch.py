@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
-from tests.unit.worker_engine.fakes import GEOMETRY
+from tests.unit.worker_engine.fakes import GEOMETRY, adapter
 from worker.adapters.residency import Residency
 from worker.engine.batch import BatchBuilder
 from worker.engine.config import EngineConfig
@@ -41,6 +42,8 @@ def test_sizes_end_with_the_largest_batch() -> None:
     assert rows(roomy.decode_sizes) == [1, 2, 4, 8]
     assert rows(roomy.chunk_sizes) == [64, 128, 150]
     assert all(size.num_seqs == 8 for size in roomy.chunk_sizes)
+    crowded = replace(roomy, max_running=100)
+    assert [size.num_seqs for size in crowded.chunk_sizes] == [64, 100, 100]
     assert EngineConfig(context_length=9).decode_sizes == EngineConfig(context_length=9).chunk_sizes == ()
 
 
@@ -73,12 +76,8 @@ def test_a_block_table_lies_where_the_last_did_and_tells_the_present_pages() -> 
 
 
 def test_a_batch_with_a_prompt_has_room_for_every_sequence() -> None:
-    plan, residency = decoding([3, 2])
+    plan, residency = with_a_prompt([3, 2], 8)
     config = replace(CONFIG, max_graph_rows=64)
-    late = Sequence(EngineRequest("late", tuple(range(1, 12)), 9), 7, 40)
-    late.pages.extend([50, 51, 52])
-    plan.sequences.append(late)
-    plan.num_tokens.append(8)
     batch = BatchBuilder(config, residency, CPU).build(plan)
     assert batch.forward.size == BatchSize(64, 8, is_decode=False)
     assert batch.sampled == plan.sequences[:2], "the prompt goes on in the next step"
@@ -86,6 +85,67 @@ def test_a_batch_with_a_prompt_has_room_for_every_sequence() -> None:
     assert batch.forward.attention.query_start.tolist() == [0, 1, 2, 10, 10, 10, 10, 10, 10]
     assert batch.forward.logit_rows.tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
     assert (batch.forward.attention.kv_slots[10:] == -1).all()
+
+
+def with_a_prompt(prompt_lens: list[int], num_tokens: int) -> tuple[Plan, Residency]:
+    """Sequences that decode, and after them a prompt of 11 tokens of which some are computed."""
+    plan, residency = decoding(prompt_lens)
+    late = Sequence(EngineRequest("late", tuple(range(1, 12)), 9), 7, 40)
+    late.pages.extend([50, 51, 52])
+    plan.sequences.append(late)
+    plan.num_tokens.append(num_tokens)
+    return plan, residency
+
+
+@pytest.mark.parametrize(("num_tokens", "logit_rows"), [(8, [0, 1]), (11, [0, 1, 12])])
+def test_a_batch_with_a_prompt_is_narrow(num_tokens: int, logit_rows: list[int]) -> None:
+    plan, residency = with_a_prompt([3, 2], num_tokens)
+    plain = BatchBuilder(replace(CONFIG, max_graph_rows=0), residency, CPU).build(plan).forward
+    assert plain.is_narrow
+    assert plain.logit_rows.tolist() == logit_rows
+    assert (plain.lora, plain.logit_lora) == (None, None)
+    fixed = BatchBuilder(replace(CONFIG, max_graph_rows=64), residency, CPU).build(plan).forward
+    assert fixed.is_narrow
+    assert fixed.logit_rows.tolist() == logit_rows + [0] * (8 - len(logit_rows))
+
+
+@pytest.mark.parametrize("max_graph_rows", [0, 64])
+def test_a_narrow_batch_tells_whose_its_logits_are(max_graph_rows: int) -> None:
+    """In it are a prompt in part, a whole one and a decode; of the last adapter only a prompt in part."""
+    residency = Residency(PagePool(60), GEOMETRY)
+    first, second, third = live = [adapter(marker) for marker in (1, 2, 3)]
+    for hosted in live:
+        residency.acquire(hosted)
+    plan = Plan([], [])
+    for index, (uses, num_prompt, num_tokens) in enumerate(
+        [(None, 9, 4), (None, 3, 3), (first, 5, 2), (second, 2, 2), (second, 1, 1), (third, 7, 6)]
+    ):
+        request = EngineRequest(str(index), (7,) * num_prompt, 9, adapter=uses)
+        plan.sequences.append(Sequence(request, index, 40))
+        plan.sequences[-1].pages.extend(range(3 * index, 3 * index + 3))
+        plan.num_tokens.append(num_tokens)
+    batch = BatchBuilder(replace(CONFIG, max_graph_rows=max_graph_rows), residency, CPU).build(plan)
+    forward, whole, logits = batch.forward, batch.forward.lora, batch.forward.logit_lora
+    assert forward.is_narrow
+    assert batch.sampled == [plan.sequences[index] for index in (1, 3, 4)]
+    assert forward.logit_rows.tolist()[:3] == [6, 10, 11]
+    assert whole.row_start.tolist()[:4] == [7, 9, 12, 18]
+    assert logits.row_start.tolist()[:4] == [1, 1, 3, 3]
+    assert set(logits.row_start.tolist()[4:]) <= {3}, "who fills the batch up owns no logits"
+    assert logits.slots is whole.slots
+    assert logits.is_decode
+    assert not whole.is_decode
+
+
+def test_batches_whose_logits_are_all_wanted_or_none_are_not_narrow() -> None:
+    plan, residency = decoding([3, 8, 5])
+    for max_graph_rows in (0, 64):
+        config = replace(CONFIG, max_graph_rows=max_graph_rows)
+        assert not BatchBuilder(config, residency, CPU).build(plan).forward.is_narrow
+    plan, residency = with_a_prompt([3], 8)
+    plan.sequences[:-1], plan.num_tokens[:-1] = [], []
+    batch = BatchBuilder(replace(CONFIG, max_graph_rows=0), residency, CPU).build(plan).forward
+    assert (batch.is_narrow, batch.logit_rows.tolist()) == (False, [])
 
 
 def test_batches_that_are_too_large_keep_their_size() -> None:
