@@ -33,3 +33,6 @@ class ForwardBatch:
     is_narrow: bool = False
     logit_lora: LoraBatch | None = None
     size: BatchSize | None = None
+
+    def __post_init__(self) -> None:
+        assert not self.is_narrow or (self.lora is None) == (self.logit_lora is None), "whose the logit rows are"
