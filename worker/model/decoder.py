@@ -44,10 +44,11 @@ class Decoder:
     def shortened(self) -> "Decoder":
         """A decoder of the fewest of this one's layers that, with the same batches, launch all kernels that this does.
 
-        A step's first layer is followed by its others in other ways than these by each other, which differ by windows.
+        A step's first layer is followed by its others in other ways than these by each other, which differ by windows,
+        and its last may have fewer rows.
         """
         windows = self._config.traits.windows
-        layers = sorted({0, *(windows.index(window, 1) for window in windows[1:])})
+        layers = sorted({0, *(windows.index(window, 1) for window in windows[1:]), len(windows) - 1})
         traits = replace(self._config.traits, windows=tuple(windows[layer] for layer in layers))
         weights = replace(self._weights, layers=tuple(self._weights.layers[layer] for layer in layers))
         return Decoder(replace(self._config, traits=traits), weights)
@@ -79,7 +80,7 @@ class Decoder:
                 attended = self._attention(layer, x, turns, batch, pages[layer], buffers)
                 if batch.is_narrow and layer + 1 == len(layers):
                     attended, hidden = attended[batch.logit_rows], hidden[batch.logit_rows]
-                    lora, buffers = batch.logit_lora, buffers.first(hidden.shape[0])
+                    lora, buffers = batch.logit_lora, self._workspace.buffers(hidden.shape[0])
                 update, delta = self._output(layer, attended, lora, pages[layer], buffers)
                 x = add_rms_norm(hidden, update, weights.post_attention_norm, epsilon, buffers.x, delta)
                 update, delta = self._mlp(layer, x, lora, pages[layer], buffers)

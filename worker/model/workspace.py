@@ -24,14 +24,6 @@ class Buffers:
     inner: Tensor  # [num_rows, intermediate]
     output: Tensor  # [num_rows, hidden], of o or down
 
-    def first(self, num_rows: int) -> "Buffers":
-        """The memory of the first rows."""
-        qkv_columns, gate_up_columns = (
-            tuple(column[:num_rows] for column in columns) for columns in (self.qkv_columns, self.gate_up_columns)
-        )
-        x, qkv, gate_up = self.x[:num_rows], self.qkv[:num_rows], self.gate_up[:num_rows]
-        return Buffers(x, qkv, qkv_columns, gate_up, gate_up_columns, self.inner[:num_rows], self.output[:num_rows])
-
 
 class Workspace:
     """Gives each forward pass its buffers.

@@ -7,6 +7,7 @@ import torch
 
 from tests.unit.worker_engine.fakes import GEOMETRY, adapter
 from worker.adapters.residency import Residency
+from worker.engine import batch as module
 from worker.engine.batch import BatchBuilder
 from worker.engine.config import EngineConfig
 from worker.engine.scheduler import Plan, Scheduler
@@ -98,20 +99,26 @@ def with_a_prompt(prompt_lens: list[int], num_tokens: int) -> tuple[Plan, Reside
 
 
 @pytest.mark.parametrize(("num_tokens", "logit_rows"), [(8, [0, 1]), (11, [0, 1, 12])])
-def test_a_batch_with_a_prompt_is_narrow(num_tokens: int, logit_rows: list[int]) -> None:
+def test_a_batch_with_a_prompt_is_narrow(
+    num_tokens: int, logit_rows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan, residency = with_a_prompt([3, 2], num_tokens)
     plain = BatchBuilder(replace(CONFIG, max_graph_rows=0), residency, CPU).build(plan).forward
     assert plain.is_narrow
     assert plain.logit_rows.tolist() == logit_rows
     assert (plain.lora, plain.logit_lora) == (None, None)
-    fixed = BatchBuilder(replace(CONFIG, max_graph_rows=64), residency, CPU).build(plan).forward
+    builder = BatchBuilder(replace(CONFIG, max_graph_rows=64), residency, CPU)
+    assert not builder.build(plan).forward.is_narrow, "56 rows are not worth it"
+    monkeypatch.setattr(module, "_LEAST_LEFT_OUT", 56)
+    fixed = builder.build(plan).forward
     assert fixed.is_narrow
     assert fixed.logit_rows.tolist() == logit_rows + [0] * (8 - len(logit_rows))
 
 
 @pytest.mark.parametrize("max_graph_rows", [0, 64])
-def test_a_narrow_batch_tells_whose_its_logits_are(max_graph_rows: int) -> None:
+def test_a_narrow_batch_tells_whose_its_logits_are(max_graph_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In it are a prompt in part, a whole one and a decode; of the last adapter only a prompt in part."""
+    monkeypatch.setattr(module, "_LEAST_LEFT_OUT", 1)
     residency = Residency(PagePool(60), GEOMETRY)
     first, second, third = live = [adapter(marker) for marker in (1, 2, 3)]
     for hosted in live:
@@ -137,15 +144,18 @@ def test_a_narrow_batch_tells_whose_its_logits_are(max_graph_rows: int) -> None:
     assert not whole.is_decode
 
 
-def test_batches_whose_logits_are_all_wanted_or_none_are_not_narrow() -> None:
+def test_batches_whose_logits_are_all_wanted_are_not_narrow() -> None:
     plan, residency = decoding([3, 8, 5])
     for max_graph_rows in (0, 64):
         config = replace(CONFIG, max_graph_rows=max_graph_rows)
         assert not BatchBuilder(config, residency, CPU).build(plan).forward.is_narrow
+
+
+def test_a_batch_of_which_no_logits_are_wanted_is_narrow() -> None:
     plan, residency = with_a_prompt([3], 8)
     plan.sequences[:-1], plan.num_tokens[:-1] = [], []
     batch = BatchBuilder(replace(CONFIG, max_graph_rows=0), residency, CPU).build(plan).forward
-    assert (batch.is_narrow, batch.logit_rows.tolist()) == (False, [])
+    assert (batch.is_narrow, batch.logit_rows.tolist()) == (True, [])
 
 
 def test_batches_that_are_too_large_keep_their_size() -> None:

@@ -84,13 +84,16 @@ def test_all_layers_launch_what_the_few_that_are_compiled_do(
     max_rank: int, launches: set[Launch], tmp_path: Path
 ) -> None:
     model = model_of(tmp_path, num_hidden_layers=6, max_position_embeddings=128)
-    config = replace(CONFIG, max_rank=max_rank, overlap=False)
+    config = replace(CONFIG, max_rank=max_rank, overlap=False, max_step_tokens=384, max_graph_rows=384)
     compilation.compile_steps(model, config, lambda phase, seconds: None)
     compiled = set(launches)
     launches.clear()
     geometry = PageGeometry(model.config.shape, config.block_size)
     pages = PageStorage(geometry, 5, torch.float32, CPU).pages
+    narrow = 0
     for batch in BatchBuilder(config, Residency(PagePool(5), geometry), CPU).nobodys():
+        narrow += batch.is_narrow
         model.decoder.forward(batch, pages)
+    assert narrow == 2 * 3, "of 320 and 384 rows"
     assert {"_norm_rows", "_shrink", "_rotate_and_write", "_silu_mul", "_plan"} <= {kernel for kernel, *_ in launches}
     assert launches <= compiled

@@ -46,14 +46,15 @@ def windows_seen(config: ModelConfig, decoder: Decoder, monkeypatch: pytest.Monk
     ("windows", "kept"),
     [
         ((None,), (None,)),
-        ((None,) * 5, (None, None)),
-        ((8,) * 5, (8, 8)),
-        ((None, None, None, 8, 8), (None, None, 8)),
-        ((8, None, 8, None, 8), (8, None, 8)),
-        ((8, None, None, None), (8, None)),
+        ((None,) * 2, (None, None)),
+        ((None,) * 5, (None, None, None)),
+        ((8,) * 5, (8, 8, 8)),
+        ((None, None, None, 8, 8), (None, None, 8, 8)),
+        ((8, None, 8, None, 8), (8, None, 8, 8)),
+        ((8, None, None, None), (8, None, None)),
     ],
 )
-def test_a_shortened_decoder_has_a_first_layer_and_later_ones_of_each_window(
+def test_a_shortened_decoder_has_a_first_and_a_last_layer_and_later_ones_of_each_window(
     windows: Windows, kept: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = read_config(write_config(tmp_path, num_hidden_layers=len(windows)))
