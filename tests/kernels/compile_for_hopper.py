@@ -29,6 +29,7 @@ POINTERS = {
     **dict.fromkeys(("hidden", "update", "weight"), "*bf16"),
     **dict.fromkeys(("query_start", "context_lens", "block_table", "counts"), "*i32"),
     **dict.fromkeys(("page_table", "starts", "records", "owners", "flags"), "*i32"),
+    "arrivals": "*i64",
     **dict.fromkeys(("partial", "stats", "bridge", "squares", "parts"), "*fp32"),
 }
 STRIDES = ("output_stride", "query_stride", "query_head_stride", "out_stride", "out_features")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.device import num_processors
 from kernels.launch import launch
 from kernels.linear import linear
 from kernels.linear.kernel.tiles import MAX_ROWS
@@ -327,6 +328,29 @@ def test_a_graph_of_many_rows_replays_with_other_owners(
             layer.run()
             assert same_bits(layer.out, replayed), counts
             case.batch.plans.update(kept)
+
+
+@pytest.mark.parametrize("astray", [pytest.param(count, marks=ON_GPU) for count in (1, 100, 131)])
+def test_programs_that_wait_in_vain_go_on(astray: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With counts of arrivals that are no multiple of the programs some wait for more than come."""
+    case = draw_case(random.Random(3), [2000, 70, 70, 4], RANKS, torch.bfloat16, DEVICE, GEOMETRIES["small"])
+    layer = Layer(case, GROUPS[2], has_bias=False)
+    layer.align()
+    launched = note_launches(monkeypatch)
+    layer.run()
+    assert launched == [hopper.linear_and_expand]
+    in_step = layer.out.clone()
+    arrivals, processors = hopper.arrivals_of(layer.x.device), num_processors(layer.x.device)
+    assert arrivals.item() > 0
+    assert arrivals.item() % processors == 0
+    try:
+        arrivals.fill_(astray)
+        layer.out.fill_(torch.nan)
+        layer.run()
+        assert same_bits(layer.out, in_step)
+        assert arrivals.item() % processors == astray
+    finally:
+        arrivals.zero_()
 
 
 @pytest.mark.parametrize("num_rows", [pytest.param(rows, marks=ON_GPU) for rows in (5, 40, 100)])

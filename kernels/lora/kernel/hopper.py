@@ -1,6 +1,7 @@
 """Launches of a linear layer with the shrink of its rows, or the expand of many, and what they take."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -203,6 +204,18 @@ def _has_aligned_rows(matrix: Tensor) -> bool:
     return matrix.stride(1) == 1 and row_bytes % ALIGNMENT == 0 and is_aligned(matrix)
 
 
+@cache
+def arrivals_of(device: torch.device) -> Tensor:
+    """`[1]` int64, where the programs of a launch meet, one for each processor; of launches at once all may be late.
+
+    Raises:
+        RuntimeError: asked for the first time while a graph is recorded, which would take it for its own.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"launch a product with shares on {device} once before it is recorded")
+    return torch.zeros(1, dtype=torch.int64, device=device)
+
+
 def launch_with_shares(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | None) -> None:
     """Writes `out`, with the shares that are not left to an expand.
 
@@ -222,6 +235,7 @@ def launch_with_shares(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tens
         plan.records[delta.layer],
         plan.bridge,
         page_table.shape[1],
+        arrivals_of(delta.x.device),
         **product_options,
         **{f"OUT{i}": width for i, width in enumerate([*widths, 0, 0][:3])},
         WIDTH=plan.bridge.shape[2],

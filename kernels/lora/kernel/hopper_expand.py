@@ -123,11 +123,14 @@ def _part(
 @gluon.jit(do_not_specialize=["row_tiles", "column_tiles", "num_steps", "table_stride"])
 def linear_and_expand(
     out_desc, weight_desc, x_desc, bias, row_tiles, column_tiles, num_steps, out_features,
-    pages, page_table, owners, records, bridge, table_stride,
+    pages, page_table, owners, records, bridge, table_stride, arrivals,
     HAS_BIAS: gl.constexpr, OUT0: gl.constexpr, OUT1: gl.constexpr, OUT2: gl.constexpr,
     WIDTH: gl.constexpr, PAGE: gl.constexpr, RECORD: gl.constexpr,
 ):  # fmt: skip
-    """`out = x @ weight.T + bias`, and what adapters of many rows add."""
+    """`out = x @ weight.T + bias`, and what adapters of many rows add.
+
+    What tiles look up puts programs out of step, which would cost a tenth: so they meet at `arrivals`, `[1]` int64.
+    """
     operands, leaving, full, empty, turns = memory_of(x_desc.dtype, _S)
     gdc_launch_dependents()
     gl.warp_specialize(
@@ -152,7 +155,7 @@ def linear_and_expand(
                 stream,
                 (
                     x_desc, weight_desc, operands, full, empty, row_tiles, column_tiles, num_steps,
-                    row_tiles * _T, gl.num_programs(0),
+                    row_tiles * _T, gl.num_programs(0), 1, arrivals,
                 ),
             ),
         ],
