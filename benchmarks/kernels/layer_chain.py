@@ -12,7 +12,7 @@ from benchmarks.kernels.shapes import BLOCK_SIZE
 from benchmarks.kernels.step import EPSILON, pool
 from benchmarks.kernels.timing import on_capture_stream
 from kernels import rope
-from kernels.activation import silu_mul
+from kernels.activation import linear_silu_mul, silu_mul
 from kernels.linear import linear
 from kernels.lora import LoraDelta, linear_and_shrink, shrink
 from kernels.norm import add_rms_norm
@@ -22,6 +22,7 @@ from worker.memory.layout import GROUPS
 # Makes the outputs of one layer's group, by its place in GROUPS; returns what is still to be added to them.
 Begin = Callable[[int, int], LoraDelta | None]
 
+_GATE_UP = 2  # in GROUPS
 BASE_LAYERS = 2  # of a model of some size, each far more than a cache holds
 # Of what a norm gives: what follows then stays below 4, where one rounding is less than the tolerance for data of unit
 # size, also where a sum cancels.
@@ -60,9 +61,26 @@ class LayerChain:
         self._query = self.outputs[0]
 
     def run(self, layer: int, begin: Begin) -> None:
-        """One layer, from the inputs of q k v to those of the next layer's."""
+        """One layer, from the inputs of q k v to those of the next layer's; `begin` makes adapters' groups."""
         for index in range(len(GROUPS)):
-            self._end(index, begin(layer, index))
+            if index < self.num_adapted:
+                self._end(index, begin(layer, index))
+            else:
+                self._run_base(layer, index)
+
+    def base(self, layer: int) -> None:
+        """As `run`, without adapters."""
+        for index in range(len(GROUPS)):
+            self._run_base(layer, index)
+
+    def _run_base(self, layer: int, index: int) -> None:
+        """As the engine: a linear and what comes after it, of gate and up in one."""
+        if index == _GATE_UP:
+            gate_up, weight = self.outputs[_GATE_UP], self._weight(layer, _GATE_UP)
+            linear_silu_mul(self.inputs[_GATE_UP], weight, gate_up, self.inputs[_GATE_UP + 1])
+        else:
+            self.linear(layer, index)
+            self._end(index, None)
 
     def linears(self, layer: int) -> None:
         """One layer's linears alone."""
@@ -75,9 +93,6 @@ class LayerChain:
 
     def ours(self, layer: int, index: int) -> LoraDelta | None:
         """As the engine: the linear and a shrink, which leaves the rest to what comes after."""
-        if index >= self.num_adapted:
-            self.linear(layer, index)
-            return None
         linear_of = (self.inputs[index], self._weight(layer, index), self.outputs[index], None)
         adapters = (self.case.pages[layer], self.case.batch)
         return linear_and_shrink(*linear_of, self._parts(index), *adapters, layer=layer, modules=GROUPS[index])
@@ -91,7 +106,7 @@ class LayerChain:
         """The linears of adapters' groups with LoRA by somebody else, complete when what comes after begins."""
 
         def begin(layer: int, index: int) -> None:
-            (with_lora if index < self.num_adapted else self.linear)(layer, index)
+            with_lora(layer, index)
 
         return begin
 
@@ -161,7 +176,7 @@ class LayerChain:
                 block_size=BLOCK_SIZE,
                 delta=delta,
             )
-        elif index == 2:
+        elif index == _GATE_UP:
             silu_mul(outputs, self.inputs[3], delta)
         else:
             add_rms_norm(self.hidden, outputs, self._norm, EPSILON, self.inputs[(index + 1) % len(GROUPS)], delta)

@@ -6,7 +6,7 @@ them are in memory: what it makes of a layer is compared with what `mbgmm` after
 it, which the part `step` compares with float64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -83,12 +83,12 @@ def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused
     chain.restart()
     judge = Judge(case, chain.linear)
     linears = time_calls(layer_calls(case, chain.linears))
-    base, alone = _capture(chain, chain.beside(chain.linear)), {}
+    base, alone = _capture(chain, chain.base), {}
     with_lora: dict[str, Timing] = {}
     bases: dict[str, Timing] = {}
 
     def time(name: str, begin: Begin) -> None:
-        bases[name], with_lora[name] = time_in_turn([base, _capture(chain, begin)])
+        bases[name], with_lora[name] = time_in_turn([base, _capture(chain, partial(chain.run, begin=begin))])
 
     with refused.unless_right(f"ours in a layer, {point.name}"):
         in_turn = Ours().beside(case, chain.linear)
@@ -109,9 +109,9 @@ def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused
     return LayerTimes(bases.get("ours") or time_in_turn([base])[0], with_lora, linears, alone, bases)
 
 
-def _capture(chain: LayerChain, begin: Begin) -> Captured:
+def _capture(chain: LayerChain, layer: Callable[[int], None]) -> Captured:
     chain.restart()
-    return capture(layer_calls(chain.case, partial(chain.run, begin=begin)))
+    return capture(layer_calls(chain.case, layer))
 
 
 def _alone(chain: LayerChain) -> dict[str, Timing]:

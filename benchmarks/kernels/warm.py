@@ -131,5 +131,5 @@ def _calls(name: str, point: Point, peers: Path | None) -> list[Callable[[], obj
     calls: list[Callable[[], object]] = [partial(run, 0, index) for index in range(len(case.model.groups))]
     if name == "ours" and point in lora_layer.all_points():
         chain = LayerChain(case)
-        calls.append(partial(chain.run, 0, chain.ours))
+        calls += [partial(chain.run, 0, chain.ours), partial(chain.base, 0)]
     return calls

@@ -58,7 +58,7 @@ PARTS = (
     Part("attention", r"^_?(decode|prefill|merge)\b|_attend", case.attention),
     Part("rope, KV write", r"rotate|_angles|write_kv", case.rope, case.share(case.QKV), EXPAND),
     Part("norm", r"norm", case.norm, case.share(case.O, case.DOWN), EXPAND),
-    Part("SiLU", r"silu", case.silu, case.share(case.GATE_UP), EXPAND),
+    Part("SiLU", r"^_?silu", case.silu, case.share(case.GATE_UP), EXPAND),
     Part("sampling", r"find_peaks|count_places|^weigh|^choose|penalise|^_count\b|argmax", case.sampling),
     Part("adapter loads", r"copy_pages"),
 )

@@ -1,5 +1,5 @@
 """What stands between the gate and up projections and the down projection."""
 
-from kernels.activation.op import silu_mul
+from kernels.activation.op import linear_silu_mul, silu_mul
 
-__all__ = ["silu_mul"]
+__all__ = ["linear_silu_mul", "silu_mul"]

@@ -10,16 +10,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon._runtime import GluonASTSource
 
+from kernels.activation.kernel.hopper_gated import linear_silu_mul
 from kernels.attention.kernel import hopper
 from kernels.attention.kernel.hopper_decode import decode
 from kernels.attention.kernel.hopper_prefill import prefill
 from kernels.gluon import SWIZZLED
 from kernels.linear.kernel.hopper_linear import linear
+from kernels.linear.kernel.hopper_product import HALF, STEP, TILE
 from kernels.linear.kernel.tiles import HEIGHT, WIDTH, Tiles
 from kernels.lora.kernel.hopper_apart import linear_and_shrink_apart
 from kernels.lora.kernel.hopper_expand import linear_and_expand
 from kernels.lora.kernel.hopper_linear import linear_and_shrink
-from kernels.lora.kernel.hopper_product import HALF, STEP, TILE
 from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import Tiling
 from kernels.norm.kernel.hopper_cluster import PROGRAMS, norm_rows
@@ -139,6 +140,11 @@ def compile_with_expand(constants: dict[str, int | bool]) -> dict[str, int | boo
     return compile_kernel(linear_and_expand, {"HAS_BIAS": True, **constants}, {"maxnreg": 168}, MANY_ROWS)
 
 
+def compile_gated() -> dict[str, int | bool]:
+    """A gated linear layer of many rows with SwiGLU's product."""
+    return compile_kernel(linear_silu_mul, {}, {"maxnreg": 168}, {**MANY_ROWS, "weight_desc": (HALF, STEP)})
+
+
 def compile_norm(columns: int) -> dict[str, int | bool]:
     """Of a cluster's rows, with so many columns for each of its programs."""
     constants = {"COLUMNS": columns, "PIECES": 4, "BRIDGE": 64, "RECORD": RECORD, "PAGE": PAGE_ELEMENTS, "RANKS": 16}
@@ -162,6 +168,7 @@ def main() -> None:
                 "linear, 32 rows, narrow": compile_linear(32, 1280),
                 "linear, 64 rows": compile_linear(64, 12288),
                 "linear and expand": compile_with_expand(qkv),
+                "linear and SiLU": compile_gated(),
                 "linear and shrink, 1 row": compile_with_shrink(1, 6144, 4096),
                 "linear and shrink, 32 rows, narrow": compile_with_shrink(32, 1280, 14336),
                 "linear and shrink, 64 rows": compile_with_shrink(64, 4096, 14336),

@@ -31,6 +31,7 @@ SLABS = 2  # of a stage
 STAGES_BYTES = 200 << 10  # of shared memory for stages; a program has a processor alone
 FEW_ROWS = 32  # with no more, rows of a matrix are cut in parts, which reads `x` as often as there are parts
 MAX_ROWS = 64  # the library is as fast with more
+WHOLE_TILE = 128  # rows of a tile of a product of more, and columns
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,36 @@
 """Launches of a linear layer with the shrink of its rows, or the expand of many, and what they take."""
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.device import ALIGNMENT, has_hopper_halves, is_aligned, num_processors
+from kernels.device import has_hopper_halves, num_processors
 from kernels.launch import launch
-from kernels.linear.kernel.hopper import arguments, describe, suits
+from kernels.linear.kernel.hopper import arguments, suits
+from kernels.linear.kernel.hopper_product import HALF, TILE
 from kernels.linear.kernel.tiles import MAX_ROWS, Tiles
+from kernels.linear.kernel.whole import (
+    arrivals_of,
+    has_aligned_rows,
+    library_us,
+    num_steps,
+    num_tiles,
+    product_arguments,
+    tile_us,
+)
 from kernels.lora.batch import LoraBatch
 from kernels.lora.checks import begin_columns
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.hopper_apart import linear_and_shrink_apart
 from kernels.lora.kernel.hopper_expand import linear_and_expand
 from kernels.lora.kernel.hopper_linear import linear_and_shrink as kernel
-from kernels.lora.kernel.hopper_product import HALF, STEP, TILE
 from kernels.lora.kernel.plan import RECORD
 from kernels.lora.kernel.tiling import MAX_SPAN, SPLIT_ROWS, Beside, num_pages_of
 
-# Measured on an H200. Operations a us of a processor, in tiles here and in the library; what it takes in us to launch a
-# shrink alone, and to shrink one of a row's inputs with adapters as they usually are.
-_TILES_RATE, _LIBRARY_RATE = 5.3e6, 5.0e6
+# Measured on an H200: what it takes in us to launch a shrink alone, and to shrink one of a row's inputs with adapters
+# as they usually are.
 _ALONE_US, _INPUT_US = 9.0, 3.4e-6
 _EARLY_ROWS = 384  # with more, products of whole tiles take longer if they are launched early
 _MEET_US = 2.0  # that two programs take to add what each has of a tile
@@ -96,7 +103,7 @@ def shrinks_apart(x: Tensor, weight: Tensor, out: Tensor, pages: Tensor, batch: 
         may_shrink_apart(num_rows, batch.directory.max_rank, is_decode=batch.is_decode)
         and has_hopper_halves(x)
         and x.is_contiguous()
-        and all(map(_has_aligned_rows, (x, weight, out, pages)))
+        and all(map(has_aligned_rows, (x, weight, out, pages)))
         and _has_whole_spans(x, pages, batch)
         and pays_apart(num_rows, in_features, out_features, num_modules, num_processors(x.device))
     )
@@ -116,10 +123,9 @@ def may_shrink_apart(num_rows: int, max_rank: int, *, is_decode: bool) -> bool:
 
 def pays_apart(num_rows: int, in_features: int, out_features: int, num_modules: int, processors: int) -> bool:
     """Whether a product in whole tiles loses less time than it takes to shrink before the library's product."""
-    tile_us = 2.0 * TILE * TILE * in_features / _TILES_RATE
     num_turns, num_shares = turns_and_shares(num_rows, out_features, processors)
-    apart = num_turns * tile_us / num_shares + _MEET_US * (num_shares - 1)
-    library = 2.0 * num_rows * in_features * out_features / (_LIBRARY_RATE * processors)
+    apart = num_turns * tile_us(in_features) / num_shares + _MEET_US * (num_shares - 1)
+    library = library_us(num_rows, in_features, out_features, processors)
     return apart - library <= _ALONE_US + _INPUT_US * num_rows * in_features * num_modules
 
 
@@ -128,16 +134,8 @@ def turns_and_shares(num_rows: int, out_features: int, processors: int) -> tuple
 
     Two where there is a processor for each: they wait for each other.
     """
-    num_tiles = _num_tiles(num_rows, out_features)
-    return -(-num_tiles // processors), 2 if 2 * num_tiles <= processors else 1
-
-
-def _num_tiles(num_rows: int, out_features: int) -> int:
-    return -(-num_rows // TILE) * -(-out_features // TILE)
-
-
-def _num_steps(in_features: int) -> int:
-    return -(-in_features // STEP)
+    tiles = num_tiles(num_rows, out_features)
+    return -(-tiles // processors), 2 if 2 * tiles <= processors else 1
 
 
 def launch_apart(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | None, *, chained: bool) -> None:
@@ -145,8 +143,8 @@ def launch_apart(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | N
     (num_rows, in_features), out_features = delta.x.shape, weight.shape[0]
     processors = num_processors(delta.x.device)
     num_turns, num_shares = turns_and_shares(num_rows, out_features, processors)
-    num_multiplying = -(-_num_tiles(num_rows, out_features) * num_shares // num_turns)
-    product, product_options = _product_arguments(delta.x, weight, out, bias)
+    num_multiplying = -(-num_tiles(num_rows, out_features) * num_shares // num_turns)
+    product, product_options = product_arguments(delta.x, weight, out, bias)
     shrink, shrink_options = _shrink_arguments(delta)
     launch(
         linear_and_shrink_apart,
@@ -155,7 +153,7 @@ def launch_apart(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | N
         max(0, num_rows - TILE),
         num_multiplying,
         num_shares,
-        num_turns * _num_steps(in_features) // (num_shares * _ROUND_STEPS),
+        num_turns * num_steps(in_features) // (num_shares * _ROUND_STEPS),
         torch.empty(num_multiplying * (num_shares - 1), TILE, HALF, dtype=torch.float32, device=delta.x.device),
         delta.plan.flags,
         *shrink,
@@ -165,24 +163,6 @@ def launch_apart(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | N
     )
 
 
-def _product_arguments(
-    x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None
-) -> tuple[tuple[Any, ...], dict[str, int | bool]]:
-    """What a kernel is told of a product of many rows: its first arguments, and options."""
-    out_features, in_features = weight.shape
-    positional = (
-        describe(out, TILE),
-        describe(weight, TILE),
-        describe(x, TILE),
-        out if bias is None else bias,
-        -(-x.shape[0] // TILE),
-        -(-out_features // TILE),
-        _num_steps(in_features),
-        out_features,
-    )
-    return positional, {"HAS_BIAS": bias is not None, "num_warps": 4, "maxnreg": 168}
-
-
 def adds_shares(
     x: Tensor, weight: Tensor, out: Tensor, outputs: Sequence[Tensor], pages: Tensor, batch: LoraBatch
 ) -> bool:
@@ -190,30 +170,12 @@ def adds_shares(
     return (
         x.shape[0] > SPLIT_ROWS
         and has_hopper_halves(x)
-        and all(map(_has_aligned_rows, (x, weight, out, pages)))
+        and all(map(has_aligned_rows, (x, weight, out, pages)))
         and batch.directory.chunk_elements % TILE == 0
         and all(output.shape[1] % TILE == 0 for output in outputs)
         and sum(output.shape[1] for output in outputs) == out.shape[1]
         and begin_columns(outputs, out)
     )
-
-
-def _has_aligned_rows(matrix: Tensor) -> bool:
-    """Whether its rows begin where TMA takes them."""
-    row_bytes = matrix.stride(0) * matrix.element_size()
-    return matrix.stride(1) == 1 and row_bytes % ALIGNMENT == 0 and is_aligned(matrix)
-
-
-@cache
-def arrivals_of(device: torch.device) -> Tensor:
-    """`[1]` int64, where the programs of a launch meet, one for each processor; of launches at once all may be late.
-
-    Raises:
-        RuntimeError: asked for the first time while a graph is recorded, which would take it for its own.
-    """
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(f"launch a product with shares on {device} once before it is recorded")
-    return torch.zeros(1, dtype=torch.int64, device=device)
 
 
 def launch_with_shares(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tensor | None) -> None:
@@ -223,7 +185,7 @@ def launch_with_shares(delta: LoraDelta, weight: Tensor, out: Tensor, bias: Tens
     who adds, and reads the bridge, waits for the kernel in front.
     """
     plan, page_table = delta.plan, delta.batch.directory.page_table
-    product, product_options = _product_arguments(delta.x, weight, out, bias)
+    product, product_options = product_arguments(delta.x, weight, out, bias)
     widths = [output.shape[1] for output in delta.outputs]
     launch(
         linear_and_expand,

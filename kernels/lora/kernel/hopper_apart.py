@@ -11,7 +11,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels.gluon import BARRIER
-from kernels.lora.kernel.hopper_product import (
+from kernels.linear.kernel.hopper_product import (
     TILE,
     leave,
     leave_own_half,

@@ -15,8 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.language.extra.cuda import gdc_launch_dependents
 
 from kernels.gluon import BARRIER, REINTERPRET, SWIZZLED
-from kernels.lora.kernel.delta import part_of
-from kernels.lora.kernel.hopper_product import (
+from kernels.linear.kernel.hopper_product import (
     STAGES,
     SUMS,
     TILE,
@@ -27,6 +26,7 @@ from kernels.lora.kernel.hopper_product import (
     sums_of,
     with_bias,
 )
+from kernels.lora.kernel.delta import part_of
 from kernels.lora.kernel.tiling import page_of, room_of
 
 RANKS = 64  # that are multiplied at once: as many rows of B as there is memory for what leaves

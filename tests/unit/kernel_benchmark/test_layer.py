@@ -88,6 +88,18 @@ def test_the_wrong_adapter_is_refused(wrong):
         chain.check(errs, trusted)
 
 
+def test_the_base_is_a_layer_whose_adapters_add_nothing():
+    chain, _ = _chain(POINTS[1])
+    plain = [tensor.clone() for tensor in (*chain.inputs, chain.hidden)]
+    chain.base(0)
+    based = [tensor.clone() for tensor in (*chain.inputs, chain.hidden)]
+    assert not all(torch.equal(one, other) for one, other in zip(plain, based, strict=True))
+    chain.restart()
+    chain.run(0, chain.linear)
+    for one, other in zip(based, (*chain.inputs, chain.hidden), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_wrong_linear_is_refused(monkeypatch):
     chain, _ = _chain(POINTS[1])
     product = layer_chain.linear

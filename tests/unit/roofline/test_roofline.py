@@ -45,6 +45,13 @@ def test_linear_layers_are_told_apart_by_their_order() -> None:
     assert names == step + step
 
 
+def test_a_gated_linear_layer_with_its_product_is_one() -> None:
+    layer = ["nvjet_tst", "_rotate_and_write", "decode", "nvjet_tst", "_norm_rows", "linear_silu_mul", "nvjet_tst"]
+    names = [part.name for part in parts_of([*layer, *layer, "nvjet_tst"], 2)]
+    assert names[4:7] == ["norm", "gate_up GEMM", "down GEMM"]
+    assert names[-1] == "head GEMM"
+
+
 def test_a_shrink_beside_a_linear_layer_is_work_of_that() -> None:
     layer = ["linear_and_shrink", "_rotate_and_write", "decode", *["linear_and_shrink", "_norm_rows"] * 3]
     parts = parts_of([*layer, *layer, "linear"], 2)

@@ -29,7 +29,7 @@ from worker.model import decoder, weights
 from worker.model.loader import LoadedModel, LoadFormat, load_model
 
 ON_GPU = {
-    kernels.activation.kernel: ("silu_mul",),
+    kernels.activation.kernel: ("linear_silu_mul", "silu_mul"),
     kernels.attention.kernel: ("paged_attention",),
     kernels.lora.kernel: ("linear_and_shrink",),
     kernels.norm.kernel: ("add_rms_norm", "gather_rms_norm", "rms_norm"),

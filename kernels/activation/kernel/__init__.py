@@ -4,8 +4,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.activation.kernel import hopper
 from kernels.chain import chained
 from kernels.launch import launch
+from kernels.linear.checks import check_linear
+from kernels.linear.kernel import multiply
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import (
     MIN_COLUMNS,
@@ -81,11 +84,17 @@ def _product_of(gate, up, dtype: tl.constexpr):
 
 
 def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None = None) -> Tensor:
-    """As `kernels.activation.silu_mul`.
+    """As `kernels.activation.silu_mul`."""
+    _check(gate_up, out)
+    num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+    output = gate_up.new_empty((num_rows, width)) if out is None else out
+    if num_rows and width:
+        _launch(output, gate_up, expand_unless_by_row(delta, gate_up, [width, width]))
+    return output
 
-    Raises:
-        ValueError: names the argument.
-    """
+
+def _check(gate_up: Tensor, out: Tensor | None) -> None:
+    """Raises ValueError, which names the argument."""
     if gate_up.dim() != 2 or gate_up.stride(1) != 1 or gate_up.shape[1] % 2 or not gate_up.dtype.is_floating_point:
         raise ValueError(
             "gate_up has to be [num_rows, 2 * width] of a floating type with unit stride, not "
@@ -96,10 +105,16 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None, delta: LoraDelta | None
         raise ValueError(
             f"out has to be [{num_rows}, {width}] contiguous {gate_up.dtype}, not {list(out.shape)} {out.dtype}"
         )
-    output = gate_up.new_empty((num_rows, width)) if out is None else out
-    if num_rows and width:
-        _launch(output, gate_up, expand_unless_by_row(delta, gate_up, [width, width]))
-    return output
+
+
+def linear_silu_mul(x: Tensor, weight: Tensor, gate_up: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `kernels.activation.linear_silu_mul`."""
+    check_linear(x, weight, gate_up, bias)
+    _check(gate_up, out)
+    if bias is None and hopper.suits(x, weight, out):
+        hopper.linear_silu_mul(x, weight, out)
+        return out
+    return silu_mul(multiply(x, weight, gate_up, bias, chained=True), out)
 
 
 def _launch(output: Tensor, gate_up: Tensor, delta: LoraDelta | None) -> None:

@@ -18,9 +18,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from kernels.gluon import ASYNC_LOAD, ASYNC_STORE, BARRIER, SWIZZLED
 from kernels.linear.kernel import tiles
-from kernels.lora.kernel import tiling
 
-TILE = tiling.ADDED_TILE_ROWS  # rows of a tile, and columns
+TILE = tiles.WHOLE_TILE  # rows of a tile, and columns
 STEP = HALF = tiles.WIDTH  # inputs of a step, and columns that leave at a time: rows of 128 bytes, as TMA swizzles them
 STAGES = 6  # of 32 KB, as many as there is memory for; 32 more for what leaves
 GROUP = 8  # tiles of rows that are taken with the same columns
@@ -70,9 +69,11 @@ def steps_of(share, num_shares, num_steps):
 @gluon.jit
 def stream(
     x_desc, weight_desc, operands, full, empty, row_tiles, column_tiles, num_steps, last_row, num_programs,
-    num_shares=1, arrivals=None,
+    num_shares=1, arrivals=None, IS_GATED: gl.constexpr = False,
 ):  # fmt: skip
     """The producer of one of the programs that multiply. No tile begins behind `last_row`.
+
+    If the layer is gated, a tile has half as many columns of the first half of the matrix, and the same of the second.
 
     With `arrivals` they begin each turn together. In the last one those without a tile arrive, too, so that the number
     of arrivals is a multiple of `num_programs` before and after a launch.
@@ -94,7 +95,14 @@ def stream(
                 stage = used % S
                 mbarrier.wait(empty.index(stage), ((used // S) & 1) ^ 1)
                 mbarrier.expect(full.index(stage), 2 * T * K * 2)
-                ASYNC_LOAD(weight_desc, [column_tile * T, step * K], full.index(stage), operands.index(2 * stage + 1))
+                weights = operands.index(2 * stage + 1)
+                if IS_GATED:
+                    column = column_tile * H
+                    ASYNC_LOAD(weight_desc, [column, step * K], full.index(stage), weights.slice(0, H))
+                    column += column_tiles * H
+                    ASYNC_LOAD(weight_desc, [column, step * K], full.index(stage), weights.slice(H, H))
+                else:
+                    ASYNC_LOAD(weight_desc, [column_tile * T, step * K], full.index(stage), weights)
                 row = gl.minimum(row_tile * T, last_row)
                 ASYNC_LOAD(x_desc, [row, step * K], full.index(stage), operands.index(2 * stage))
                 used += 1
@@ -161,11 +169,17 @@ def with_bias(sums, bias, column, out_features, HAS_BIAS: gl.constexpr):
 
 
 @gluon.jit
+def halves_of(sums):
+    """The first half of a tile's columns, and the second, of each row in the threads that have it."""
+    return sums.reshape([T, 2, H]).permute((0, 2, 1)).split()
+
+
+@gluon.jit
 def leave(out_desc, sums, leaving, row, column):
     """Stores a tile; what is outside of `out` is left out."""
-    left, right = sums.to(out_desc.dtype).reshape([T, 2, H]).permute((0, 2, 1)).split()
-    _leave_half(out_desc, left, leaving, row, column)
-    _leave_half(out_desc, right, leaving, row, column + H)
+    left, right = halves_of(sums.to(out_desc.dtype))
+    leave_half(out_desc, left, leaving, row, column)
+    leave_half(out_desc, right, leaving, row, column + H)
 
 
 @gluon.jit
@@ -175,7 +189,7 @@ def leave_own_half(out_desc, sums, leaving, row, column, parts, flags, share):
     Each leaves its sums of the other's half in memory, and waits for it. Both run at once: there are no more programs
     than processors, each of which holds one, and the next kernel finds no place before all of these have begun.
     """
-    left, right = sums.reshape([T, 2, H]).permute((0, 2, 1)).split()
+    left, right = halves_of(sums)
     is_left = share % 2 == 0
     own = gl.convert_layout(gl.where(is_left, left, right), _LEAVING)
     gl.store(_part_at(parts, share), gl.convert_layout(gl.where(is_left, right, left), _LEAVING))
@@ -186,7 +200,7 @@ def leave_own_half(out_desc, sums, leaving, row, column, parts, flags, share):
     BARRIER()
     _set(flags + other, 0)
     own += gl.load(_part_at(parts, other))
-    _leave_half(out_desc, own.to(out_desc.dtype), leaving, row, column + gl.where(is_left, 0, H))
+    leave_half(out_desc, own.to(out_desc.dtype), leaving, row, column + gl.where(is_left, 0, H))
 
 
 @gluon.jit
@@ -228,7 +242,8 @@ def _wait_for(flag):
 
 
 @gluon.jit
-def _leave_half(out_desc, half, leaving, row, column):
+def leave_half(out_desc, half, leaving, row, column):
+    """Stores `[TILE, HALF]` from there on."""
     half = gl.convert_layout(half, _LEAVING)
     tma.store_wait(0)
     BARRIER()
