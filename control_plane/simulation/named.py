@@ -6,19 +6,19 @@ from typing import Final
 from control_plane.simulation.service import ServiceModel
 
 H200_LLAMA_7B = ServiceModel(
-    step_s=0.003364,
-    sequence_s=1.831e-05,
-    context_s=1.335e-07,
-    rank_s=1.209e-06,
+    step_s=0.003236,
+    sequence_s=1.761e-05,
+    context_s=1.284e-07,
+    rank_s=1.145e-06,
     prefill_s=0.0,
-    token_s=1.831e-05,
+    token_s=1.761e-05,
     load_s_per_gb=0.01832,
     pool_tokens=203_677,
     bytes_per_token=524_288,
 )
 """Llama-7B with adapters on q, k, v and o on one NVIDIA H200, as our own engine serves it: what
 `python -m benchmarks.calibration benchmarks/results/serve-s1-engine-h200.json` prints, from runs without adapters and
-with 2,000. One with 100 lasts 2 % less than was measured. Prompts ride along with decodes."""
+with 2,000. One with 100 lasts 3 % less than was measured. Prompts ride along with decodes."""
 
 H200_LLAMA_8B = ServiceModel(
     step_s=0.0041,
