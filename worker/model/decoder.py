@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from kernels.activation import linear_silu_mul, silu_mul
+from kernels.activation import silu_mul
 from kernels.attention import paged_attention
 from kernels.linear import linear
 from kernels.lora import LoraBatch, LoraDelta
@@ -143,7 +143,7 @@ class Decoder:
         weights = self._weights.layers[layer]
         gate_up, output = buffers.gate_up, buffers.output
         if lora is None or lora.modules.isdisjoint(_GATE_UP):
-            inner = linear_silu_mul(x, weights.gate_up.weight, gate_up, buffers.inner, weights.gate_up.bias)
+            inner = weights.gate_up.gated(x, gate_up, buffers.inner)
         else:
             columns = buffers.gate_up_columns
             delta = weights.gate_up.with_adapters(x, gate_up, columns, pages, lora, layer, _GATE_UP)

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels.activation import linear_silu_mul
 from kernels.linear import linear
 from kernels.lora import LoraBatch, LoraDelta, linear_and_shrink
 from worker.model.checkpoint import listed
@@ -42,6 +43,10 @@ class Projection:
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """`[num_rows, in]` to `out`, `[num_rows, out]`, which is returned."""
         return linear(x, self.weight, out, self.bias, chained=True)
+
+    def gated(self, x: Tensor, out: Tensor, product: Tensor) -> Tensor:
+        """Of gate and up SwiGLU's product, to `product`, which is returned; `out` is memory for what they give."""
+        return linear_silu_mul(x, self.weight, out, product, self.bias)
 
     def with_adapters(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.serve.variants.unified import Unified
+from kernels.activation import silu_mul
 from kernels.lora import LoraBatch, LoraDirectory
 from worker.engine.config import EngineConfig
 from worker.memory.layout import GROUPS, MODULES, ModelShape
@@ -166,6 +167,10 @@ class BmmProjection(Projection):
         Projection.__call__(self, x, out)
         self.lora.add(out.split(self.widths, 1), x, self.layer, self.modules)
         return out
+
+    def gated(self, x: Tensor, out: Tensor, product: Tensor) -> Tensor:
+        """As `Projection.gated`."""
+        return silu_mul(self(x, out), product)
 
 
 def _padded_rows(row_start: Tensor) -> _Rows:
