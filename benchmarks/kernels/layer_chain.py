@@ -104,11 +104,7 @@ class LayerChain:
 
     def beside(self, with_lora: Run) -> Begin:
         """The linears of adapters' groups with LoRA by somebody else, complete when what comes after begins."""
-
-        def begin(layer: int, index: int) -> None:
-            with_lora(layer, index)
-
-        return begin
+        return with_lora
 
     def restart(self) -> None:
         """Makes the rows what they were at first."""

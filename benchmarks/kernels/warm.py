@@ -22,6 +22,7 @@ from benchmarks.kernels.layer_chain import LayerChain
 from benchmarks.kernels.lora_case import LoraCase, LoraPoint, layout_of
 from benchmarks.kernels.shapes import MODELS
 from benchmarks.kernels.step import StepPoint
+from kernels.activation.kernel.hopper import pays as multiplies_whole
 from kernels.lora.kernel.delta import EARLY_ROWS, most_rows
 from kernels.lora.kernel.hopper import may_shrink_apart, pays_apart
 from kernels.lora.kernel.tiling import FEW_ROWS, SHRUNK_FEW
@@ -90,7 +91,8 @@ def _kernels_of(name: str, point: LoraPoint) -> tuple[object, ...]:
                 and pays_apart(rows, model.in_features(group), sum(model.widths(group)), len(group), PROCESSORS)
                 for group in model.groups
             )
-            return point.model, rank, live > 64, live > 512, point.phase, borders, apart, numbers
+            gated = multiplies_whole(rows, model.shape.hidden_size, model.shape.intermediate_size, PROCESSORS)
+            return point.model, rank, live > 64, live > 512, point.phase, borders, apart, gated, numbers
         case "vllm" | "vllm_pdl":
             return point.model == "llama-7b", min(rank, 32), rows == 1, rows % 16 == 0, rows < 128
         case "sglang_csgmv":

@@ -133,6 +133,11 @@ def silu(case: Case) -> Work:
     return _over_layers(case, GATE_UP, lambda case: _rows(case, 3 * case.setup.shape.intermediate_size))
 
 
+def last_silu(case: Case) -> Work:
+    """As `silu`, of the last layer alone."""
+    return _rows(case.narrow, 3 * case.setup.shape.intermediate_size)
+
+
 def shrink(*groups: Sequence[int]) -> Callable[[Case], Work]:
     """Live adapters' A of some groups read at their true rank, and a group's input once."""
 

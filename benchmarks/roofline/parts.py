@@ -49,7 +49,7 @@ TOGETHER = Part(  # where their number is not that of whole steps
 PRODUCT = re.compile(r"nvjet|gemm|gemv|cutlass|xmma|matmul|linear", re.IGNORECASE)
 PRODUCT_TAIL = re.compile(r"splitKreduce|_add_splits", re.IGNORECASE)
 
-EXPAND = "LoRA expand"
+EXPAND, SILU = "LoRA expand", "SiLU"
 # The first whose pattern is found in the name counts.
 PARTS = (
     Part("LoRA plan", r"_plan\b|_count_live|_store_starts"),
@@ -58,15 +58,19 @@ PARTS = (
     Part("attention", r"^_?(decode|prefill|merge)\b|_attend", case.attention),
     Part("rope, KV write", r"rotate|_angles|write_kv", case.rope, case.share(case.QKV), EXPAND),
     Part("norm", r"norm", case.norm, case.share(case.O, case.DOWN), EXPAND),
-    Part("SiLU", r"^_?silu", case.silu, case.share(case.GATE_UP), EXPAND),
+    Part(SILU, r"^_?silu", case.silu, case.share(case.GATE_UP), EXPAND),
     Part("sampling", r"find_peaks|count_places|^weigh|^choose|penalise|^_count\b|argmax", case.sampling),
     Part("adapter loads", r"copy_pages"),
 )
+# Where linear layers of gate and up give the product, too, only a last layer of few rows has it apart. Their floor
+# counts gate and up as written, which is nothing beside their arithmetic.
+GATED = re.compile(r"^linear_silu_mul")
+LAST_SILU = Part("SiLU, last layer", "", case.last_silu)
 EMBEDDING = Part("embedding, tables", r"gather|scatter|index|elementwise|fill|cat|copy", case.embedding)
 COPIES = Part("copies to and from the host", r"^Mem(cpy|set)")
 OTHER = Part("other", "")
 
-ALL = (*LINEARS, *SHRINKS, HEAD, TOGETHER, *PARTS, EMBEDDING, COPIES, OTHER)
+ALL = (*LINEARS, *SHRINKS, HEAD, TOGETHER, *PARTS, LAST_SILU, EMBEDDING, COPIES, OTHER)
 
 
 def parts_of(names: Sequence[str], num_layers: int) -> list[Part]:
@@ -76,6 +80,7 @@ def parts_of(names: Sequence[str], num_layers: int) -> list[Part]:
     is_product = [part is None and not PRODUCT_TAIL.search(name) for part, name in zip(named, names, strict=True)]
     if sum(is_product) % len(order):
         order = [TOGETHER]
+    is_gated = any(map(GATED.search, names))
     num_products, last = 0, OTHER
     found = []
     for part, starts in zip(named, is_product, strict=True):
@@ -87,7 +92,7 @@ def parts_of(names: Sequence[str], num_layers: int) -> list[Part]:
         elif part.name == SHRINK and order != [TOGETHER]:
             found.append(SHRINKS[num_products % len(order) % len(SHRINKS)])
         else:
-            found.append(part)
+            found.append(LAST_SILU if is_gated and part.name == SILU else part)
     return found
 
 

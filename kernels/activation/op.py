@@ -43,7 +43,7 @@ def linear_silu_mul(x: Tensor, weight: Tensor, gate_up: Tensor, out: Tensor, bia
             that can it is read while the kernel launched before this one runs.
         gate_up: Memory for what the linear layer gives, `[num_rows, 2 * width]`, with unit stride in its last
             dimension; dtype and device as `x`. What is in it afterwards is nobody's.
-        out: `[num_rows, width]` contiguous; dtype and device as `x`; written.
+        out: `[num_rows, width]` contiguous, apart from `x`; dtype and device as `x`; written.
         bias: `[2 * width]`, contiguous; dtype and device as `x`; None: no bias.
 
     Returns:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import kernels
 from kernels.activation.kernel import silu_mul
+from kernels.activation.kernel.hopper import linear_silu_mul as multiply_in_tiles
 from kernels.attention.kernel import paged_attention
 from kernels.device import is_hopper
 from kernels.launch import compiling
@@ -151,6 +152,16 @@ def multiply_adapted() -> None:
             linear_and_shrink(x, weight, out, None, parts, case.pages[0], batch, layer=0, modules=modules)
 
 
+def multiply_gated() -> None:
+    """Gate and up of many rows, with SwiGLU's product: in fewer tiles than programs, and in more."""
+    if not HAS_HOPPER:
+        return
+    for num_rows, width in ((600, 192), (1000, 4096)):
+        x = torch.randn(num_rows, 1032, device=DEVICE).bfloat16()  # which ends within a step
+        weight = torch.randn(2 * width, 1032, device=DEVICE).bfloat16()
+        multiply_in_tiles(x, weight, x.new_empty(num_rows, width))
+
+
 def move() -> None:
     """Rows to their slots, and pages from the device and from pinned memory; some to nowhere."""
     key, value = torch.randn(2, 7, 3, 5, device=DEVICE)
@@ -225,7 +236,7 @@ def main() -> None:
         return
     wanted = every_kernel()
     launched = watch(wanted)
-    run([attend, adapt_all, multiply, multiply_adapted, move, choose])
+    run([attend, adapt_all, multiply, multiply_adapted, multiply_gated, move, choose])
     missed = sorted(wanted.keys() - launched)
     if missed:
         sys.exit(f"no case comes to {missed}")

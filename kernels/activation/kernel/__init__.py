@@ -1,5 +1,6 @@
 """SwiGLU's product in Triton: a program computes a block of columns of a row."""
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -101,10 +102,17 @@ def _check(gate_up: Tensor, out: Tensor | None) -> None:
             f"{list(gate_up.shape)} {gate_up.dtype} with strides {list(gate_up.stride())}"
         )
     num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
-    if out is not None and (out.shape != (num_rows, width) or not out.is_contiguous() or out.dtype != gate_up.dtype):
+    if out is None:
+        return
+    if out.shape != (num_rows, width) or not out.is_contiguous() or (out.dtype, out.device) != _kind_of(gate_up):
         raise ValueError(
-            f"out has to be [{num_rows}, {width}] contiguous {gate_up.dtype}, not {list(out.shape)} {out.dtype}"
+            f"out has to be [{num_rows}, {width}] contiguous {gate_up.dtype} on {gate_up.device}, not "
+            f"{list(out.shape)} {out.dtype} on {out.device}"
         )
+
+
+def _kind_of(tensor: Tensor) -> tuple[torch.dtype, torch.device]:
+    return tensor.dtype, tensor.device
 
 
 def linear_silu_mul(x: Tensor, weight: Tensor, gate_up: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from kernels.linear.kernel.whole import (
     tile_us,
 )
 
+_LEAST_ROWS = 512  # with fewer, bytes count that `pays` knows nothing of
 _BYTES_RATE = 4.3e6  # bytes a us of SwiGLU's product alone, measured on an H200
 
 
@@ -24,7 +25,7 @@ def suits(x: Tensor, weight: Tensor, out: Tensor) -> bool:
     """Whether the kernel takes these, and pays."""
     (num_rows, in_features), width = x.shape, out.shape[1]
     return (
-        num_rows >= TILE
+        num_rows >= _LEAST_ROWS
         and width % HALF == 0
         and has_hopper_halves(x)
         and all(map(has_aligned_rows, (x, weight, out)))
@@ -33,7 +34,7 @@ def suits(x: Tensor, weight: Tensor, out: Tensor) -> bool:
 
 
 def pays(num_rows: int, in_features: int, width: int, processors: int) -> bool:
-    """Whether whole tiles take no longer than the library's product, and SwiGLU's of half precision."""
+    """Whether whole tiles of many rows take no longer than the library's product, and SwiGLU's of half precision."""
     num_turns = -(-num_tiles(num_rows, 2 * width) // processors)
     in_turn = library_us(num_rows, in_features, 2 * width, processors) + 6 * num_rows * width / _BYTES_RATE
     return num_turns * tile_us(in_features) <= in_turn

@@ -76,18 +76,20 @@ def stream(
     If the layer is gated, a tile has half as many columns of the first half of the matrix, and the same of the second.
 
     With `arrivals` they begin each turn together. In the last one those without a tile arrive, too, so that the number
-    of arrivals is a multiple of `num_programs` before and after a launch.
+    of arrivals is a multiple of `num_programs` before and after a launch; it is read at once, so a launch with it is
+    not to begin before the one in front has ended.
     """
     S: gl.constexpr = full.shape[0]
     used = 0
     end_share = row_tiles * column_tiles * num_shares
     if arrivals is not None:
         due = gl.load(arrivals, volatile=True)
-        due -= due % num_programs  # none comes a second time before this one has come
+        due -= due % num_programs  # none comes a second time before this one has come, unless it gave up
+        polls = gl.full([32], 128, gl.int32, _LANES)
     for share in range(gl.program_id(0), gl.cdiv(end_share, num_programs) * num_programs, num_programs):
         if arrivals is not None:
             due += num_programs
-            _meet(arrivals, due)
+            polls = _meet(arrivals, due, polls)
         if share < end_share:
             row_tile, column_tile = place_of(share // num_shares, row_tiles, column_tiles)
             first, end = steps_of(share % num_shares, num_shares, num_steps)
@@ -109,28 +111,35 @@ def stream(
 
 
 @gluon.jit
-def _meet(arrivals, due):
-    """Comes, and waits until `due` have: no longer than some 80 us, as to go on out of step costs but time.
+def _meet(arrivals, due, polls):
+    """Comes, and waits until `due` have, but asks no more than `polls` times, `[32]`, some 80 us for 128.
 
-    A warp waits, and its first thread comes. Nothing is told but that, so nothing is ordered by it.
+    A warp waits, and its first thread comes. Nothing is told but that, so nothing is ordered by it: to go on out of
+    step costs but time. Whoever waited in vain once, as for a program that finds its processor taken, does not again.
+
+    Returns:
+        `polls`, or zeros if they were too few.
     """
     lane = gl.arange(0, 32, _LANES)
-    gl.inline_asm_elementwise(
+    return gl.inline_asm_elementwise(
         """{
         .reg .pred again;
         .reg .u64 come;
-        .reg .u32 polls;
+        .reg .u32 left;
         setp.eq.s32 again, $2, 0;
         @again red.relaxed.gpu.global.add.u64 [$1], 1;
-        mov.u32 polls, 128;
-        poll: ld.relaxed.gpu.global.u64 come, [$1];
-        sub.u32 polls, polls, 1;
-        setp.lt.u64 again, come, $3;
-        setp.ne.and.u32 again, polls, 0, again;
+        mov.u32 left, $4;
+        mov.u64 come, 0;
+        poll: setp.ne.u32 again, left, 0;
+        @again ld.relaxed.gpu.global.u64 come, [$1];
+        setp.lt.and.u64 again, come, $3, again;
+        @again sub.u32 left, left, 1;
         @again bra poll;
-        mov.b32 $0, 0;
+        setp.ge.u64 again, come, $3;
+        selp.b32 $0, $4, 0, again;
         }""",
-        "=r,l,r,l", [(arrivals + lane * 0).to(gl.int64), lane, due + lane * 0], gl.int32, is_pure=False, pack=1,
+        "=r,l,r,l,r", [(arrivals + lane * 0).to(gl.int64), lane, due + lane * 0, polls], gl.int32,
+        is_pure=False, pack=1,
     )  # fmt: skip
 
 

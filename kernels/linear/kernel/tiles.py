@@ -20,7 +20,9 @@ more than twice the L2. Floors are the bytes at 4.3 TB/s.
 | 8,192 x 3,584 | 13.7 | 14.1 / 16.6 | 14.6 / 16.7 | 15.7 / 17.1 | 15.9 / 18.0 |
 | 16,032 x 8,192 | 61.1 | 61.1 / 63.9 | 61.8 / 63.0 | 64.0 / 65.2 | 66.4 / 73.5 |
 
-With 128 rows the library was as fast or faster (28.1 and 50.1 for the first and third against 30.7 and 50.2).
+With 128 rows the library was as fast or faster (28.1 and 50.1 for the first and third against 30.7 and 50.2). Products
+of more rows are in whole tiles where adapters' shrinks run beside them, their shares are added, or SwiGLU's product
+follows.
 """
 
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ SLABS = 2  # of a stage
 STAGES_BYTES = 200 << 10  # of shared memory for stages; a program has a processor alone
 FEW_ROWS = 32  # with no more, rows of a matrix are cut in parts, which reads `x` as often as there are parts
 MAX_ROWS = 64  # the library is as fast with more
-WHOLE_TILE = 128  # rows of a tile of a product of more, and columns
+WHOLE_TILE = 128  # rows of a whole tile, and columns
 
 
 @dataclass(frozen=True, slots=True)

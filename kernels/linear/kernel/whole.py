@@ -68,4 +68,5 @@ def arrivals_of(device: torch.device) -> Tensor:
     """
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(f"launch a product in whole tiles on {device} once before one is recorded")
-    return torch.zeros(1, dtype=torch.int64, device=device)
+    with torch.inference_mode(mode=False):
+        return torch.zeros(1, dtype=torch.int64, device=device)

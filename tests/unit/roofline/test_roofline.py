@@ -50,6 +50,13 @@ def test_a_gated_linear_layer_with_its_product_is_one() -> None:
     names = [part.name for part in parts_of([*layer, *layer, "nvjet_tst"], 2)]
     assert names[4:7] == ["norm", "gate_up GEMM", "down GEMM"]
     assert names[-1] == "head GEMM"
+    narrow = ["_silu_mul" if name == "linear_silu_mul" else name for name in layer]
+    narrow.insert(narrow.index("_silu_mul"), "nvjet_tst")
+    parts = parts_of([*layer, *narrow, "nvjet_tst"], 2)
+    assert [part.name for part in parts].count("gate_up GEMM") == 2
+    (last,) = (part for part in parts if part.name == "SiLU, last layer")
+    step = Case(TINY, 4, 2, 32, chunk=100)
+    assert last.work(step, []).num_bytes == 2 * 5 * 3 * TINY.shape.intermediate_size, "of the rows that decode and one"
 
 
 def test_a_shrink_beside_a_linear_layer_is_work_of_that() -> None:

@@ -117,8 +117,9 @@ def test_a_batch_targets_what_one_of_its_adapters_does() -> None:
     ):
         for hosted in live:
             assert residency.acquire(hosted)
-        tables.slots(live)
+        slots = torch.from_numpy(tables.slots(live))
         assert tables.targets(live) == modules
+        assert tables.batch(live, slots, torch.zeros(len(live) + 1, dtype=torch.int32)).modules == modules
 
 
 @pytest.mark.parametrize(
