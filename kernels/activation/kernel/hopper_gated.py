@@ -9,10 +9,19 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import tma
 from triton.language.extra.cuda import gdc_launch_dependents
 
-from kernels.linear.kernel.hopper_product import STAGES as _STAGES
-from kernels.linear.kernel.hopper_product import H, T, halves_of, leave_half, memory_of, place_of, stream, sums_of
+from kernels.linear.kernel.hopper_product import (
+    STAGES,
+    H,
+    T,
+    halves_of,
+    leave_half,
+    memory_of,
+    place_of,
+    stream,
+    sums_of,
+)
 
-_S = gl.constexpr(_STAGES)
+_S = gl.constexpr(STAGES)
 
 
 @gluon.jit

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from kernels.device import num_processors
 from kernels.launch import launch
+from kernels.linear.kernel.tiles import WHOLE_TILE
 from kernels.lora.batch import LoraBatch
 from kernels.lora.kernel.tiling import (
     ADDED_ROWS,
-    ADDED_TILE_ROWS,
     EXPAND_COLUMNS,
     EXPAND_RUNS,
     FEW_RANKS,
@@ -84,7 +84,7 @@ class Plan:
             tiling,
             starts=_layers_of(num_layers, 4, tiling.live + 1, device),
             tile_owners=torch.empty(
-                (-(-num_rows // ADDED_TILE_ROWS) if beside is Beside.ADDS else 0, 4), dtype=torch.int32, device=device
+                (-(-num_rows // WHOLE_TILE) if beside is Beside.ADDS else 0, 4), dtype=torch.int32, device=device
             ),
             records=torch.empty((num_layers, num_live, RECORD), dtype=torch.int32, device=device),
             owners=torch.empty(num_rows, dtype=torch.int32, device=device),
@@ -131,7 +131,7 @@ class Plan:
             MANY_TILE=EXPAND_COLUMNS,
             SHARED_ROWS=SHARED_ROWS,
             ADDED_ROWS=ADDED_ROWS if beside is Beside.ADDS else 0,
-            ADDED_TILE_ROWS=ADDED_TILE_ROWS,
+            TILE=WHOLE_TILE,
         )
         return plan
 
@@ -186,7 +186,7 @@ def _plan(
     MANY_TILE: tl.constexpr,
     SHARED_ROWS: tl.constexpr,
     ADDED_ROWS: tl.constexpr,
-    ADDED_TILE_ROWS: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     layer = tl.program_id(0)
     num_layers = tl.num_programs(0)
@@ -230,8 +230,8 @@ def _plan(
     if ADDED_ROWS > 0:
         is_expanded &= count < ADDED_ROWS
         for tile in range(layer, num_row_tiles, num_layers):
-            begin = tile * ADDED_TILE_ROWS
-            is_owner = (count >= ADDED_ROWS) & (first < begin + ADDED_TILE_ROWS) & (begin < first + count)
+            begin = tile * TILE
+            is_owner = (count >= ADDED_ROWS) & (first < begin + TILE) & (begin < first + count)
             place = tile_owners + tile * 4 + tl.cumsum(is_owner.to(tl.int32), 0)
             tl.store(place, adapter, mask=is_owner)
             tl.store(tile_owners + tile * 4, tl.sum(is_owner.to(tl.int32), 0))

@@ -13,7 +13,6 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.linear.kernel.tiles import WHOLE_TILE
 from kernels.lora.directory import LoraDirectory
 
 FEW_ROWS = 8  # of a tile of MBGMV, half of what a tensor core takes; an expand's are for adapters with no more
@@ -26,8 +25,7 @@ LARGE_SHRINK_ROWS = 64  # of a tile of a shrink in large batches, where what com
 EXPAND_COLUMNS = 128  # of a tile of MBGMM's expand
 EXPAND_RUNS = 4  # of a tile of few rows of an expand, one for each warp
 LARGE_ROWS = 256  # of a tile of MBGMM's expand where MBGMV has none: 16 or 32 at a time
-ADDED_TILE_ROWS = WHOLE_TILE  # of a tile of a linear layer that adds what adapters have
-ADDED_ROWS = 64  # of an adapter that it does that for, at least: a tile then has rows of three of them at most
+ADDED_ROWS = 64  # of an adapter whose shares a linear layer adds, at least: three have rows of a tile there, at most
 _ROOM = tl.constexpr(4)  # columns of the bridge: a module begins at a multiple, where wide loads may begin
 SPLIT_ROWS = 2048  # with more rows tiles fill the GPU without splitting the inputs; at least FEW_ROWS
 # Rows of a batch, and the most of an adapter that MBGMV shrinks in one of no more, unless it does so apart (by times on
