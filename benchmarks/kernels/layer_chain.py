@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.kernels.contenders import Run
 from benchmarks.kernels.correctness import check_result
 from benchmarks.kernels.lora_case import DTYPE, LoraCase
 from benchmarks.kernels.shapes import BLOCK_SIZE
@@ -19,7 +18,8 @@ from kernels.norm import add_rms_norm
 from kernels.rope import rotate_and_write
 from worker.memory.layout import GROUPS
 
-# Makes the outputs of one layer's group, by its place in GROUPS; returns what is still to be added to them.
+# Makes the outputs of one layer's group, by its place in GROUPS; returns what is still to be added to them. A contender
+# that runs beside the linear leaves nothing.
 Begin = Callable[[int, int], LoraDelta | None]
 
 _GATE_UP = 2  # in GROUPS
@@ -101,10 +101,6 @@ class LayerChain:
         """A group's shrink alone."""
         adapters = (self.case.pages[layer], self.case.batch)
         return shrink(self._parts(index), self.inputs[index], *adapters, layer=layer, modules=GROUPS[index])
-
-    def beside(self, with_lora: Run) -> Begin:
-        """The linears of adapters' groups with LoRA by somebody else, complete when what comes after begins."""
-        return with_lora
 
     def restart(self) -> None:
         """Makes the rows what they were at first."""

@@ -95,7 +95,7 @@ def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused
         assert in_turn is not None, "it runs anywhere"
         chain.restart()
         judge.check(in_turn)
-        chain.check(chain.ours, chain.beside(in_turn))
+        chain.check(chain.ours, in_turn)
         time("ours", chain.ours)
         alone = _alone(chain)
     for peer in peers:
@@ -104,7 +104,7 @@ def measure_layer(point: LoraPoint, peers: Sequence[Contender], refused: Refused
             if run is not None:
                 chain.restart()
                 judge.check(run)
-                time(peer.name, chain.beside(run))
+                time(peer.name, run)
         run = None
     return LayerTimes(bases.get("ours") or time_in_turn([base])[0], with_lora, linears, alone, bases)
 

@@ -10,6 +10,7 @@ from kernels.device import num_processors
 from kernels.linear import naive as naive_linear
 from kernels.linear.kernel.whole import arrivals_of
 from tests.kernels.buffers import DEVICE, DTYPES, ROUNDED, poisoned, same_bits, untouched
+from tests.kernels.recording import recorded
 from tests.kernels.tolerances import assert_close
 
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")]
@@ -123,21 +124,13 @@ def test_whole_tiles_follow_the_formula(
     assert same_bits(layer.out[num_rows // 2 :], first[num_rows // 2 :]), "a row's bits depend on other rows"
 
 
-@pytest.mark.parametrize("marker", [pytest.param(None, marks=ON_GPU)])
-def test_a_gated_linear_layer_in_a_graph_replays_with_other_inputs(
-    marker: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del marker
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
+def test_a_gated_linear_layer_in_a_graph_replays_with_other_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     take_any(monkeypatch)
     layer = GatedLayer(300, 512, 192, DTYPES["bf16"])
     layer.run()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        graph = torch.cuda.CUDAGraph()
-        graph.capture_begin()
-        layer.run()
-        graph.capture_end()
+    with recorded(layer.run) as graph:
         for _ in range(3):
             layer.x.normal_()
             graph.replay()

@@ -18,6 +18,7 @@ from kernels.lora.kernel import hopper
 from kernels.lora.kernel.tiling import ADDED_ROWS
 from tests.kernels.buffers import DEVICE, DTYPES, same_bits
 from tests.kernels.lora_cases import Case, draw_case, plans
+from tests.kernels.recording import recorded
 from tests.kernels.tolerances import assert_close
 from worker.memory.layout import GROUPS, ModelShape, PageGeometry
 
@@ -308,13 +309,7 @@ def test_a_graph_of_many_rows_replays_with_other_owners(
     layer.run()
     assert launched == [getattr(hopper, launches)]
     case.batch.plans.clear()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        graph = torch.cuda.CUDAGraph()
-        graph.capture_begin()
-        layer.run()
-        graph.capture_end()
+    with recorded(layer.run) as graph:
         kept = dict(case.batch.plans)
         for counts in others:
             starts = torch.tensor([sum(counts[: i + 1]) for i in range(4)], dtype=torch.int32, device=DEVICE)

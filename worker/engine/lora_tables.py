@@ -75,7 +75,8 @@ class LoraTables:
         key = [entry.slot for entry in entries]
         if self._last is None or self._last[0] != key:
             kept = tuple(entry.kept for entry in entries)
-            targets = TARGETS[max(entry.target_set for entry in entries)]
+            targets = self.targets(live)
+            assert targets is not None, "there are live adapters"
             self._last = (key, LoraBatch(row_start, slots, self._directory, modules=targets, kept=kept))
             return self._last[1]
         return self._last[1].with_rows(row_start)

@@ -1,6 +1,5 @@
 """SwiGLU's product in Triton: a program computes a block of columns of a row."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -8,7 +7,7 @@ from torch import Tensor
 from kernels.activation.kernel import hopper
 from kernels.chain import chained
 from kernels.launch import launch
-from kernels.linear.checks import check_linear
+from kernels.linear.checks import alike, check_linear
 from kernels.linear.kernel import multiply
 from kernels.lora.delta import LoraDelta
 from kernels.lora.kernel.delta import (
@@ -104,15 +103,11 @@ def _check(gate_up: Tensor, out: Tensor | None) -> None:
     num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     if out is None:
         return
-    if out.shape != (num_rows, width) or not out.is_contiguous() or (out.dtype, out.device) != _kind_of(gate_up):
+    if out.shape != (num_rows, width) or not out.is_contiguous() or not alike(out, gate_up):
         raise ValueError(
             f"out has to be [{num_rows}, {width}] contiguous {gate_up.dtype} on {gate_up.device}, not "
             f"{list(out.shape)} {out.dtype} on {out.device}"
         )
-
-
-def _kind_of(tensor: Tensor) -> tuple[torch.dtype, torch.device]:
-    return tensor.dtype, tensor.device
 
 
 def linear_silu_mul(x: Tensor, weight: Tensor, gate_up: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
